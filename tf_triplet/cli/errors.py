@@ -1,0 +1,32 @@
+"""Turns a user's mistake into one message and exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+from absl import logging
+
+
+def friendly(main: Callable) -> Callable:
+    """Decorates an absl main: mistakes are told without a traceback.
+
+    `ValueError`, `OSError` and their subclasses carry messages written for
+    the user; everything else is a defect of ours and keeps its traceback.
+    With `TF_TRIPLET_DEBUG=1` the traceback is always shown.
+    """
+
+    @functools.wraps(main)
+    def wrapper(argv):
+        try:
+            return main(argv)
+        except (ValueError, OSError) as error:
+            if os.environ.get("TF_TRIPLET_DEBUG"):
+                raise
+            logging.debug("", exc_info=True)
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapper

