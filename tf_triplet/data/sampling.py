@@ -123,6 +123,7 @@ class GroupedSampler:
         sizes = self._pools.sizes[1:]
         least = 1 if small_category == "fill" else self._units_per_batch
         self._eligible = np.flatnonzero(sizes >= least)
+        self._tensors = self._make_tensors()
         self.excluded_categories = np.flatnonzero((sizes > 0) & (sizes < least))
         self.steps_per_epoch = -(-self.units // self._units_per_batch)
 
@@ -153,6 +154,21 @@ class GroupedSampler:
             np.concatenate([np.arange(self.units), by_category.members]),
             np.concatenate([[0], self.units + by_category.starts]),
         )
+
+    def _make_tensors(self) -> dict[str, tf.Tensor]:
+        """The tables, outside the graph: a constant there is copied often."""
+        with tf.init_scope(), tf.device("cpu:0"):
+            return {
+                "rows": tf.constant(self._rows.members),
+                "row_starts": tf.constant(self._rows.starts),
+                "pool_units": tf.constant(self._pools.members),
+                "pool_starts": tf.constant(self._pools.starts),
+                "unit_products": tf.constant(self._unit_products),
+                "unit_pairs": tf.constant(self._unit_pairs),
+                "unit_categories": tf.constant(
+                    self._unit_categories.astype(np.int64)
+                ),
+            }
 
     def pools(self, block: int) -> np.ndarray:
         """Returns the pools of steps `[block * 4096, (block + 1) * 4096)`.
@@ -217,7 +233,7 @@ class GroupedSampler:
 
     def _batch(self, step, pool, visit) -> tf.Tensor:
         wanted = self._units_per_batch
-        starts = tf.constant(self._pools.starts)
+        starts = self._tensors["pool_starts"]
         start = starts[pool]
         size = starts[pool + 1] - start
         units, epoch = tf.cond(
@@ -237,13 +253,13 @@ class GroupedSampler:
         order = _permuted(
             positions, self._key(_UNITS, pool, epoch), size
         )
-        return tf.gather(self._pools.members, start + order), epoch
+        return tf.gather(self._tensors["pool_units"], start + order), epoch
 
     def _fill(self, pool, start, size, step):
         """The whole of a small category, and distinct units of others."""
         wanted = self._units_per_batch
         own = tf.gather(
-            self._pools.members, start + tf.range(size, dtype=tf.int64)
+            self._tensors["pool_units"], start + tf.range(size, dtype=tf.int64)
         )
         # Fewer than P of 2 P candidates are the category's own.
         candidates = _permuted(
@@ -251,19 +267,19 @@ class GroupedSampler:
             self._key(_FILL, pool, step),
             tf.constant(self.units, tf.int64),
         )
-        of_others = tf.gather(self._unit_categories, candidates) != pool - 1
+        of_others = tf.gather(self._tensors["unit_categories"], candidates) != pool - 1
         others = tf.boolean_mask(candidates, of_others)
         # Negative: never an epoch number of a pool that is walked.
         return tf.concat([own, others[: wanted - size]], 0), -1 - step
 
     def _rows_of(self, units, pool, epoch, step) -> tf.Tensor:
         """Chooses the pictures of `[P]` units; `[P * K]` rows."""
-        products = tf.gather(self._unit_products, units)
-        starts = tf.gather(self._rows.starts, products)
-        sizes = tf.gather(self._rows.starts, products + 1) - starts
+        products = tf.gather(self._tensors["unit_products"], units)
+        starts = tf.gather(self._tensors["row_starts"], products)
+        sizes = tf.gather(self._tensors["row_starts"], products + 1) - starts
         if self._pairs:
             # All pairs of one product in one epoch share its permutation.
-            first = 2 * tf.gather(self._unit_pairs, units)
+            first = 2 * tf.gather(self._tensors["unit_pairs"], units)
             key = self._key(_IMAGES, pool, epoch)
         else:
             first = tf.zeros_like(products)
@@ -272,7 +288,7 @@ class GroupedSampler:
         positions = (first[:, None] + images) % sizes[:, None]
         keys = tf.bitwise.bitwise_xor(
             tf.repeat(key[None], tf.size(products), 0),
-            _mix(tf.stack([products, products, products], -1)),
+            _mix(tf.stack([products, products], -1)),
         )
         order = _permuted(
             tf.reshape(positions, [-1]),
@@ -281,28 +297,28 @@ class GroupedSampler:
         )
         rows = tf.repeat(starts, self._images) + order
         return tf.ensure_shape(
-            tf.gather(self._rows.members, rows), [self.batch_size]
+            tf.gather(self._tensors["rows"], rows), [self.batch_size]
         )
 
     def _key(self, purpose: int, first, second) -> tf.Tensor:
-        """A `[3]` permutation key of the seed and two numbers."""
+        """A `[2]` permutation key of the seed and two numbers."""
         first, second = tf.cast(first, tf.int64), tf.cast(second, tf.int64)
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant([self._seed, purpose], tf.int64), first
         )
         seed = tf.random.experimental.stateless_fold_in(seed, second)
         return tf.random.stateless_uniform(
-            [3], seed, minval=None, maxval=None, dtype=tf.int64
+            [2], seed, minval=None, maxval=None, dtype=tf.int64
         )
 
 
 def _mix(numbers: tf.Tensor) -> tf.Tensor:
-    """Spreads neighbouring `[..., 3]` int64 numbers over all 64 bits.
+    """Spreads neighbouring `[..., 2]` int64 numbers over all 64 bits.
 
     Multiplication by odd constants (golden-ratio hashing, Knuth, TAOCP 6.4).
     """
     odd = tf.constant(
-        [-7046029254386353131, -4417276706812531889, 1609587929392839161],
+        [-7046029254386353131, -4417276706812531889],
         tf.int64,
     )
     mixed = (numbers + 1) * odd
@@ -316,13 +332,18 @@ def _permuted(index: tf.Tensor, key: tf.Tensor, size) -> tf.Tensor:
 
     Args:
         index: `[n]` int64 below size.
-        key: `[3]` or `[n, 3]` int64.
+        key: `[2]` or `[n, 2]` int64.
         size: scalar or `[n]` int64.
     """
-    # The op takes 32-bit keys.
+    # The op takes 32-bit keys. The public `index_shuffle` pads a batch of
+    # keys along the wrong axis in TF 2.15, so its op is called directly.
     key = tf.cast(tf.bitwise.bitwise_and(key, 0xFFFFFFFF), tf.uint32)
-    return tf.random.experimental.index_shuffle(
-        index, key, tf.cast(size, tf.int64) - 1
+    padding = [[0, 0]] * (key.shape.rank - 1) + [[0, 1]]
+    return tf.raw_ops.RandomIndexShuffle(
+        index=index,
+        seed=tf.pad(key, padding),
+        max_index=tf.cast(size, tf.int64) - 1,
+        rounds=4,
     )
 
 

@@ -79,7 +79,10 @@ def top_k(
     if k < 1:
         raise ValueError(f"`k` must be at least 1. Received: {k}")
     exclude = check_vectors(queries, gallery, exclude)
-    query_scale, gallery_scale = _inverse_norms(queries), _inverse_norms(gallery)
+    query_scale, gallery_scale = (
+        _inverse_norms(queries),
+        _inverse_norms(gallery),
+    )
     indices = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), np.nan, np.float32)
     for start in range(0, len(queries), block):
@@ -88,7 +91,9 @@ def top_k(
         best = np.empty((len(rows), 0))
         found = np.empty((len(rows), 0), np.int64)
         for first in range(0, len(gallery), _GALLERY_BLOCK):
-            columns = np.arange(first, min(first + _GALLERY_BLOCK, len(gallery)))
+            columns = np.arange(
+                first, min(first + _GALLERY_BLOCK, len(gallery))
+            )
             new = unit @ _unit(gallery, gallery_scale, columns).T
             _mask(new, exclude[rows] - first)
             best, found = _keep_best(

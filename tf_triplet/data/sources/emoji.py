@@ -186,6 +186,9 @@ def _prepare(
     # The archives' order is an accident; the table's is not.
     table = pd.DataFrame(rows).sort_values("path")
     table.to_csv(folder / _TABLE, index=False)
+    (folder / "LICENCES.txt").write_text(
+        "".join(f"{domain}: {text}\n" for domain, text in LICENCES.items())
+    )
 
 
 def _products(archive: pathlib.Path) -> dict[str, dict[str, str]]:

@@ -123,8 +123,8 @@ def _lamp(form, u, v):
     narrow = _between(0.2, 0.4, form[2])
     shade_width = narrow + flare * (v + 0.9) / (bottom + 0.9)
     shade = (v > -0.9) & (v < bottom) & (np.abs(u) < shade_width)
-    stem = (v >= bottom) & (v < 0.85) & (
-        np.abs(u) < _between(0.05, 0.16, form[3])
+    stem = (
+        (v >= bottom) & (v < 0.85) & (np.abs(u) < _between(0.05, 0.16, form[3]))
     )
     foot = (np.abs(v - 0.82) < _between(0.06, 0.16, form[4])) & (
         np.abs(u) < _between(0.25, 0.7, form[5])

@@ -1,0 +1,100 @@
+import pytest
+
+from tf_triplet.data.sources import folder
+
+
+def _touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_a_folder_per_product(tmp_path):
+    _touch(
+        tmp_path,
+        "00042/b.JPG",
+        "00042/a.jpeg",
+        "hat/1.webp",
+        "hat/notes.txt",
+        "hat/.hidden.jpg",
+        ".git/x.png",
+        "empty/readme.md",
+    )
+    catalog = folder.read_folder(tmp_path)
+
+    assert list(catalog.row_product_ids) == ["00042", "00042", "hat"]
+    assert list(catalog.paths) == [
+        f"{tmp_path}/00042/a.jpeg",
+        f"{tmp_path}/00042/b.JPG",
+        f"{tmp_path}/hat/1.webp",
+    ]
+    assert list(catalog.category_names) == [""]
+    assert catalog.name == tmp_path.name
+
+
+def test_categories_make_ids_that_do_not_collide(tmp_path):
+    _touch(tmp_path, "shoes/001/a.png", "hats/001/a.gif", "hats/002/a.bmp")
+    catalog = folder.read_folder(tmp_path)
+
+    assert list(catalog.product_ids) == ["hats/001", "hats/002", "shoes/001"]
+    assert list(catalog.category_names) == ["hats", "shoes"]
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+@pytest.mark.parametrize("category", ["", "shoes/"])
+def test_train_and_test_at_the_top_are_splits(tmp_path, held_out, category):
+    _touch(
+        tmp_path,
+        f"train/{category}p/a.png",
+        f"train/{category}q/a.png",
+        f"{held_out}/{category}r/a.png",
+    )
+    catalog = folder.read_folder(tmp_path)
+
+    assert list(catalog.split_names) == sorted(["train", held_out])
+    assert list(catalog.split(held_out).product_ids) == [category + "r"]
+
+
+def test_train_beside_others_is_a_product(tmp_path):
+    _touch(tmp_path, "train/a.png", "test/a.png", "boat/a.png")
+    catalog = folder.read_folder(tmp_path)
+    assert list(catalog.product_ids) == ["boat", "test", "train"]
+
+
+def test_without_splits_products_are_held_out(tmp_path):
+    _touch(tmp_path, *(f"p{i}/{j}.png" for i in range(8) for j in range(2)))
+    catalog = folder.read_folder(tmp_path, test_fraction=0.25, seed=0)
+    assert len(catalog.split("test").product_ids) == 2
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+        folder.read_folder(tmp_path / "nowhere")
+
+
+def test_no_pictures(tmp_path):
+    _touch(tmp_path, "p/a.txt", "p/b.pdf")
+    with pytest.raises(FileNotFoundError, match="Received: 2 other files"):
+        folder.read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["a.png", "b.png"],
+        ["p/a.png", "shoes/q/a.png"],
+        ["a/b/c/d.png"],
+        ["train/a.png", "test/b.png"],
+    ],
+    ids=["flat", "mixed", "deep", "splits of pictures"],
+)
+def test_other_depths_are_refused_with_an_example(tmp_path, files):
+    _touch(tmp_path, *files)
+    if files[0].startswith("train"):
+        # Two folders of pictures could be products, were they not splits.
+        pattern = "'test/b.png'"
+    else:
+        pattern = f"'{files[0]}'"
+    with pytest.raises(ValueError, match=f"Received: .*{pattern}"):
+        folder.read_folder(tmp_path)

@@ -1,0 +1,191 @@
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tf_triplet.data.sources import manifest
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for name in "abcd":
+        (tmp_path / "pictures" / f"{name}.jpg").write_bytes(b"x")
+    return tmp_path
+
+
+def _write(folder, text, name="shop.csv"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_column_is_read(pictures):
+    path = _write(
+        pictures,
+        "path,product_id,category,domain,split,x1,y1,x2,y2\n"
+        "pictures/a.jpg,shoe,feet,shop,train,1,2,30.5,40\n"
+        'pictures/b.jpg,"hat, red",head,street,test,,,,\n',
+    )
+    catalog = manifest.read_manifest(path)
+
+    assert catalog.name == "shop"
+    assert list(catalog.row_product_ids) == ["shoe", "hat, red"]
+    assert catalog.paths[0] == f"{pictures}/pictures/a.jpg"
+    assert list(catalog.split("test").row_product_ids) == ["hat, red"]
+    assert list(catalog.domain("shop").row_product_ids) == ["shoe"]
+    assert list(catalog.category_names) == ["feet", "head"]
+    np.testing.assert_array_equal(catalog.boxes[0], [1, 2, 30.5, 40])
+    assert np.isnan(catalog.boxes[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["00042", "7"], ["00042", "7"]),
+        (["42", "-7"], [42, -7]),
+        (["1.0", "2"], ["1.0", "2"]),
+        (["NA", "null"], ["NA", "null"]),
+        (["9" * 20, "1"], ["9" * 20, "1"]),
+        (["12", "abc"], ["12", "abc"]),
+    ],
+)
+def test_csv_ids_are_what_the_owner_wrote(pictures, written, read):
+    lines = [f"pictures/a.jpg,{id_}" for id_ in written]
+    path = _write(pictures, "\n".join(["path,product_id", *lines]) + "\n")
+
+    ids = manifest.read_manifest(path).row_product_ids.tolist()
+
+    assert ids == read
+
+
+@pytest.mark.parametrize("ids", [["007", "x", "x", "y"], [7, 8, 8, 9]])
+def test_parquet_keeps_its_types(pictures, ids):
+    path = pictures / "shop.parquet"
+    frame = pd.DataFrame(
+        {
+            "path": [f"pictures/{n}.jpg" for n in "abcd"],
+            "product_id": ids,
+            "price": 1.0,
+        }
+    )
+    # An index of pandas' own is stored as a column of the file.
+    frame.set_index("product_id").to_parquet(path)
+
+    assert manifest.read_manifest(path).row_product_ids.tolist() == ids
+
+
+def test_without_a_split_column_products_are_held_out(pictures):
+    lines = [f"pictures/a.jpg,p{i // 2}" for i in range(40)]
+    path = _write(pictures, "\n".join(["path,product_id", *lines]))
+    catalog = manifest.read_manifest(path, test_fraction=0.25, seed=1)
+
+    assert len(catalog.split("test").product_ids) == 5
+    assert not set(catalog.split("test").product_ids) & set(
+        catalog.split("train").product_ids
+    )
+
+
+def test_absolute_paths_and_urls_are_left_alone(pictures):
+    path = _write(
+        pictures,
+        f"path,product_id\n{pictures}/pictures/a.jpg,x\ns3://bucket/b.jpg,y\n",
+    )
+    catalog = manifest.read_manifest(path)
+
+    assert list(catalog.paths) == [
+        f"{pictures}/pictures/a.jpg",
+        "s3://bucket/b.jpg",
+    ]
+
+
+def test_byte_order_mark_and_spaces_in_the_header(pictures):
+    path = pictures / "shop.csv"
+    path.write_bytes(
+        "path, product_id\r\npictures/a.jpg,x\r\n".encode("utf-8-sig")
+    )
+    assert list(manifest.read_manifest(path).product_ids) == ["x"]
+
+
+def test_extra_columns_are_ignored_with_one_note(pictures, caplog):
+    path = _write(
+        pictures, "path,product_id,price,colour\npictures/a.jpg,x,1,red\n"
+    )
+    with caplog.at_level(logging.INFO, logger="absl"):
+        manifest.read_manifest(path)
+
+    notes = [r for r in caplog.records if "ignoring" in r.getMessage()]
+    assert len(notes) == 1
+    assert "price, colour" in notes[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("path,product_id\n", "has a header but no pictures"),
+        ("file,sku\na.jpg,1\n", "'path' and 'product_id'.*file, sku"),
+        ("path;product_id\na.jpg;1\n", "lacks the columns"),
+        ("path,product_id\npictures/a.jpg,x\n\n,y\n", "line 4 .*`path`"),
+        ("path,product_id\npictures/a.jpg,\n", "line 2 .*empty product_id"),
+        ("path,product_id\npictures/a.jpg\n", "line 2 has no product_id"),
+        ("path,product_id\na,b\na,b,c\n", "cannot be read"),
+        ("path,product_id\na,b,c\na,b,c\n", "cannot be read"),
+        (
+            "path,product_id,split\npictures/a.jpg,x,train\n"
+            "pictures/b.jpg,y,\n",
+            "line 3 has an empty `split`",
+        ),
+        ("path,product_id,x1,y1\npictures/a.jpg,x,1,1\n", "Received: x1, y1"),
+        (
+            "path,product_id,x1,y1,x2,y2\npictures/a.jpg,x,9,1,3,4\n",
+            "line 2 has a box without area.*9, 1, 3, 4",
+        ),
+    ],
+)
+def test_unusable_tables_name_file_and_line(pictures, text, message):
+    path = _write(pictures, text)
+    with pytest.raises(ValueError, match=message) as error:
+        manifest.read_manifest(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_parquet_file_that_is_none(pictures):
+    path = _write(pictures, "path,product_id\n", "shop.parquet")
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        manifest.read_manifest(path)
+
+
+def test_a_text_file_that_is_not_utf8(pictures):
+    path = pictures / "shop.csv"
+    path.write_bytes(b"path,product_id\na.jpg,\xff\xfe\n")
+    with pytest.raises(ValueError, match="UTF-8"):
+        manifest.read_manifest(path)
+
+
+def test_a_missing_manifest(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no manifest .*nowhere.csv"):
+        manifest.read_manifest(tmp_path / "nowhere.csv")
+
+
+def test_a_folder_in_place_of_a_manifest(tmp_path):
+    with pytest.raises(ValueError, match="data.source=folder"):
+        manifest.read_manifest(tmp_path)
+
+
+def test_an_unknown_extension(tmp_path):
+    path = _write(tmp_path, "path,product_id\n", "shop.xlsx")
+    with pytest.raises(ValueError, match=r"\.csv or \.parquet.*shop\.xlsx"):
+        manifest.read_manifest(path)
+
+
+def test_pictures_that_are_nowhere_near(pictures):
+    path = _write(pictures, "path,product_id\na.jpg,x\nb.jpg,y\n")
+    with pytest.raises(FileNotFoundError, match="relative to the manifest"):
+        manifest.read_manifest(path)
+
+
+def test_one_missing_picture_is_left_to_the_preflight(pictures):
+    path = _write(pictures, "path,product_id\na.jpg,x\npictures/b.jpg,y\n")
+    assert len(manifest.read_manifest(path)) == 2

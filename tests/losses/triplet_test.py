@@ -1,0 +1,259 @@
+"""The loss against a triple loop, and every numerical trap we know of."""
+
+import itertools
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from tf_triplet.losses import distances, triplet
+
+COMBINATIONS = list(
+    itertools.product(
+        triplet.MININGS, distances.DISTANCES, [False, True], range(4)
+    )
+)
+
+
+def batch(seed, products=5, size=16, dim=8, mining="batch_hard"):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, products, size)
+    if mining == "paper":
+        labels = np.repeat(labels[: size // 2], 2)
+    vectors = random.normal(size=(size, dim)).astype(np.float32)
+    return labels, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def loss_and_gradient(labels, embeddings, **arguments):
+    embeddings = tf.convert_to_tensor(embeddings)
+    with tf.GradientTape() as tape:
+        tape.watch(embeddings)
+        loss = triplet.triplet_loss(labels, embeddings, **arguments)
+    gradient = tape.gradient(loss, embeddings)
+    return float(loss), tf.convert_to_tensor(gradient).numpy()
+
+
+@pytest.mark.parametrize("mining,distance,soft,seed", COMBINATIONS)
+def test_equals_the_triple_loop(mining, distance, soft, seed):
+    labels, vectors = batch(seed, mining=mining)
+    for reduction in ("mean", "sum") if soft else triplet.REDUCTIONS:
+        got = triplet.triplet_loss(
+            labels,
+            vectors,
+            mining=mining,
+            margin=0.3,
+            soft=soft,
+            distance=distance,
+            reduction=reduction,
+        )
+        want = reference.triplet_loss(
+            labels, vectors, mining, 0.3, soft, distance, reduction
+        )
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+@pytest.mark.parametrize("distance", distances.DISTANCES)
+def test_gradient_equals_finite_differences(mining, distance):
+    labels, vectors = batch(7, size=8, dim=4, mining=mining)
+    _, gradient = loss_and_gradient(
+        labels, vectors, mining=mining, margin=0.31, distance=distance
+    )
+    numeric = np.zeros_like(vectors, np.float64)
+    step = 1e-6
+    for index in np.ndindex(vectors.shape):
+        for sign in (1, -1):
+            moved = vectors.astype(np.float64)
+            moved[index] += sign * step
+            value = reference.triplet_loss(
+                labels, moved, mining, 0.31, False, distance, "mean"
+            )
+            numeric[index] += sign * value / (2 * step)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+@pytest.mark.parametrize("distance", distances.DISTANCES)
+@pytest.mark.parametrize("soft", [False, True])
+def test_collapse_costs_the_margin_and_has_finite_gradient(
+    mining, distance, soft
+):
+    labels = np.repeat(np.arange(4), 2)
+    vectors = np.tile(np.float32([[0.6, 0.8]]), (8, 1))
+    loss, gradient = loss_and_gradient(
+        labels, vectors, mining=mining, distance=distance, soft=soft
+    )
+    wanted = triplet.TripletLoss(mining, 0.1, soft).loss_at_collapse
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 4e-4])
+@pytest.mark.parametrize("clusters", [1, 2])
+def test_hardest_negative_is_right_near_collapse(spread, clusters):
+    random = np.random.default_rng(0)
+    centres = np.eye(32)[:clusters]
+    vectors = np.repeat(centres, 64 // clusters, 0)
+    vectors = vectors + random.normal(size=(64, 32)) * spread / 8
+    vectors = vectors.astype(np.float32)
+    got = distances.squared_pairwise(tf.constant(vectors)).numpy()
+    exact = vectors.astype(np.float64)
+    want = ((exact[:, None] - exact[None]) ** 2).sum(-1)
+    np.fill_diagonal(got, np.inf)
+    np.fill_diagonal(want, np.inf)
+    np.testing.assert_array_equal(got.argmin(1), want.argmin(1))
+
+
+@pytest.mark.parametrize("mining", ["batch_hard", "batch_all", "semi_hard"])
+def test_one_picture_a_product_has_no_loss(mining):
+    _, vectors = batch(1)
+    loss, gradient = loss_and_gradient(
+        np.arange(16), vectors, mining=mining, margin=5.0
+    )
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_no_negative_has_no_loss(mining):
+    _, vectors = batch(1)
+    loss, gradient = loss_and_gradient(
+        np.zeros(16, int), vectors, mining=mining, margin=5.0, soft=True
+    )
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_lone_anchor_is_left_out_of_the_mean_unless_counted():
+    vectors = np.float32([[1, 0], [0, 1], [-1, 0]])
+    arguments = {"margin": 3.0, "distance": "euclidean"}
+    left_out = triplet.triplet_loss([0, 0, 1], vectors, **arguments)
+    counted = triplet.triplet_loss(
+        [0, 0, 1], vectors, count_lone_anchors=True, **arguments
+    )
+    a, b = 3 + np.sqrt(2) - 2, 3.0
+    np.testing.assert_allclose(left_out, (a + b) / 2, rtol=1e-6)
+    lone = 3 - np.sqrt(2)
+    np.testing.assert_allclose(counted, (a + b + lone) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_half_precision_is_cast_up(dtype, mining):
+    labels, vectors = batch(3, mining=mining)
+    low = tf.cast(vectors, dtype)
+    got, gradient = loss_and_gradient(labels, low, mining=mining)
+    want = triplet.triplet_loss(labels, tf.cast(low, tf.float32), mining=mining)
+    assert got == pytest.approx(float(want), rel=1e-6)
+    assert np.isfinite(gradient.astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_soft_margin_does_not_overflow(mining):
+    labels = np.repeat(np.arange(4), 2)
+    vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    loss, gradient = loss_and_gradient(
+        labels,
+        vectors * 1e4,
+        mining=mining,
+        soft=True,
+        distance="squared_euclidean",
+    )
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+
+
+def test_paper_mining_refuses_a_batch_without_pairs():
+    _, vectors = batch(0, size=4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="interleaved"):
+        triplet.triplet_loss([0, 1, 0, 1], vectors, mining="paper")
+
+
+def test_semi_hard_without_fallback_skips_the_pair():
+    # The only negative is nearer than the positive: none is semi-hard.
+    vectors = np.float32([[1, 0], [-1, 0], [0.8, 0.6]])
+    arguments = {"mining": "semi_hard", "margin": 0.1}
+    skipped = triplet.triplet_loss(
+        [0, 0, 1], vectors, semi_hard_fallback="skip", **arguments
+    )
+    taken = triplet.triplet_loss([0, 0, 1], vectors, **arguments)
+    # Anchor 1 sees its positive at 2 and the negative at 1.8.
+    np.testing.assert_allclose(skipped, 0.0)
+    np.testing.assert_allclose(taken, ((2 - 0.2 + 0.1) + (2 - 1.8 + 0.1)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_empty_batch_is_zero(mining):
+    labels, vectors = np.zeros([0], int), np.zeros([0, 4], np.float32)
+    assert float(triplet.triplet_loss(labels, vectors, mining=mining)) == 0
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_plain_keras_fit_with_large_ids(mining):
+    # Six ids above 2^24, of which float32 would make three.
+    ids = 2**24 + np.arange(6)
+    labels = np.repeat(ids, 2)
+    pictures = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
+    tf.keras.utils.set_random_seed(0)
+    model = tf.keras.Sequential(
+        [tf.keras.layers.Dense(4), tf.keras.layers.UnitNormalization()]
+    )
+    loss = triplet.TripletLoss(mining, margin=0.5)
+    model.compile("sgd", loss=loss)
+    before = model.predict(pictures, verbose=0)
+    history = model.fit(
+        pictures, labels, batch_size=12, shuffle=False, verbose=0
+    )
+    want = reference.triplet_loss(
+        labels, before, mining, 0.5, False, "cosine", "mean"
+    )
+    np.testing.assert_allclose(history.history["loss"][0], want, rtol=1e-4)
+
+
+def test_config_round_trip():
+    loss = triplet.TripletLoss(
+        "semi_hard", 0.2, distance="euclidean", semi_hard_fallback="skip"
+    )
+    again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
+    assert again.get_config() == loss.get_config()
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"mining": "hard"}, "`mining` must be one of.*Received: 'hard'"),
+        ({"distance": "l2"}, "`distance` must be one of"),
+        ({"margin": -1.0}, "`margin` must be at least 0"),
+        ({"margin": float("nan")}, "`margin` must be at least 0"),
+        ({"soft": True, "reduction": "mean_active"}, "no meaning"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        triplet.TripletLoss(**arguments)
+
+
+def test_agrees_with_tensorflow_addons():
+    import tensorflow_addons as tfa
+
+    labels, vectors = batch(11, products=4, size=32)
+    hard = tfa.losses.TripletHardLoss(0.2, distance_metric="L2")
+    semi = tfa.losses.TripletSemiHardLoss(0.2, "squared-L2")
+    np.testing.assert_allclose(
+        triplet.triplet_loss(
+            labels, vectors, margin=0.2, distance="euclidean"
+        ),
+        hard(labels, vectors),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        triplet.triplet_loss(
+            labels,
+            vectors,
+            mining="semi_hard",
+            margin=0.2,
+            distance="squared_euclidean",
+        ),
+        semi(labels, vectors),
+        rtol=1e-5,
+    )

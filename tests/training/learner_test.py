@@ -1,0 +1,70 @@
+"""N replicas equal one device: loss, gradients, uneven shards."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_triplet.losses.triplet import TripletLoss
+from tf_triplet.training.learner import Learner
+
+
+def make(mining):
+    tf.keras.utils.set_random_seed(3)
+    encoder = tf.keras.Sequential(
+        [
+            tf.keras.Input([6]),
+            tf.keras.layers.Dense(5, activation="tanh"),
+            tf.keras.layers.Dense(4),
+            tf.keras.layers.UnitNormalization(),
+        ]
+    )
+    learner = Learner(encoder, TripletLoss(mining, margin=0.4))
+    learner.compile(tf.keras.optimizers.SGD(1.0))
+    return learner
+
+
+def data(size=16):
+    random = np.random.default_rng(0)
+    pictures = random.normal(size=(size, 6)).astype(np.float32)
+    return pictures, np.repeat(np.arange(size // 4), 4).astype(np.int32)
+
+
+@pytest.mark.parametrize("mining", ["paper", "batch_hard", "semi_hard"])
+@pytest.mark.parametrize("first_shard", [8, 5, 14])
+def test_two_replicas_equal_one_device(two_replicas, mining, first_shard):
+    pictures, labels = data()
+    single = make(mining)
+    before = [w.copy() for w in single.encoder.get_weights()]
+    want = single.train_step((tf.constant(pictures), tf.constant(labels)))
+    # At rate 1 the step is minus the gradient.
+    wanted_step = [a - b for a, b in zip(before, single.encoder.get_weights())]
+    with two_replicas.scope():
+        learner = make(mining)
+
+    def shard(context):
+        i = context.replica_id_in_sync_group
+        part = slice(0, first_shard) if i == 0 else slice(first_shard, None)
+        return tf.constant(pictures[part]), tf.constant(labels[part])
+
+    values = two_replicas.experimental_distribute_values_from_function(shard)
+    step = tf.function(lambda batch: learner.train_step(batch))
+    two_replicas.run(step, args=(values,))
+    got_step = [a - b for a, b in zip(before, learner.encoder.get_weights())]
+    for got, wanted in zip(got_step, wanted_step):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    got = {m.name: float(m.result()) for m in learner.metrics}
+    for name, value in want.items():
+        assert got[name] == pytest.approx(float(value), rel=1e-5)
+    assert got["loss"] > 0
+
+
+def test_fit_under_a_strategy_learns_the_same(two_replicas):
+    pictures, labels = data()
+    dataset = tf.data.Dataset.from_tensors((pictures, labels)).repeat(5)
+    single = make("batch_hard")
+    single.fit(dataset, verbose=0)
+    with two_replicas.scope():
+        learner = make("batch_hard")
+    learner.fit(dataset, verbose=0)
+    for got, want in zip(learner.encoder.get_weights(), single.encoder.get_weights()):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,263 @@
+"""Rows of a catalogue to batches of pixels (tf.data).
+
+A picture that cannot be read never breaks a batch's alignment: it is
+replaced by a mark, told by name through `BadImages`, and left out of its
+batch (with its partner, where rows come in pairs).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tf_triplet.data import preprocessing, transcode
+from tf_triplet.data.augmentation import Augmentation, augment_image
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.sampling import GroupedSampler
+
+ON_BAD_IMAGE = ("skip", "stop")
+
+
+@dataclasses.dataclass
+class BadImages:
+    """Counts and names the pictures that could not be read.
+
+    Attributes:
+        on_bad_image: "skip" warns once a picture, "stop" raises.
+        counts: `{path: times met}`.
+    """
+
+    on_bad_image: str = "skip"
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.on_bad_image not in ON_BAD_IMAGE:
+            raise ValueError(
+                "`on_bad_image` must be skip or stop. "
+                f"Received: {self.on_bad_image!r}"
+            )
+
+    def report(self, path: str) -> None:
+        """Notes one reading that failed."""
+        self.counts[path] = self.counts.get(path, 0) + 1
+        if self.counts[path] == 1:
+            logging.warning(
+                "Skipping a picture that cannot be read (%d so far): %s",
+                len(self.counts),
+                reason(path),
+            )
+
+    @property
+    def message(self) -> str:
+        """The error's text, for the first of the pictures."""
+        path = next(iter(self.counts))
+        return (
+            f"A picture cannot be read: {reason(path)}. Mend or remove it, "
+            "or pass --config.data.on_bad_image=skip."
+        )
+
+
+def reason(path: str) -> str:
+    """Says in words why `path` cannot be read as a picture."""
+    file = Path(path)
+    if not file.exists():
+        return f"{path}: there is no such file"
+    if file.stat().st_size == 0:
+        return f"{path}: the file is empty (0 bytes)"
+    try:
+        decode = preprocessing.decode_image
+        decode(tf.constant(transcode.servable(file.read_bytes())))
+    except (ValueError, OSError) as error:
+        return f"{path}: {error}"
+    except tf.errors.InvalidArgumentError as error:
+        return f"{path}: not a readable picture ({error.message[:200]})"
+    return f"{path}: its box or its pixels cannot be used"
+
+
+def read_bytes(path: tf.Tensor) -> tf.Tensor:
+    """Reads a picture file; what TensorFlow cannot decode becomes a PNG."""
+    data = tf.io.read_file(path)
+    known = tf.constant(False)
+    for magic in (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM"):
+        known |= tf.strings.substr(data, 0, len(magic)) == magic
+    decoded = tf.cond(
+        known,
+        lambda: data,
+        lambda: tf.py_function(
+            lambda raw: transcode.servable(raw.numpy()), [data], tf.string
+        ),
+    )
+    return tf.ensure_shape(decoded, [])
+
+
+def evaluation_batches(
+    catalog: Catalog,
+    image_size: int,
+    batch_size: int,
+    resize: str = "area",
+    use_boxes: bool = True,
+    on_bad_image: str = "stop",
+    bad_images: BadImages | None = None,
+) -> tf.data.Dataset:
+    """Every picture once, in order, as at test time.
+
+    Args:
+        catalog: the pictures.
+        image_size: pixels a side.
+        batch_size: pictures a batch.
+        resize: "area" or "bilinear".
+        use_boxes: crop to the box where there is one.
+        on_bad_image: "stop" or "skip".
+        bad_images: collects the names; overrides `on_bad_image`.
+
+    Returns:
+        A dataset of (`[b]` int64 rows, `[b, size, size, 3]` pixels); b is
+        smaller where pictures were skipped.
+    """
+    bad = bad_images or BadImages(on_bad_image)
+    boxes = _boxes(catalog, use_boxes)
+
+    def load(row, path, box):
+        del row
+        return preprocessing.load_image(
+            read_bytes(path), image_size, box, resize
+        )
+
+    dataset = tf.data.Dataset.from_tensor_slices(
+        (np.arange(len(catalog)), catalog.paths.astype(str), boxes)
+    )
+    loaded = _load(dataset, load, image_size)
+    batches = loaded.batch(batch_size).map(
+        lambda row, path, pixels, good: (
+            *_leave_out(good, path, bad, 1, row, pixels),
+        )
+    )
+    return batches.prefetch(2)
+
+
+def training_batches(
+    catalog: Catalog,
+    sampler: GroupedSampler,
+    image_size: int,
+    augmentation: Augmentation,
+    *,
+    start_step: int = 0,
+    seed: int = 0,
+    rows_together: int = 1,
+    resize: str = "area",
+    use_boxes: bool = True,
+    bad_images: BadImages | None = None,
+) -> tf.data.Dataset:
+    """The endless batches of a sampler, augmented, from `start_step` on.
+
+    Args:
+        catalog: the rows that the sampler draws.
+        sampler: of row numbers.
+        image_size: pixels a side.
+        augmentation: what may happen to a picture.
+        start_step: the first step; the pixels of a step depend on (seed,
+            step) alone.
+        seed: of the augmentation.
+        rows_together: 2 for pairs: one bad picture takes its partner along.
+        resize: the method where it is not drawn at random.
+        use_boxes: crop to the box where there is one.
+        bad_images: collects the names of unreadable pictures.
+
+    Returns:
+        A dataset of (`[b, size, size, 3]` pixels, `[b]` int32 labels).
+    """
+    bad = bad_images or BadImages("skip")
+    with tf.device("cpu:0"):
+        paths = tf.constant(catalog.paths.astype(str))
+        labels = tf.constant(catalog.products)
+        boxes = tf.constant(_boxes(catalog, use_boxes))
+    batch = sampler.batch_size
+
+    def spread(step, rows):
+        draws = step * batch + tf.range(batch, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices(
+            (
+                tf.stack([rows, draws], -1),
+                tf.gather(paths, rows),
+                tf.gather(boxes, rows),
+            )
+        )
+
+    def load(row, path, box):
+        pixels = preprocessing.decode_image(read_bytes(path))
+        picture_seed = tf.stack([tf.constant(seed, tf.int64), row[1]])
+        return augment_image(
+            pixels, box, image_size, picture_seed, augmentation, resize
+        )
+
+    loaded = _load(
+        sampler.dataset(start_step).flat_map(spread), load, image_size
+    )
+
+    def finish(row, path, pixels, good):
+        rows, pixels = _leave_out(
+            good, path, bad, rows_together, row[:, 0], pixels
+        )
+        return pixels, tf.gather(labels, rows)
+
+    return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
+
+
+def _boxes(catalog: Catalog, use_boxes: bool) -> np.ndarray:
+    if use_boxes:
+        return np.asarray(catalog.boxes, np.float32)
+    return np.full([len(catalog), 4], np.nan, np.float32)
+
+
+def _load(dataset, load, image_size: int) -> tf.data.Dataset:
+    """(row, path, box) → (row, path, pixels, good), in parallel, in order.
+
+    Each picture is a data set of one, so that its errors can be dropped; the
+    blank that follows it then takes its place.
+    """
+
+    def one(row, path, box):
+        blank = tf.zeros([image_size, image_size, 3])
+        read = tf.data.Dataset.from_tensors((row, path, box)).map(
+            lambda r, p, b: (r, p, load(r, p, b), True)
+        )
+        rest = tf.data.Dataset.from_tensors((row, path, blank, False))
+        return read.ignore_errors().concatenate(rest).take(1)
+
+    return dataset.interleave(
+        one,
+        cycle_length=16,
+        block_length=1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def _leave_out(good, paths, bad: BadImages, together: int, *columns):
+    """Drops the rows of bad pictures, and tells their names."""
+
+    def tell(flags, names):
+        for name in names[~flags]:
+            bad.report(name.decode())
+        if bad.on_bad_image == "stop":
+            raise ValueError(bad.message)
+        return np.bool_(True)
+
+    def drop():
+        with tf.control_dependencies(
+            [tf.numpy_function(tell, [good, paths], tf.bool)]
+        ):
+            groups = tf.reduce_all(tf.reshape(good, [-1, together]), -1)
+            kept = tf.repeat(groups, together)
+            return [tf.boolean_mask(column, kept) for column in columns]
+
+    kept = tf.cond(
+        tf.reduce_all(good), lambda: [tf.identity(c) for c in columns], drop
+    )
+    for column, original in zip(kept, columns):
+        column.set_shape([None, *original.shape[1:]])
+    return kept

