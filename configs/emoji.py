@@ -1,0 +1,39 @@
+"""The quick start: emoji as drawn by four vendors, half the products held out.
+
+Command:  tf-triplet-train --config=configs/emoji.py --workdir=runs/emoji
+Needs:    two CPU cores; pictures and the ResNet50 come from the package
+          registries when first used.
+Smoke:    add --config.training.steps=2
+"""
+
+from tf_triplet.config import base_config
+
+
+def get_config():
+    """16 products x 4 drawings, soft batch-hard, Adam."""
+    config = base_config()
+    config.data.source = "emoji"
+    config.data.image_size = 64
+    config.sampling.units = "products"
+    config.sampling.units_per_batch = 16
+    config.sampling.images_per_product = 4
+    config.sampling.single_category_probability = 0.5
+    # Arrows and hands: left and right are two products.
+    config.augment.flip = False
+    config.augment.min_crop = 0.8
+    config.model.backbone = "resnet50"
+    config.model.weights = "registry"
+    config.model.embedding_size = 128
+    config.model.batch_norm = "frozen"
+    config.loss.mining = "batch_hard"
+    config.loss.margin = 0.0
+    config.loss.soft = True
+    config.loss.distance = "euclidean"
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 20
+    config.training.steps = 300
+    config.training.checkpoint_every = 50
+    config.evaluation.every = 100
+    return config

@@ -1,0 +1,355 @@
+"""An encoder and a catalogue to figures: embed once, then score."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.retrieval import metrics, protocols
+
+_LOG_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors of the pictures of a catalogue that could be read.
+
+    Attributes:
+        vectors: `[m, dim]` float32.
+        rows: `[m]` int64 rows of the catalogue, rising.
+        skipped: Paths of the pictures that could not be read.
+    """
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    skipped: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SavedEmbeddings:
+    """What an embeddings file holds.
+
+    Attributes:
+        vectors: `[m, dim]` float32.
+        rows: `[m]` int64 rows of the catalogue that was embedded.
+        product_ids: `[m]` the owner's ids, strings or int64.
+        paths: `[m]` strings, the picture files.
+        skipped: Paths of the pictures that could not be read.
+        source: What made them, for instance the encoder file's sha256.
+    """
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    product_ids: np.ndarray
+    paths: np.ndarray
+    skipped: tuple[str, ...]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        catalog: The catalogue's name.
+        protocol: Who queried whom, in words.
+        ties: How ties were counted.
+        overall: Figures over all queries; `overall.by_group` has those of
+            each category of the query picture, where there are several.
+        gallery: Pictures searched among, the query itself included.
+        skipped: Paths of pictures that could not be read.
+    """
+
+    catalog: str
+    protocol: str
+    ties: str
+    overall: metrics.Figures
+    gallery: int
+    skipped: tuple[str, ...]
+
+    @property
+    def queries(self) -> int:
+        """Queries that counted."""
+        return self.overall.queries
+
+    @property
+    def left_out(self) -> int:
+        """Queries without another picture of their product to find."""
+        return self.overall.left_out
+
+    @property
+    def by_category(self) -> dict[str, metrics.Figures]:
+        """Figures of each category, empty where there is only one."""
+        return self.overall.by_group
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything in the types that JSON has."""
+        return {
+            "catalog": self.catalog,
+            "protocol": self.protocol,
+            "ties": self.ties,
+            "gallery": self.gallery,
+            "skipped": list(self.skipped),
+            "overall": self.overall.to_dict(),
+            "by_category": {
+                name: figures.to_dict()
+                for name, figures in self.by_category.items()
+            },
+        }
+
+
+def compute_embeddings(
+    encoder: Callable,
+    catalog: Catalog,
+    image_size: int,
+    batch_size: int,
+    resize: str = "area",
+    use_boxes: bool = True,
+    on_bad_image: str = "stop",
+    progress: bool = True,
+) -> Embeddings:
+    """Embeds every picture of a catalogue, in order.
+
+    Args:
+        encoder: A Keras model from `[b, size, size, 3]` float32 pixels in
+            [0, 1] to `[b, dim]`.
+        catalog: The pictures.
+        image_size: Pixels a side.
+        batch_size: Pictures a forward pass.
+        resize: "area" or "bilinear".
+        use_boxes: Crop to the box where a picture has one.
+        on_bad_image: "stop" makes an unreadable picture an error, "skip"
+            leaves it out and names it in `skipped`.
+        progress: Tell how far it is: a bar on a terminal, else a line of
+            log every ten seconds.
+
+    Raises:
+        ValueError: an unreadable picture, no picture at all, or an
+            embedding that is not finite.
+    """
+    # Scoring saved vectors needs no TensorFlow, which takes seconds to load.
+    import tensorflow as tf
+
+    from tf_triplet.data import pipeline
+
+    bad = pipeline.BadImages(on_bad_image)
+    batches = pipeline.evaluation_batches(
+        catalog, image_size, batch_size, resize, use_boxes, bad_images=bad
+    )
+
+    @tf.function(reduce_retracing=True)
+    def embed(pixels):
+        return encoder(pixels, training=False)
+
+    rows, vectors = [], []
+    try:
+        with _progress(len(catalog), progress) as advance:
+            for batch_rows, pixels in batches:
+                if len(batch_rows):
+                    rows.append(batch_rows.numpy())
+                    vectors.append(embed(pixels).numpy())
+                    advance(int(rows[-1][-1]) + 1)
+    except tf.errors.OpError as error:
+        if bad.counts and on_bad_image == "stop":
+            raise ValueError(bad.message) from error
+        raise
+    if not rows:
+        raise ValueError(
+            f"No picture of catalogue {catalog.name!r} could be embedded. "
+            f"Received: {len(catalog)} pictures, {len(bad.counts)} unreadable"
+        )
+    rows = np.concatenate(rows)
+    vectors = np.concatenate(vectors).astype(np.float32)
+    _check_finite(vectors, catalog.paths[rows])
+    skipped = np.delete(catalog.paths, rows)
+    return Embeddings(vectors, rows, tuple(map(str, skipped)))
+
+
+def evaluate(
+    embeddings: Embeddings,
+    catalog: Catalog,
+    ks: Sequence[int],
+    query_domain: str = "",
+    gallery_domain: str = "",
+    ties: str = "against",
+) -> Evaluation:
+    """Scores embeddings: are the nearest pictures of the same product?
+
+    Args:
+        embeddings: Of this very catalogue.
+        catalog: The pictures.
+        ks: Ranks for Recall@K and Precision@K.
+        query_domain: With `gallery_domain`: the pictures that query.
+        gallery_domain: The pictures they are searched among. Both empty:
+            every picture queries all others.
+        ties: `against` the system, or their `expected` value.
+
+    Raises:
+        ValueError: an unknown domain, or no query has anything to find.
+    """
+    readable = catalog.select(embeddings.rows)
+    _check_domains(catalog, readable, query_domain, gallery_domain)
+    protocol = protocols.choose(
+        readable.domains, readable.domain_names, query_domain, gallery_domain
+    )
+    groups = None
+    if len(readable.category_names) > 1:
+        names = readable.category_names.astype(str)
+        groups = names[readable.categories[protocol.queries]]
+    figures = metrics.evaluate(
+        embeddings.vectors[protocol.queries],
+        readable.products[protocol.queries],
+        embeddings.vectors[protocol.gallery],
+        readable.products[protocol.gallery],
+        ks,
+        exclude=protocol.exclude,
+        ties=ties,
+        groups=groups,
+    )
+    if not figures.queries:
+        raise ValueError(
+            f"No query of catalogue {catalog.name!r} has another picture of "
+            f"its product to find ({protocol.description}), so there is "
+            "nothing to score: products need two pictures or more. "
+            f"Received: {len(readable)} pictures of "
+            f"{len(readable.product_ids)} products"
+        )
+    return Evaluation(
+        catalog=catalog.name,
+        protocol=protocol.description,
+        ties=ties,
+        overall=figures,
+        gallery=len(protocol.gallery),
+        skipped=embeddings.skipped,
+    )
+
+
+def save_embeddings(
+    path: str | Path,
+    embeddings: Embeddings,
+    catalog: Catalog,
+    source: str = "",
+) -> None:
+    """Writes embeddings with product ids and paths to an .npz file.
+
+    Args:
+        path: The file; its folder is made.
+        embeddings: Of this very catalogue.
+        catalog: The pictures.
+        source: What made them; a reader compares it before reusing them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = catalog.row_product_ids[embeddings.rows]
+    # Plain strings: an object array would need pickle to be read.
+    ids = ids.astype(str) if ids.dtype == object else ids
+    # Renamed when complete: a file that is there is whole.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "wb") as file:
+        np.savez(
+            file,
+            vectors=embeddings.vectors,
+            rows=embeddings.rows,
+            product_ids=ids,
+            paths=catalog.paths[embeddings.rows].astype(str),
+            skipped=np.array(embeddings.skipped, dtype=str),
+            source=np.array(source),
+        )
+    os.replace(partial, path)
+
+
+def load_embeddings(path: str | Path) -> SavedEmbeddings:
+    """Reads what `save_embeddings` wrote.
+
+    Raises:
+        ValueError: the file is not such a file.
+    """
+    names = [field.name for field in dataclasses.fields(SavedEmbeddings)]
+    with np.load(path, allow_pickle=False) as file:
+        missing = set(names) - set(getattr(file, "files", ()))
+        if missing:
+            raise ValueError(
+                f"{path} is no embeddings file: it lacks "
+                f"{', '.join(sorted(missing))}. Write it with "
+                "tf-triplet-evaluate."
+            )
+        values = {name: file[name] for name in names}
+    values["skipped"] = tuple(values["skipped"].tolist())
+    values["source"] = str(values["source"])
+    return SavedEmbeddings(**values)
+
+
+def _check_finite(vectors: np.ndarray, paths: np.ndarray) -> None:
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum():,} of {len(bad):,} embeddings hold NaN or infinity, "
+            f"the first of {paths[np.argmax(bad)]}. The training diverged: "
+            "lower the learning rate, or take an earlier checkpoint "
+            "(--checkpoint=best)."
+        )
+
+
+def _check_domains(
+    catalog: Catalog, readable: Catalog, *wanted: str
+) -> None:
+    """Tells a domain that lost all its pictures from one that never was."""
+    for name in filter(None, wanted):
+        if name in catalog.domain_names and name not in readable.domain_names:
+            raise ValueError(
+                f"No picture of domain {name!r} could be read, so it can "
+                "neither query nor be searched."
+            )
+
+
+@contextlib.contextmanager
+def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many pictures are done."""
+    if not show:
+        yield lambda done: None
+        return
+    if not sys.stderr.isatty():
+        yield _LogProgress(total)
+        return
+    import rich.console
+    import rich.progress
+
+    with rich.progress.Progress(
+        rich.progress.TextColumn("Embedding"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+class _LogProgress:
+    """Logs how far it is every ten seconds."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._last < _LOG_SECONDS:
+            return
+        self._last = now
+        logging.info(
+            "Embedded %d of %d pictures, %.0f a second.",
+            done,
+            self._total,
+            done / (now - self._start),
+        )

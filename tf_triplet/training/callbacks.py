@@ -1,0 +1,246 @@
+"""Keras callbacks of a run: metrics, evaluation, checkpoints, collapse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+
+class StepCounter(tf.keras.callbacks.Callback):
+    """Base: knows the run's true step, also after a resume."""
+
+    @property
+    def step(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())
+
+
+class MetricsWriter(StepCounter):
+    """Appends a line a logged step to metrics.jsonl, and to TensorBoard."""
+
+    def __init__(self, workdir: Path, every: int, start_step: int = 0):
+        """Drops lines past `start_step`, which the run will write again."""
+        super().__init__()
+        self._path = Path(workdir) / "metrics.jsonl"
+        self._every = every
+        _truncate(self._path, start_step)
+        self._writer = tf.summary.create_file_writer(
+            str(Path(workdir) / "tensorboard")
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.step
+        if step % self._every == 0:
+            rate = self.model.optimizer.learning_rate
+            # TF Addons' optimizers hold the schedule, Keras's its value.
+            if isinstance(
+                rate, tf.keras.optimizers.schedules.LearningRateSchedule
+            ):
+                rate = rate(step)
+            rate = tf.keras.backend.get_value(rate)
+            self.write(step, {**(logs or {}), "learning_rate": rate})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes figures of one step."""
+        values = {k: float(v) for k, v in values.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step=step)
+
+    def on_train_end(self, logs=None):
+        self._writer.flush()
+
+
+def _truncate(path: Path, last_step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # A line that a kill cut short.
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    os.replace(partial, path)
+
+
+class Checkpointer(StepCounter):
+    """Saves encoder and optimizer every so many steps, and at the end."""
+
+    def __init__(self, manager: tf.train.CheckpointManager, every: int):
+        """`manager` keeps the files."""
+        super().__init__()
+        self._manager, self._every = manager, every
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.step % self._every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Saves now, unless this step is saved already."""
+        latest = self._manager.latest_checkpoint or ""
+        if not latest.endswith(f"-{self.step}"):
+            self._manager.save(checkpoint_number=self.step)
+
+    def on_train_end(self, logs=None):
+        self.save()
+
+
+class Evaluator(StepCounter):
+    """Evaluates every so many steps; keeps the best encoder."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[tf.keras.Model], dict[str, float]],
+        every: int,
+        workdir: Path,
+        writer: MetricsWriter,
+        monitor: str,
+    ):
+        """Sets the figure `monitor` by which the best is chosen."""
+        super().__init__()
+        self._evaluate, self._every = evaluate, every
+        self._workdir, self._writer = Path(workdir), writer
+        self._monitor = monitor
+        self._last = -1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._every and self.step % self._every == 0:
+            self.run()
+
+    def on_train_end(self, logs=None):
+        self.run()
+
+    def run(self) -> None:
+        """Evaluates this step once, writes, and keeps the encoder if best."""
+        step = self.step
+        if step == self._last:
+            return
+        self._last = step
+        figures = self._evaluate(self.model.encoder)
+        self._writer.write(step, {f"eval/{k}": v for k, v in figures.items()})
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
+        logging.info("step %d: %s", step, shown)
+        best = self._workdir / "best.json"
+        value = figures[self._monitor]
+        if best.exists() and json.loads(best.read_text())["value"] >= value:
+            return
+        save_encoder(self.model.encoder, self._workdir / "encoder.keras")
+        text = {"step": step, "monitor": self._monitor, "value": value}
+        best.write_text(json.dumps(text))
+
+
+def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
+    """Writes the file whole, or not at all."""
+    partial = path.with_name("partial-" + path.name)
+    encoder.save(partial)
+    os.replace(partial, path)
+
+
+class GracefulStop(StepCounter):
+    """The first SIGINT or SIGTERM ends the run after its step."""
+
+    def __init__(self):
+        """Installs nothing until training begins."""
+        super().__init__()
+        self.signal: int | None = None
+        self._previous = {}
+
+    def on_train_begin(self, logs=None):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number, frame):
+        if self.signal is not None:
+            raise KeyboardInterrupt  # The second time: at once.
+        self.signal = number
+        logging.warning("Stopping after this step; once more aborts.")
+        self.model.stop_training = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        # An evaluation or a save of the same step sees the flag too late.
+        if self.signal is not None:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class CollapseError(ValueError):
+    """All pictures are mapped to (nearly) one point."""
+
+
+class CollapseGuard(StepCounter):
+    """Looks whether all embeddings have become one point.
+
+    At an exact collapse the loss rests at the margin (ln 2 for the soft
+    one) with no gradient, for ever; nothing else tells.
+    """
+
+    def __init__(
+        self, pixels: np.ndarray, every: int, at_collapse: float, stop: bool
+    ):
+        """Watches the embeddings of a fixed batch of pictures.
+
+        Args:
+            pixels: `[n, size, size, 3]`, n at least 2.
+            every: steps between looks.
+            at_collapse: the loss when all embeddings are equal.
+            stop: raise at the second bad look in a row; else only warn.
+        """
+        super().__init__()
+        self._pixels, self._every = pixels, every
+        self._at_collapse, self._stop = at_collapse, stop
+        self._bad_looks = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.step % self._every:
+            return
+        vectors = self.model.encoder(self._pixels, training=False).numpy()
+        distance, rank = spread(vectors)
+        loss = float((logs or {}).get("loss", np.nan))
+        if np.isfinite(loss) and (distance > 0.02 or rank > 1.5):
+            self._bad_looks = 0
+            return
+        self._bad_looks += 1
+        message = (
+            f"step {self.step}: the embeddings have collapsed: mean pairwise "
+            f"distance {distance:.2g} (of at most 2), effective rank "
+            f"{rank:.2f}, loss {loss:.6f} where a point costs "
+            f"{self._at_collapse:.6f}. Try a lower optimizer.learning_rate, "
+            "optimizer.warmup_steps, loss.soft=true, loss.mining=semi_hard, "
+            "or model.batch_norm=frozen."
+        )
+        if self._stop and self._bad_looks > 1:
+            raise CollapseError(message)
+        logging.warning("%s", message)
+
+
+def spread(vectors: np.ndarray) -> tuple[float, float]:
+    """Mean pairwise distance and effective rank of `[n, dim]` vectors.
+
+    The effective rank is exp(entropy of the shares of variance), Roy and
+    Vetterli, 2007.
+    """
+    vectors = np.float64(vectors)
+    if not np.isfinite(vectors).all():
+        return 0.0, 0.0
+    gaps = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    n = len(vectors)
+    values = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False) ** 2
+    shares = values / max(values.sum(), 1e-30)
+    shares = shares[shares > 0]
+    rank = float(np.exp(-(shares * np.log(shares)).sum()))
+    return float(gaps.sum() / (n * (n - 1))), rank

@@ -1,0 +1,135 @@
+"""One run: the road from a catalogue to a trained encoder.
+
+Everything comes in as objects; `cli/train.py` makes them from the config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
+
+from tf_triplet.data import pipeline
+from tf_triplet.training import callbacks as cb
+from tf_triplet.training.learner import Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The numbers of a run; see `config.training` for their meaning."""
+
+    steps: int
+    checkpoint_every: int
+    log_every: int
+    evaluate_every: int
+    collapse_every: int
+    stop_on_collapse: bool
+    monitor: str
+
+
+def train(
+    learner: Learner,
+    batches: Callable[[int], tf.data.Dataset],
+    evaluate: Callable[[tf.keras.Model], dict[str, float]],
+    bad_images: pipeline.BadImages,
+    workdir: Path,
+    settings: Settings,
+    resume: bool = True,
+    verbose: int | str = "auto",
+) -> int:
+    """Trains to `settings.steps`, from where the workdir left off.
+
+    Args:
+        learner: compiled, made under its strategy's scope.
+        batches: a start step to its endless dataset.
+        evaluate: an encoder to held-out figures, among them the monitor.
+        bad_images: collected by the dataset; names what stopped a run.
+        workdir: gets checkpoints, metrics and encoders.
+        settings: the numbers.
+        resume: go on from the last checkpoint; else begin anew.
+        verbose: of Keras's progress bar.
+
+    Returns:
+        The last step; below `settings.steps` if a signal ended the run.
+    """
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(
+            encoder=learner.encoder, optimizer=learner.optimizer
+        ),
+        str(workdir / "checkpoints"),
+        max_to_keep=2,
+        checkpoint_name="step",
+    )
+    if hasattr(learner.optimizer, "build"):  # TF Addons' have none.
+        learner.optimizer.build(learner.trainable_variables)
+    start = _restore(manager, learner) if resume else 0
+    if start >= settings.steps:
+        logging.info("The run is complete: step %d.", start)
+        return start
+    stop, run_callbacks = _callbacks(
+        learner, batches, evaluate, workdir, settings, manager, start
+    )
+    try:
+        learner.fit(
+            batches(start),
+            steps_per_epoch=settings.steps - start,
+            epochs=1,
+            callbacks=run_callbacks,
+            verbose=verbose,
+        )
+    except tf.errors.OpError as error:
+        if bad_images.on_bad_image == "stop" and bad_images.counts:
+            raise ValueError(bad_images.message) from error
+        raise
+    cb.save_encoder(learner.encoder, workdir / "encoder_last.keras")
+    step = int(learner.optimizer.iterations.numpy())
+    if stop.signal is not None:
+        logging.warning("Stopped at step %d; run again to go on.", step)
+    if bad_images.counts:
+        logging.warning(
+            "%d pictures could not be read and were skipped.",
+            len(bad_images.counts),
+        )
+    return step
+
+
+def _restore(manager: tf.train.CheckpointManager, learner: Learner) -> int:
+    if not manager.latest_checkpoint:
+        return 0
+    manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    step = int(learner.optimizer.iterations.numpy())
+    logging.info("Resuming at step %d.", step)
+    return step
+
+
+def _callbacks(
+    learner, batches, evaluate, workdir, settings, manager, start
+) -> tuple[cb.GracefulStop, list]:
+    writer = cb.MetricsWriter(workdir, settings.log_every, start)
+    stop = cb.GracefulStop()
+    chain = [
+        writer,
+        cb.Evaluator(
+            evaluate,
+            settings.evaluate_every,
+            workdir,
+            writer,
+            settings.monitor,
+        ),
+        cb.Checkpointer(manager, settings.checkpoint_every),
+        stop,
+        tf.keras.callbacks.TerminateOnNaN(),
+    ]
+    if settings.collapse_every:
+        pixels, _ = next(iter(batches(0).take(1)))
+        guard = cb.CollapseGuard(
+            pixels[:32].numpy(),
+            settings.collapse_every,
+            learner.triplet_loss.loss_at_collapse,
+            settings.stop_on_collapse,
+        )
+        chain.insert(0, guard)
+    return stop, chain
