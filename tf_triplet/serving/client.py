@@ -1,0 +1,100 @@
+"""Asks a server over TF Serving's gRPC, with the official stubs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+
+from tf_triplet.data import transcode
+
+MAX_MESSAGE_BYTES = 64 << 20
+
+
+class QueryError(ValueError):
+    """The server could not be asked, or refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbour:
+    """One row of an answer."""
+
+    product_id: str
+    score: float
+    path: str
+
+
+def read_picture(path: str | Path) -> bytes:
+    """Returns a picture file's bytes as a server can decode them."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no picture {path}.")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"{path} is empty (0 bytes): not a picture.")
+    try:
+        return transcode.servable(data)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a picture: {error}") from error
+
+
+def query(
+    images: Sequence[bytes],
+    server: str = "localhost:8500",
+    model: str = "product_search",
+    signature: str = "serving_default",
+    timeout_s: float = 30.0,
+) -> list[list[Neighbour]]:
+    """Sends picture bytes; returns each one's neighbours, nearest first.
+
+    Raises:
+        QueryError: no server, an unknown model, or a refused picture.
+    """
+    import tensorflow as tf
+    from tensorflow_serving.apis import (
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    request.inputs["image_bytes"].CopyFrom(
+        tf.make_tensor_proto(list(images), tf.string, [len(images)])
+    )
+    size = MAX_MESSAGE_BYTES
+    options = [
+        ("grpc.max_send_message_length", size),
+        ("grpc.max_receive_message_length", size),
+    ]
+    with grpc.insecure_channel(server, options) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            response = stub.Predict(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise QueryError(_explain(error, server)) from error
+    ids, scores, paths = (
+        tf.make_ndarray(response.outputs[name])
+        for name in ("product_ids", "scores", "paths")
+    )
+    return [
+        [
+            Neighbour(i.decode(), float(s), p.decode())
+            for i, s, p in zip(*row)
+            if s > -2  # The padding of a catalogue smaller than k.
+        ]
+        for row in zip(ids, scores, paths)
+    ]
+
+
+def _explain(error: grpc.RpcError, server: str) -> str:
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"There is no server at {server}. Start one with tf-triplet-serve "
+            f"--workdir=..., or pass --server=host:port. {error.details()}"
+        )
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"{server} did not answer in time."
+    return f"{server} refused: {error.code().name}: {error.details()}"

@@ -1,0 +1,98 @@
+"""Does the exported model answer what evaluation measured?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tf_triplet.data import transcode
+from tf_triplet.retrieval import exact
+from tf_triplet.serving import scann_index
+
+# Float32 through fifty layers, in other batch sizes.
+TOLERANCE = 1e-4
+
+
+class ParityError(ValueError):
+    """The exported model answers something else than evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """What was compared.
+
+    Attributes:
+        images: real pictures compared.
+        largest_difference: of any component of their embeddings.
+        searched: vectors searched by both indexes.
+        recall: share of the exact k nearest that ScaNN finds; 1 without it.
+        k: neighbours.
+    """
+
+    images: int
+    largest_difference: float
+    searched: int
+    recall: float
+    k: int
+
+
+def check(
+    directory: str | Path,
+    paths: Sequence[str],
+    embeddings: np.ndarray,
+    rows: np.ndarray,
+    *,
+    index: str,
+    min_recall: float,
+    searched: int = 1000,
+) -> Parity:
+    """Loads the written model anew, and holds it against evaluation.
+
+    Args:
+        directory: of the SavedModel.
+        paths: `[n]` pictures of the catalogue.
+        embeddings: `[n, dim]`, evaluation's.
+        rows: of the pictures whose bytes are sent through the model.
+        index: "scann" or "exact".
+        min_recall: of ScaNN's answers against exact search.
+        searched: how many of the catalogue's vectors are searched.
+
+    Raises:
+        ParityError: they disagree.
+    """
+    if index == "scann":
+        scann_index.register_op()
+    signatures = tf.saved_model.load(str(directory)).signatures
+    files = [transcode.servable(Path(paths[row]).read_bytes()) for row in rows]
+    served = signatures["encode"](tf.constant(files))["embedding"].numpy()
+    gaps = np.abs(served - embeddings[rows]).max(1)
+    worst = int(gaps.argmax())
+    if not gaps[worst] <= TOLERANCE:
+        raise ParityError(
+            f"The exported model's embedding of {paths[rows[worst]]} differs "
+            f"from evaluation's by {gaps[worst]:.3g} (allowed: {TOLERANCE}). "
+            "Nothing was published."
+        )
+    step = max(1, len(embeddings) // searched)
+    queries = tf.constant(embeddings[::step])
+    answer = signatures["search"](embedding=queries)
+    k = answer["scores"].shape[1]
+    recall = _recall(answer["scores"].numpy(), queries.numpy(), embeddings)
+    if recall < min_recall:
+        raise ParityError(
+            f"ScaNN finds {recall:.4f} of the exact {k} nearest, less than "
+            f"export.min_recall={min_recall}. Raise export.leaves_to_search "
+            "or export.reorder, or use --index=exact. Nothing was published."
+        )
+    return Parity(len(rows), float(gaps[worst]), len(queries), recall, int(k))
+
+
+def _recall(scores, queries, embeddings) -> float:
+    """Share of answers as near as the exact k-th; ties are all right."""
+    k = scores.shape[1]
+    _, truth = exact.top_k(queries, embeddings, k)
+    return float((scores >= truth[:, -1:] - 1e-5).mean())

@@ -1,0 +1,121 @@
+"""ScaNN as a part of a SavedModel. The only module that imports scann.
+
+The handle of the C++ index is made anew in the graph, from saved variables,
+under a shared name of its own for every export: two versions in one process
+must never share an index.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+
+import numpy as np
+import tensorflow as tf
+
+# Below this, training a tree costs more than it saves.
+SMALLEST_TREE = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What was built; leaves 0 means ScaNN's brute force."""
+
+    leaves: int
+    leaves_to_search: int
+    reorder: int
+
+
+def tune(
+    size: int, k: int, leaves: int = 0, leaves_to_search: int = 0, reorder=0
+) -> Tuning:
+    """Fills in what is 0: about sqrt(n) leaves, a tenth of them searched."""
+    if size < SMALLEST_TREE and not leaves:
+        return Tuning(0, 0, 0)
+    leaves = leaves or int(round(size**0.5))
+    leaves_to_search = leaves_to_search or max(10, -(-leaves // 10))
+    return Tuning(
+        leaves,
+        min(leaves_to_search, leaves),
+        min(reorder or max(100, 10 * k), size),
+    )
+
+
+class ScannIndex(tf.Module):
+    """Searches unit vectors by dot product, inside a graph."""
+
+    def __init__(self, embeddings: np.ndarray, k: int, tuning: Tuning):
+        """Builds the index of `[n, dim]` float32 embeddings."""
+        super().__init__()
+        from scann.scann_ops.py import scann_ops
+
+        self._ops = scann_ops
+        self.tuning = tuning
+        builder = scann_ops.builder(
+            np.ascontiguousarray(embeddings, np.float32), k, "dot_product"
+        )
+        if tuning.leaves:
+            builder = (
+                builder.tree(
+                    num_leaves=tuning.leaves,
+                    num_leaves_to_search=tuning.leaves_to_search,
+                    training_sample_size=min(len(embeddings), 250_000),
+                )
+                .score_ah(2, anisotropic_quantization_threshold=0.2)
+                .reorder(tuning.reorder)
+            )
+        else:
+            builder = builder.score_brute_force()
+        self.state = builder.build().serialize_to_module()
+        self._shared_name = f"tf_triplet_{uuid.uuid4().hex}"
+
+    def handle(self) -> tf.Tensor:
+        """The index; every signature must take it from here."""
+        state = self.state
+        return self._ops.tensors_to_scann(
+            state.dataset,
+            state.scann_config,
+            state.serialized_partitioner,
+            state.datapoint_to_token,
+            state.ah_codebook,
+            state.hashed_dataset,
+            state.int8_dataset,
+            state.int8_multipliers,
+            state.dp_norms,
+            shared_name=self._shared_name,
+        )
+
+    def search(self, embeddings: tf.Tensor, k: int):
+        """Returns (`[q, k]` int32 rows, -1 where none; `[q, k]` scores)."""
+        indices, scores = self._ops.scann_search_batched(
+            self.handle(),
+            embeddings,
+            k,
+            -1,
+            self.tuning.leaves_to_search or -1,
+            False,
+        )
+        # ScaNN pads with NaN where it found fewer than k.
+        missing = tf.math.is_nan(scores)
+        return (
+            tf.where(missing, -1, tf.cast(indices, tf.int32)),
+            tf.where(missing, -2.0, scores),
+        )
+
+    def release(self) -> tf.Operation:
+        """Frees the C++ index, which outlives its model otherwise."""
+        return tf.raw_ops.DestroyResourceOp(
+            resource=self.handle(), ignore_lookup_error=True
+        )
+
+
+def register_op() -> None:
+    """Makes the ops known, before a SavedModel that holds them is loaded."""
+    try:
+        import scann  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"This model holds a ScaNN index, and scann does not load: "
+            f"{error}. Install scann 1.3.0 beside TensorFlow 2.15, or export "
+            "with --index=exact."
+        ) from error

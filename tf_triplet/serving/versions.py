@@ -1,0 +1,49 @@
+"""Numbered versions of a model: whole in their folder, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def list_versions(model_dir: str | Path) -> list[int]:
+    """Returns the published versions, rising."""
+    folder = Path(model_dir)
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(entry.name)
+        for entry in folder.iterdir()
+        if entry.name.isdigit() and (entry / "saved_model.pb").is_file()
+    )
+
+
+@contextlib.contextmanager
+def publish(model_dir: str | Path) -> Iterator[Path]:
+    """Yields a folder to fill; it becomes the next version at the end.
+
+    An exception removes it. The rename is atomic: a server that watches
+    `model_dir` sees a whole version or none.
+    """
+    model_dir = Path(model_dir)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    # No server takes a name for a version that is not a number.
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=model_dir))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        version = max(list_versions(model_dir), default=0) + 1
+        while True:
+            try:
+                os.rename(partial, model_dir / str(version))
+                break
+            except OSError:
+                if not (model_dir / str(version)).exists():
+                    raise
+                version += 1  # Another export was faster.
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
