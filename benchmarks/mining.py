@@ -35,7 +35,9 @@ def main():
         "batch_hard": tfa.losses.TripletHardLoss(0.2),
         "semi_hard": tfa.losses.TripletSemiHardLoss(0.2),
     }
-    print(f"{'mining':<12}{'batch':>7}{'ours ms':>10}{'TFA ms':>10}{'ratio':>8}")
+    print(
+        f"{'mining':<12}{'batch':>7}{'ours ms':>10}{'TFA ms':>10}{'ratio':>8}"
+    )
     for mining, peer in peers.items():
         for batch in (128, 512, 1024):
             if mining == "semi_hard" and batch > 512:

@@ -240,12 +240,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _require(config, field, lambda v: 0 <= v <= 1, "in [0, 1]")
     for field in ("augment.min_crop", "augment.min_box_covered"):
         _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
-    _require(
-        config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)"
-    )
-    _require(
-        config, "optimizer.learning_rate", lambda v: v > 0, "more than 0"
-    )
+    _require(config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)")
+    _require(config, "optimizer.learning_rate", lambda v: v > 0, "more than 0")
     _require(
         config,
         "sampling.images_per_product",
@@ -321,19 +317,20 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     Raises:
         ValueError: the text names a field that this version does not have.
     """
+    saved = json.loads(text)
     config = base_config()
-    try:
-        config.update(_tuples(json.loads(text)))
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"The saved config does not fit this version: {error}"
-        ) from error
-    unknown = set(flatten(json.loads(text))) - set(flatten(config.to_dict()))
+    unknown = set(flatten(saved)) - set(flatten(config.to_dict()))
     if unknown:
         raise ValueError(
             "The saved config has fields that this version does not know: "
             f"{', '.join(sorted(unknown))}. Use the version that wrote it."
         )
+    try:
+        config.update(_tuples(saved))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"The saved config does not fit this version: {error}"
+        ) from error
     return config
 
 

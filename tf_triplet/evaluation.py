@@ -300,9 +300,7 @@ def _check_finite(vectors: np.ndarray, paths: np.ndarray) -> None:
         )
 
 
-def _check_domains(
-    catalog: Catalog, readable: Catalog, *wanted: str
-) -> None:
+def _check_domains(catalog: Catalog, readable: Catalog, *wanted: str) -> None:
     """Tells a domain that lost all its pictures from one that never was."""
     for name in filter(None, wanted):
         if name in catalog.domain_names and name not in readable.domain_names:

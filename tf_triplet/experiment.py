@@ -53,8 +53,7 @@ def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
         from tf_triplet.data.sources import rendered
 
         folder = (
-            fetch.cache_dir()
-            / f"rendered-{data.rendered.products}x"
+            fetch.cache_dir() / f"rendered-{data.rendered.products}x"
             f"{data.rendered.images_per_product}-{data.image_size}-{seed}"
         )
         return rendered.read_rendered(

@@ -1,4 +1,5 @@
 import logging
+import sys
 
 import numpy as np
 import pandas as pd
@@ -129,7 +130,7 @@ def test_extra_columns_are_ignored_with_one_note(pictures, caplog):
         ("path;product_id\na.jpg;1\n", "lacks the columns"),
         ("path,product_id\npictures/a.jpg,x\n\n,y\n", "line 4 .*`path`"),
         ("path,product_id\npictures/a.jpg,\n", "line 2 .*empty product_id"),
-        ("path,product_id\npictures/a.jpg\n", "line 2 has no product_id"),
+        ("path,product_id\npictures/a.jpg\n", "line 2 has an empty product_id"),
         ("path,product_id\na,b\na,b,c\n", "cannot be read"),
         ("path,product_id\na,b,c\na,b,c\n", "cannot be read"),
         (
@@ -154,6 +155,13 @@ def test_unusable_tables_name_file_and_line(pictures, text, message):
 def test_a_parquet_file_that_is_none(pictures):
     path = _write(pictures, "path,product_id\n", "shop.parquet")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
+        manifest.read_manifest(path)
+
+
+def test_without_a_working_pyarrow_the_error_says_so(pictures, monkeypatch):
+    path = _write(pictures, "", "shop.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="takes a pyarrow.*or save.*csv"):
         manifest.read_manifest(path)
 
 

@@ -61,9 +61,7 @@ def test_pairs_are_disjoint_within_an_epoch_and_every_pair_comes(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_every_product_is_visited_in_every_epoch(seed):
     products, categories = table(seed)
-    sampler = GroupedSampler(
-        products, categories, units_per_batch=8, seed=seed
-    )
+    sampler = GroupedSampler(products, categories, units_per_batch=8, seed=seed)
     wanted = set(np.flatnonzero(np.bincount(products) >= 2))
     steps = sampler.steps_per_epoch
     for epoch in range(3):

@@ -179,7 +179,9 @@ def test_semi_hard_without_fallback_skips_the_pair():
     taken = triplet.triplet_loss([0, 0, 1], vectors, **arguments)
     # Anchor 1 sees its positive at 2 and the negative at 1.8.
     np.testing.assert_allclose(skipped, 0.0)
-    np.testing.assert_allclose(taken, ((2 - 0.2 + 0.1) + (2 - 1.8 + 0.1)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        taken, ((2 - 0.2 + 0.1) + (2 - 1.8 + 0.1)) / 2, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("mining", triplet.MININGS)
@@ -240,9 +242,7 @@ def test_agrees_with_tensorflow_addons():
     hard = tfa.losses.TripletHardLoss(0.2, distance_metric="L2")
     semi = tfa.losses.TripletSemiHardLoss(0.2, "squared-L2")
     np.testing.assert_allclose(
-        triplet.triplet_loss(
-            labels, vectors, margin=0.2, distance="euclidean"
-        ),
+        triplet.triplet_loss(labels, vectors, margin=0.2, distance="euclidean"),
         hard(labels, vectors),
         rtol=1e-5,
     )

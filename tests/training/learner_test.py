@@ -66,5 +66,7 @@ def test_fit_under_a_strategy_learns_the_same(two_replicas):
     with two_replicas.scope():
         learner = make("batch_hard")
     learner.fit(dataset, verbose=0)
-    for got, want in zip(learner.encoder.get_weights(), single.encoder.get_weights()):
+    for got, want in zip(
+        learner.encoder.get_weights(), single.encoder.get_weights()
+    ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

@@ -1,117 +1,304 @@
-"""Measures retrieval: tf-triplet-evaluate --workdir=runs/emoji
+"""Scores a trained encoder on pictures of products it never saw.
 
-Prints Recall@K, Precision@K, MAP@R and R-Precision, overall and a row a
-category, and writes them to <workdir>/report/evaluation.json.
+  tf-triplet-evaluate --workdir=runs/shop
+  tf-triplet-evaluate --workdir=runs/shop --baseline=pretrained --neighbours=8
+  tf-triplet-evaluate --workdir=runs/shop --query_domain=street \\
+      --gallery_domain=shop --ks=1,20
+
+Every picture of the split queries all others (or one domain queries another);
+it is a hit when a picture of the same product is among the K nearest. The
+search is exact and the query itself is never found. What is not given is
+taken from the run's config.
+
+Writes to the workdir:
+  report/evaluation-<split>.json           the figures
+  report/neighbours-<split>.png            with --neighbours
+  report/projector-<split>.html            with --projector
+  embeddings/<split>-<checkpoint>.npz      the vectors, ids and paths
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import re
+import time
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from tf_triplet.cli import errors
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a run of tf-triplet-train."
+)
 _CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "last"], "Which encoder."
+    "checkpoint",
+    "best",
+    ["best", "last", "none"],
+    "The encoder: of the best evaluation, of the last step, or none, to "
+    "score the baseline alone.",
 )
 _BASELINE = flags.DEFINE_enum(
     "baseline",
+    "none",
+    ["none", "pretrained"],
+    "Score also the pretrained backbone's features without any training of "
+    "ours, and show the change.",
+)
+_SPLIT = flags.DEFINE_string(
+    "split", None, "A split of the catalogue, or all. [config: test]"
+)
+_QUERY_DOMAIN = flags.DEFINE_string(
+    "query_domain",
     None,
-    ["pretrained"],
-    "Also measure the backbone's features before any training.",
+    "Domain whose pictures query, with --gallery_domain. Empty: every "
+    "picture queries all others.",
 )
-_SPLIT = flags.DEFINE_string("split", None, "Default: the config's.")
-_KS = flags.DEFINE_list("ks", None, "Ranks, as in 1,10. Default: the config's.")
-_QUERY = flags.DEFINE_string(
-    "query_domain", None, "Queries of this domain only."
+_GALLERY_DOMAIN = flags.DEFINE_string(
+    "gallery_domain", None, "Domain whose pictures are searched."
 )
-_GALLERY = flags.DEFINE_string(
-    "gallery_domain", None, "Searched among this domain only."
+_KS = flags.DEFINE_list(
+    "ks", None, "Ranks K of Recall@K and Precision@K: --ks=1,10,100."
 )
+_TIES = flags.DEFINE_enum(
+    "ties",
+    None,
+    ["against", "expected"],
+    "Equal scores of a right and a wrong picture count against the system, "
+    "or as the expected value of a random order.",
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Pictures a forward pass.", lower_bound=1
+)
+_NEIGHBOURS = flags.DEFINE_integer(
+    "neighbours",
+    0,
+    "Draw so many random queries with their five nearest into a PNG.",
+    lower_bound=0,
+)
+_PROJECTOR = flags.DEFINE_bool(
+    "projector",
+    False,
+    "Write a map of the embeddings as an HTML file (TensorFlow Similarity).",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "The JSON file, in place of the one in the workdir."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """The config's evaluation section, flags applied."""
+
+    split: str
+    query_domain: str
+    gallery_domain: str
+    ks: tuple[int, ...]
+    ties: str
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """For a file: `test`, or `test-street-to-shop`."""
+        name = self.split
+        if self.query_domain:
+            name += f"-{self.query_domain}-to-{self.gallery_domain}"
+        return _file_name(name)
+
+
+def _file_name(name: str) -> str:
+    """A split may be called anything."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 @errors.friendly
 def main(argv) -> None:
-    """Embeds, scores, prints and writes."""
-    del argv
+    """Evaluates a run."""
+    if len(argv) > 1:
+        raise ValueError(
+            f"Arguments are flags, --name=value. Received: {argv[1:]}"
+        )
     if not _WORKDIR.value:
-        raise ValueError("Pass --workdir=<folder of a run>.")
-    workdir = Path(_WORKDIR.value)
+        raise ValueError("Pass --workdir=<folder of the run>.")
+    if _CHECKPOINT.value == "none" and _BASELINE.value == "none":
+        raise ValueError(
+            "--checkpoint=none leaves only a baseline to score: add "
+            "--baseline=pretrained."
+        )
+    ks = _parse_ks(_KS.value)
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.INFO)  # How far the embedding is.
     from tf_triplet import experiment
 
+    workdir = Path(_WORKDIR.value)
     config = experiment.load_config(workdir)
-    encoders = {"trained": experiment.load_encoder(workdir, _CHECKPOINT.value)}
-    if _BASELINE.value:
-        encoders["pretrained"] = experiment.build_baseline(config)
-    catalog = experiment.build_catalog(config).split(
-        _SPLIT.value or config.evaluation.split
-    )
-    results = {
-        name: _measure(encoder, catalog, config)
-        for name, encoder in encoders.items()
-    }
-    _print(results)
-    path = workdir / "report" / "evaluation.json"
-    path.parent.mkdir(exist_ok=True)
-    text = {name: result.to_dict() for name, result in results.items()}
-    path.write_text(json.dumps(text, indent=2) + "\n")
-    print(f"Written: {path}")
+    options = _read_options(config, ks)
+    catalog = experiment.build_catalog(config).split(options.split)
+    encoders = {}
+    if _BASELINE.value != "none":
+        encoders["baseline"] = lambda: experiment.build_baseline(config)
+    if _CHECKPOINT.value != "none":
+        encoders["trained"] = lambda: experiment.load_encoder(
+            workdir, _CHECKPOINT.value
+        )
+    results, seconds = {}, {}
+    for kind, load in encoders.items():
+        start = time.monotonic()
+        embeddings, results[kind] = _score(load(), catalog, config, options)
+        seconds[kind] = round(time.monotonic() - start, 1)
+        _save(workdir, kind, embeddings, catalog, options)
+    _show(results, seconds)
+    _write_json(workdir, results, seconds, options)
+    # Of the trained encoder, which comes last where there is one.
+    _write_pictures(workdir, embeddings, catalog, options)
 
 
-def _measure(encoder, catalog, config):
-    from tf_triplet import evaluation
-
-    try:
-        ks = [int(k) for k in _KS.value or config.evaluation.ks]
-    except ValueError as error:
+def _parse_ks(values: list[str] | None) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    if not values or not all(re.fullmatch("0*[1-9][0-9]*", v) for v in values):
         raise ValueError(
-            f"`--ks` must be integers, as in 1,10. Received: {_KS.value}"
-        ) from error
+            "--ks takes positive ranks with commas between, as in "
+            f"--ks=1,10,100. Received: {','.join(values)!r}"
+        )
+    return tuple(sorted(set(map(int, values))))
 
-    def chosen(flag, default):
-        return default if flag is None else flag
+
+def _read_options(config, ks: tuple[int, ...] | None) -> _Options:
+    given = {
+        "split": _SPLIT.value,
+        "query_domain": _QUERY_DOMAIN.value,
+        "gallery_domain": _GALLERY_DOMAIN.value,
+        "ks": ks,
+        "ties": _TIES.value,
+        "batch_size": _BATCH_SIZE.value,
+    }
+    return _Options(
+        **{
+            name: config.evaluation[name] if value is None else value
+            for name, value in given.items()
+        }
+    )
+
+
+def _score(encoder, catalog, config, options: _Options):
+    from tf_triplet import evaluation
 
     embeddings = evaluation.compute_embeddings(
         encoder,
         catalog,
         image_size=config.data.image_size,
-        batch_size=config.evaluation.batch_size,
+        batch_size=options.batch_size,
         resize=config.data.resize,
         use_boxes=config.data.use_boxes,
         on_bad_image=config.data.on_bad_image,
     )
-    return evaluation.evaluate(
+    result = evaluation.evaluate(
         embeddings,
         catalog,
-        ks=ks,
-        query_domain=chosen(_QUERY.value, config.evaluation.query_domain),
-        gallery_domain=chosen(
-            _GALLERY.value, config.evaluation.gallery_domain
-        ),
-        ties=config.evaluation.ties,
+        options.ks,
+        options.query_domain,
+        options.gallery_domain,
+        options.ties,
     )
+    return embeddings, result
 
 
-def _print(results) -> None:
+def _save(workdir: Path, kind: str, embeddings, catalog, options) -> None:
+    from tf_triplet import evaluation, experiment
+
+    name, source = "pretrained", "pretrained"
+    if kind == "trained":
+        name = _CHECKPOINT.value
+        encoder = workdir / experiment.CHECKPOINTS[name]
+        source = f"sha256:{hashlib.sha256(encoder.read_bytes()).hexdigest()}"
+    file_name = f"{_file_name(options.split)}-{name}.npz"
+    path = workdir / "embeddings" / file_name
+    evaluation.save_embeddings(path, embeddings, catalog, source)
+    print(f"Embeddings: {path}")
+
+
+def _show(results: dict[str, Any], seconds: dict[str, float]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    for name, result in results.items():
-        columns = list(result.overall.named())
-        table = Table(
-            "category",
-            "queries",
-            *columns,
-            title=f"{name}: {result.protocol}; ties {result.ties}",
+    from tf_triplet.reporting import tables
+
+    last = list(results)[-1]
+    result = results[last]
+    before = results["baseline"].overall if len(results) > 1 else None
+    caption = (
+        f"{result.queries:,} queries ({result.left_out:,} without a second "
+        f"picture left out), {result.gallery:,} pictures searched, ties "
+        f"{result.ties}, {sum(seconds.values()):.0f} s"
+    )
+    if result.skipped:
+        caption += f", {len(result.skipped):,} unreadable pictures skipped"
+    console = Console()
+    if result.by_category:
+        console.print(
+            tables.category_table(result.overall, before, "By category")
         )
-        rows = {"all": result.overall, **result.overall.by_group}
-        for row, figures in rows.items():
-            values = (f"{v:.3f}" for v in figures.named().values())
-            table.add_row(row, str(figures.queries), *values)
-        Console(width=140).print(table)
+    what = "pretrained features" if last == "baseline" else "trained encoder"
+    title = f"{result.catalog}, {what}: {result.protocol}"
+    console.print(tables.overall_table(result.overall, before, title, caption))
+    for path in result.skipped[:20]:
+        console.print(f"skipped: {path}", markup=False)
+
+
+def _write_json(workdir: Path, results, seconds, options: _Options) -> None:
+    suffix = "" if _CHECKPOINT.value == "best" else f"-{_CHECKPOINT.value}"
+    path = workdir / "report" / f"evaluation-{options.name}{suffix}.json"
+    if _OUTPUT.value:
+        path = Path(_OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "split": options.split,
+        "checkpoint": _CHECKPOINT.value,
+        "seconds": seconds,
+        **{kind: result.to_dict() for kind, result in results.items()},
+    }
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    print(f"Figures: {path}")
+
+
+def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
+    if not _NEIGHBOURS.value and not _PROJECTOR.value:
+        return
+    readable = catalog.select(embeddings.rows)
+    report = workdir / "report"
+    if _NEIGHBOURS.value:
+        from tf_triplet.reporting import neighbours
+        from tf_triplet.retrieval import protocols
+
+        protocol = protocols.choose(
+            readable.domains,
+            readable.domain_names,
+            options.query_domain,
+            options.gallery_domain,
+        )
+        queries, found = neighbours.find_neighbours(
+            embeddings.vectors, readable, protocol, _NEIGHBOURS.value
+        )
+        path = report / f"neighbours-{options.name}.png"
+        neighbours.neighbour_grid(
+            path, queries, found, title=protocol.description
+        )
+        print(f"Neighbours: {path}")
+    if _PROJECTOR.value:
+        from tf_triplet.reporting import projector
+
+        path = report / f"projector-{options.name}.html"
+        points = projector.write_projector(
+            path,
+            embeddings.vectors,
+            readable.paths,
+            readable.row_product_ids,
+            readable.category_names[readable.categories],
+        )
+        print(f"Projector: {path} ({points:,} pictures)")
 
 
 def run() -> None:

@@ -1,6 +1,6 @@
 """Asks a server for the products in pictures.
 
-  tf-triplet-query --image=photo.jpg,other.webp --server=localhost:8500
+tf-triplet-query --image=photo.jpg,other.webp --server=localhost:8500
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ def main(argv) -> None:
     for path, rows in shown.items():
         table = Table("product", "score", "picture", title=path)
         for row in rows:
-            table.add_row(
-                row["product_id"], f"{row['score']:.4f}", row["path"]
-            )
+            table.add_row(row["product_id"], f"{row['score']:.4f}", row["path"])
         Console().print(table)
 
 

@@ -181,9 +181,7 @@ class GroupedSampler:
         single = random.random(_BLOCK) < self._probability
         if not len(self._eligible):
             return np.zeros(_BLOCK, np.int64)
-        choice = self._eligible[
-            random.integers(0, len(self._eligible), _BLOCK)
-        ]
+        choice = self._eligible[random.integers(0, len(self._eligible), _BLOCK)]
         return np.where(single, choice + 1, 0).astype(np.int64)
 
     def _schedule(self, start_step: int):
@@ -250,9 +248,7 @@ class GroupedSampler:
         batches = (size + wanted - 1) // wanted
         epoch, index = visit // batches, visit % batches
         positions = (index * wanted + tf.range(wanted, dtype=tf.int64)) % size
-        order = _permuted(
-            positions, self._key(_UNITS, pool, epoch), size
-        )
+        order = _permuted(positions, self._key(_UNITS, pool, epoch), size)
         return tf.gather(self._tensors["pool_units"], start + order), epoch
 
     def _fill(self, pool, start, size, step):
@@ -267,7 +263,9 @@ class GroupedSampler:
             self._key(_FILL, pool, step),
             tf.constant(self.units, tf.int64),
         )
-        of_others = tf.gather(self._tensors["unit_categories"], candidates) != pool - 1
+        of_others = (
+            tf.gather(self._tensors["unit_categories"], candidates) != pool - 1
+        )
         others = tf.boolean_mask(candidates, of_others)
         # Negative: never an epoch number of a pool that is walked.
         return tf.concat([own, others[: wanted - size]], 0), -1 - step
@@ -350,6 +348,5 @@ def _permuted(index: tf.Tensor, key: tf.Tensor, size) -> tf.Tensor:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(
-            f"`{name}` must be one of {', '.join(choices)}. "
-            f"Received: {value!r}"
+            f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}"
         )

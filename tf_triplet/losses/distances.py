@@ -48,9 +48,7 @@ def from_squared(squared: tf.Tensor, distance: str) -> tf.Tensor:
 
 def between(first: tf.Tensor, second: tf.Tensor, distance: str) -> tf.Tensor:
     """`[n]` distances of rows of two prepared `[n, dim]` arrays."""
-    return from_squared(
-        tf.reduce_sum(tf.square(first - second), -1), distance
-    )
+    return from_squared(tf.reduce_sum(tf.square(first - second), -1), distance)
 
 
 @tf.custom_gradient
@@ -66,9 +64,7 @@ def squared_pairwise(vectors: tf.Tensor):
     norms = tf.reduce_sum(tf.square(centred), -1)
     products = tf.matmul(centred, centred, transpose_b=True)
     squared = norms[:, None] + norms[None, :] - 2.0 * products
-    squared = tf.linalg.set_diag(
-        tf.maximum(squared, 0.0), tf.zeros_like(norms)
-    )
+    squared = tf.linalg.set_diag(tf.maximum(squared, 0.0), tf.zeros_like(norms))
     squared = _recompute_small(squared, centred, norms)
 
     def gradient(upstream):
@@ -83,9 +79,7 @@ def squared_pairwise(vectors: tf.Tensor):
 def _recompute_small(squared, centred, norms) -> tf.Tensor:
     """Replaces cancelled entries by sums of squared differences."""
     limit = _CANCELLED * tf.reduce_mean(norms)
-    small = tf.linalg.set_diag(
-        squared < limit, tf.zeros_like(norms, tf.bool)
-    )
+    small = tf.linalg.set_diag(squared < limit, tf.zeros_like(norms, tf.bool))
 
     def few():
         pairs = tf.where(small)

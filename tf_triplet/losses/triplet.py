@@ -152,9 +152,7 @@ class TripletLoss(tf.keras.losses.Loss):
         _check("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
         _check_reduction(reduction, soft)
         if not margin >= 0:
-            raise ValueError(
-                f"`margin` must be at least 0. Received: {margin}"
-            )
+            raise ValueError(f"`margin` must be at least 0. Received: {margin}")
         self._averaging = reduction
         self._arguments = {
             "mining": mining,
@@ -278,9 +276,7 @@ def _batch_all(labels, vectors, distance, margin, soft) -> TripletTerms:
     pairwise = distances.from_squared(squared, distance)
     positives = miners.positive_mask(labels)
     negatives = miners.negative_mask(labels)
-    losses, active = _all_triplets(
-        pairwise, positives, negatives, margin, soft
-    )
+    losses, active = _all_triplets(pairwise, positives, negatives, margin, soft)
     n_pos = tf.reduce_sum(tf.cast(positives, tf.float32), -1)
     n_neg = tf.reduce_sum(tf.cast(negatives, tf.float32), -1)
     counts = n_pos * n_neg
@@ -367,8 +363,7 @@ def _as_labels(labels) -> tf.Tensor:
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(
-            f"`{name}` must be one of {', '.join(choices)}. "
-            f"Received: {value!r}"
+            f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}"
         )
 
 

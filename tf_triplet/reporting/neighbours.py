@@ -1,4 +1,4 @@
-"""A picture of answers: queries and their nearest, right ones framed."""
+"""A picture of pictures: queries and what was found for them."""
 
 from __future__ import annotations
 
@@ -6,61 +6,188 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
+
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.retrieval import exact
+from tf_triplet.retrieval.protocols import Protocol
+
+_RIGHT, _WRONG = "#2e9e4f", "#d23b3b"
+_TILE = 160
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One query and its answer.
+class Neighbour:
+    """A picture that was found.
 
     Attributes:
-        query: path of the picture.
-        title: the query's product.
-        neighbours: `(path, product, score)`, nearest first.
+        path: The picture file.
+        score: Its cosine with the query.
+        right: It shows the query's product.
+        label: For instance its product id.
     """
 
-    query: str
-    title: str
-    neighbours: Sequence[tuple[str, str, float]]
+    path: str
+    score: float
+    right: bool
+    label: str = ""
 
 
-def neighbour_grid(path: str | Path, rows: Sequence[Row]) -> None:
-    """Writes a PNG: a line a query; green frames are right, red wrong."""
-    import matplotlib
+def find_neighbours(
+    vectors: np.ndarray,
+    catalog: Catalog,
+    protocol: Protocol,
+    count: int,
+    k: int = 5,
+    seed: int = 0,
+) -> tuple[list[str], list[list[Neighbour]]]:
+    """Draws queries that have something to find, and finds their nearest.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Args:
+        vectors: `[n, dim]` embeddings of the catalogue's pictures.
+        catalog: `[n]` pictures.
+        protocol: Who queries whom.
+        count: Queries to draw; fewer where there are fewer.
+        k: Neighbours a query.
+        seed: Of the draw: before and after training show the same queries.
 
-    if not rows:
-        raise ValueError("There is no answer to show.")
-    columns = 1 + max(len(row.neighbours) for row in rows)
-    figure, axes = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(1.6 * columns, 1.9 * len(rows)),
-        squeeze=False,
+    Returns:
+        Paths of the queries, and the neighbours of each: what
+        `neighbour_grid` takes.
+    """
+    products = catalog.products
+    in_gallery = np.bincount(
+        products[protocol.gallery], minlength=len(catalog.product_ids)
     )
-    for line, row in zip(axes, rows):
-        for axis in line:
-            axis.set_axis_off()
-        _show(line[0], row.query, f"query\n{row.title}", "black")
-        for axis, (picture, product, score) in zip(line[1:], row.neighbours):
-            colour = "tab:green" if product == row.title else "tab:red"
-            _show(axis, picture, f"{product}\n{score:.3f}", colour)
+    others = in_gallery[products[protocol.queries]] - (protocol.exclude >= 0)
+    candidates = np.flatnonzero(others > 0)
+    drawn = np.random.default_rng(seed).permutation(candidates)[:count]
+    rows = protocol.queries[drawn]
+    found, scores = exact.top_k(
+        vectors[rows],
+        vectors[protocol.gallery],
+        k,
+        protocol.exclude[drawn],
+    )
+    neighbours = []
+    for row, places, cosines in zip(rows, found, scores):
+        pictures = protocol.gallery[places[places >= 0]]
+        neighbours.append(
+            [
+                Neighbour(
+                    path=str(catalog.paths[picture]),
+                    score=float(score),
+                    right=bool(products[picture] == products[row]),
+                    label=str(catalog.product_ids[products[picture]]),
+                )
+                for picture, score in zip(pictures, cosines)
+            ]
+        )
+    return [str(catalog.paths[row]) for row in rows], neighbours
+
+
+def neighbour_grid(
+    path: str | Path,
+    queries: Sequence[str],
+    neighbours: Sequence[Sequence[Neighbour]],
+    query_labels: Sequence[str] = (),
+    title: str = "",
+) -> None:
+    """Writes a PNG: a row a query, then its nearest, right ones in green.
+
+    Args:
+        path: The PNG file; its folder is made.
+        queries: Picture files.
+        neighbours: What was found for each, nearest first.
+        query_labels: Names of the queries, for instance product ids.
+        title: Over everything.
+
+    Raises:
+        ValueError: no query, or not as many rows of neighbours.
+    """
+    if not queries or len(queries) != len(neighbours):
+        raise ValueError(
+            "A grid needs a query or more, and a row of neighbours for each. "
+            f"Received: {len(queries)} queries, {len(neighbours)} rows"
+        )
+    # Not pyplot: it holds on to figures and to a display.
+    from matplotlib.figure import Figure
+
+    width = 1 + max(1, *map(len, neighbours))
+    figure = Figure(figsize=(1.5 * width, 1.85 * len(queries) + 0.6), dpi=110)
+    axes = figure.subplots(len(queries), width, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, (query, row) in enumerate(zip(queries, neighbours)):
+        label = query_labels[i] if query_labels else ""
+        _draw(axes[i, 0], query, f"query\n{_short(label)}", "#555555", 1)
+        for j, neighbour in enumerate(row):
+            _draw(
+                axes[i, j + 1],
+                neighbour.path,
+                f"{neighbour.score:.3f}\n{_short(neighbour.label)}",
+                _RIGHT if neighbour.right else _WRONG,
+                4,
+            )
+    figure.suptitle(_literal(title), fontsize=10)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
 
 
-def _show(axis, picture: str, title: str, colour: str) -> None:
-    with Image.open(picture) as image:
-        rgba = ImageOps.exif_transpose(image).convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    axis.imshow(Image.alpha_composite(white, rgba).convert("RGB"))
-    axis.set_title(title, fontsize=6, color=colour)
+def open_picture(path: str | Path, size: int) -> Image.Image:
+    """Returns the picture upright, on white, in a `size` x `size` square.
+
+    Args:
+        path: Any file that Pillow opens; its first frame is taken.
+        size: Pixels a side.
+
+    Raises:
+        OSError: not a readable picture.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = _eight_bits(ImageOps.exif_transpose(file))
+            picture = picture.convert("RGBA")
+    except (SyntaxError, ValueError) as error:
+        # What Pillow's readers raise on a broken file is not one family.
+        raise OSError(f"{path} is no readable picture: {error}") from error
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    return ImageOps.pad(picture, (size, size), color="white")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Pillow would clip 16-bit grey to white."""
+    if not picture.mode.startswith("I"):
+        return picture
+    wide = np.asarray(picture).astype(np.int64)
+    return Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+
+
+def _draw(axis, path: str, caption: str, colour: str, width: float) -> None:
+    try:
+        pixels = open_picture(path, _TILE)
+    except OSError:
+        # One lost file does not spoil the sheet, but is seen on it.
+        pixels = Image.new("RGB", (_TILE, _TILE), "#dddddd")
+        caption = f"unreadable\n{_short(Path(path).name)}"
     axis.set_axis_on()
+    axis.imshow(np.asarray(pixels))
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.set_title(_literal(caption), fontsize=7, color=colour)
     for spine in axis.spines.values():
-        spine.set_color(colour)
-        spine.set_linewidth(3)
+        spine.set(edgecolor=colour, linewidth=width)
+
+
+def _short(label: str, length: int = 22) -> str:
+    label = " ".join(str(label).split())
+    return label if len(label) <= length else f"{label[: length - 1]}…"
+
+
+def _literal(text: str) -> str:
+    """A lone or paired $ in a product's name is no formula."""
+    return text.replace("$", r"\$")

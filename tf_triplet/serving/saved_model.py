@@ -111,9 +111,7 @@ class ServedModel(tf.Module):
             for name, (function, spec) in functions.items()
         }
         if self.scann is not None:
-            self.release = tf.function(
-                self._release, input_signature=[]
-            )
+            self.release = tf.function(self._release, input_signature=[])
         tf.saved_model.save(
             self,
             str(directory),

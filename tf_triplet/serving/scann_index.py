@@ -29,7 +29,7 @@ class Tuning:
 def tune(
     size: int, k: int, leaves: int = 0, leaves_to_search: int = 0, reorder=0
 ) -> Tuning:
-    """Fills in what is 0: about sqrt(n) leaves, a tenth (at least 30) searched."""
+    """Fills in what is 0: sqrt(n) leaves; a tenth, at least 30, searched."""
     if size < SMALLEST_TREE and not leaves:
         return Tuning(0, 0, 0)
     leaves = leaves or int(round(size**0.5))

@@ -55,7 +55,9 @@ class LoadedModel:
             for name, signature in graph.signature_def.items()
             if signature.method_name == METHOD
         }
-        if any("Scann" in op.name for op in graph.meta_info_def.stripped_op_list.op):
+        if any(
+            "Scann" in op.name for op in graph.meta_info_def.stripped_op_list.op
+        ):
             scann_index.register_op()
         self._model = tf.saved_model.load(path)
         for name in self.signature_defs:
@@ -108,9 +110,7 @@ class LoadedModel:
             self._model.release()
 
 
-class PredictionService(
-    prediction_service_pb2_grpc.PredictionServiceServicer
-):
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Answers for one model of one name."""
 
     def __init__(self, name: str, model: LoadedModel):
@@ -154,9 +154,7 @@ class PredictionService(
         self._describe(response.model_spec)
         response.model_spec.signature_name = signature
         for name in request.output_filter or outputs:
-            response.outputs[name].CopyFrom(
-                tf.make_tensor_proto(outputs[name])
-            )
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
         return response
 
     def _metadata(self, request):

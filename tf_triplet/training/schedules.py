@@ -86,6 +86,4 @@ def build_optimizer(
         return tfa.optimizers.LAMB(
             learning_rate, weight_decay=weight_decay, **arguments
         )
-    raise ValueError(
-        f"`name` must be sgd, adam or lamb. Received: {name!r}"
-    )
+    raise ValueError(f"`name` must be sgd, adam or lamb. Received: {name!r}")

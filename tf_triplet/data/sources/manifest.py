@@ -118,8 +118,15 @@ def _read_csv(path: pathlib.Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
-    import pyarrow
-    from pyarrow import parquet
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError(
+            f"{path} is Parquet, which takes a pyarrow that works with "
+            f"NumPy {np.__version__}: {error}. Install one, or save the "
+            "table as .csv."
+        ) from error
 
     try:
         columns = parquet.read_schema(path).names

@@ -1,0 +1,254 @@
+"""The whole road with one's own manifest, as a user walks it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from tf_triplet.data.sources import rendered
+
+
+def command(verb, *arguments):
+    return [sys.executable, "-m", f"tf_triplet.cli.{verb}", *arguments]
+
+
+def run(verb, *arguments, code=0):
+    done = subprocess.run(
+        command(verb, *map(str, arguments)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stderr[-3000:] + done.stdout[-500:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A manifest, and a small network of the user's own."""
+    folder = tmp_path_factory.mktemp("shop")
+    catalog = rendered.read_rendered(
+        folder / "pictures",
+        products=24,
+        images_per_product=4,
+        seed=0,
+        test_fraction=0.5,
+        image_size=32,
+    )
+    frame = catalog.to_frame()[["path", "product_id", "category", "domain"]]
+    frame["path"] = [os.path.relpath(p, folder) for p in frame["path"]]
+    frame.to_csv(folder / "shop.csv", index=False)
+    tf.keras.utils.set_random_seed(0)
+    layers = tf.keras.layers
+    tf.keras.Sequential(
+        [
+            tf.keras.Input([32, 32, 3]),
+            layers.Conv2D(8, 5, 2, activation="relu"),
+            layers.Conv2D(16, 3, 2, activation="relu"),
+        ]
+    ).save(folder / "net.keras")
+    return folder
+
+
+def flags(shop, **more):
+    fields = {
+        "data.path": shop / "shop.csv",
+        "data.image_size": 32,
+        "model.backbone": "imported",
+        "model.path": shop / "net.keras",
+        "model.embedding_size": 8,
+        "sampling.units_per_batch": 6,
+        "evaluation.ks": "(1,5)",
+        "evaluation.every": 0,
+        "training.steps": 8,
+        "training.checkpoint_every": 2,
+        "training.log_every": 1,
+        "training.collapse_every": 0,
+        **more,
+    }
+    return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+@pytest.fixture(scope="session")
+def trained(shop, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "shop"
+    run("train", f"--workdir={workdir}", *flags(shop))
+    return workdir
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def test_evaluate_writes_before_and_after(trained):
+    text = run(
+        "evaluate", f"--workdir={trained}", "--baseline=pretrained", "--ks=1,3"
+    )
+    report = json.loads((trained / "report" / "evaluation.json").read_text())
+    assert 0 <= report["trained"]["overall"]["recall@3"] <= 1
+    assert report["pretrained"]["overall"]["queries"] == 48
+    assert "every picture queries all others" in text
+
+
+@pytest.mark.parametrize("index", ["scann", "exact"])
+def test_export_serve_query(trained, shop, index, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    run("export", f"--workdir={workdir}", f"--index={index}", "--k=3")
+    server = subprocess.Popen(
+        command("serve", f"--workdir={workdir}", "--port=0"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = server.stdout.readline().split()[-1]
+        frame = pd.read_csv(shop / "shop.csv").astype(str)
+        chosen = frame.iloc[[0, 1, 50]]
+        images = ",".join(str(shop / path) for path in chosen["path"])
+        for extra in ([], ["--exact"]):
+            text = run(
+                "query",
+                f"--image={images}",
+                f"--server={address}",
+                "--json",
+                *extra,
+            )
+            answer = json.loads(text[text.index("{") : text.rindex("}") + 1])
+            # The whole catalogue is indexed: each finds itself.
+            for product, rows in zip(chosen["product_id"], answer.values()):
+                assert len(rows) == 3
+                assert rows[0]["product_id"] == product
+                assert rows[0]["score"] == pytest.approx(1, abs=1e-4)
+        bad = tmp_path / "text.jpg"
+        bad.write_text("no picture")
+        text = run("query", f"--image={bad}", f"--server={address}", code=2)
+        assert "text.jpg is not a picture" in text
+        text = run(
+            "query",
+            f"--image={images}",
+            f"--server={address}",
+            "--model=zzz",
+            code=2,
+        )
+        assert "NOT_FOUND" in text and "Latest(zzz)" in text
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
+    text = run("query", f"--image={images}", f"--server={address}", code=2)
+    assert "There is no server at" in text
+
+
+def test_killed_and_resumed_equals_uninterrupted(trained, shop, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [f"--workdir={workdir}", *flags(shop)]
+    process = subprocess.Popen(
+        command("train", *map(str, arguments)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # After the first checkpoint, in the midst of things.
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints" / "checkpoint").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    text = run("train", *arguments)
+    assert "Resuming at step" in text
+    whole, resumed = losses(trained), losses(workdir)
+    assert sorted(resumed) == list(range(1, 9))
+    # The metric of a step is the mean since the (re)start, so only the
+    # weights are compared.
+    weights = [
+        tf.keras.models.load_model(folder / "encoder_last.keras").get_weights()
+        for folder in (trained, workdir)
+    ]
+    for got, want in zip(*weights):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    assert whole[1] == pytest.approx(resumed[1], rel=1e-5)
+
+
+def test_another_config_in_the_workdir_shows_the_difference(trained, shop):
+    changed = flags(shop, **{"loss.margin": 0.3})
+    text = run("train", f"--workdir={trained}", *changed, code=2)
+    assert "loss.margin: 0.1 -> 0.3" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"data.path": "nowhere.csv"}, "nowhere.csv"),
+        ({"sampling.units_per_batch": 600}, "units_per_batch` is 600"),
+        ({"model.path": "nowhere.keras"}, "nowhere.keras"),
+    ],
+)
+def test_bad_input_is_one_clear_message(shop, tmp_path, change, message):
+    text = run(
+        "train", f"--workdir={tmp_path / 'r'}", *flags(shop, **change), code=2
+    )
+    assert "error: " in text and message in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("on_bad_image,code", [("skip", 0), ("stop", 2)])
+def test_unreadable_pictures(shop, tmp_path, on_bad_image, code):
+    frame = pd.read_csv(shop / "shop.csv")
+    frame["path"] = [str(shop / path) for path in frame["path"]]
+    names = ["text.jpg", "empty.png", "missing.jpg"]
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    rows = frame.drop_duplicates("product_id").index[: len(names)]
+    frame.loc[rows, "path"] = names
+    frame["split"] = "train"
+    held_out = frame[~frame["path"].isin(names)].assign(split="test")
+    pd.concat([frame, held_out]).to_csv(tmp_path / "bad.csv", index=False)
+    changed = {
+        "data.path": tmp_path / "bad.csv",
+        "data.on_bad_image": on_bad_image,
+        "training.steps": 12,
+    }
+    text = run(
+        "train",
+        f"--workdir={tmp_path / 'run'}",
+        *flags(shop, **changed),
+        code=code,
+    )
+    if on_bad_image == "stop":
+        assert any(name in text for name in names)
+        assert "on_bad_image=skip" in text
+        return
+    assert all(name in text for name in names)
+    assert "3 pictures could not be read and were skipped" in text
+
+
+def test_help_is_quick_and_teaches():
+    start = time.monotonic()
+    text = run("train", "--help", code=1)
+    # TensorFlow alone takes longer to import than this allows.
+    assert time.monotonic() - start < 2
+    assert "manifest.csv" in text
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    code = (
+        "import sys, tf_triplet; assert 'tensorflow' not in sys.modules; "
+        "assert tf_triplet.TripletLoss.__name__ == 'TripletLoss'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_repository_has_no_local_paths():
+    root = Path(__file__).parents[2]
+    for path in [*root.glob("*.md"), *root.glob("tf_triplet/**/*.py")]:
+        assert "/work/" not in path.read_text(), path

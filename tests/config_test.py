@@ -1,0 +1,65 @@
+"""Configs: defaults hold together, and a bad value names its field."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tf_triplet import config as configs
+
+FOLDER = Path(__file__).parent.parent / "configs"
+
+
+def usable():
+    config = configs.base_config()
+    config.data.path = "shop.csv"
+    return config
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=str)
+def test_every_config_file_is_valid(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    configs.validate(module.get_config())
+    assert "Command:" in module.__doc__
+
+
+def test_json_round_trip():
+    config = usable()
+    config.loss.margin = 0.3
+    again = configs.from_json(configs.to_json(config))
+    assert configs.difference(config, again) == []
+
+
+def test_difference_shows_field_and_values():
+    other = usable()
+    other.loss.margin = 0.3
+    assert configs.difference(usable(), other) == ["loss.margin: 0.1 -> 0.3"]
+
+
+def test_unknown_saved_field_is_an_error():
+    text = configs.to_json(usable()).replace('"margin"', '"magrin"')
+    with pytest.raises(ValueError, match="magrin"):
+        configs.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "field,value,message",
+    [
+        ("loss.mining", "hard", "`loss.mining` must be one of paper"),
+        ("sampling.units_per_batch", 0, "`sampling.units_per_batch` must be"),
+        ("sampling.units", "products", "needs `sampling.units=pairs`"),
+        ("data.path", "", "pass --config.data.path"),
+        ("optimizer.boundaries", (5, 2), "rising positive steps"),
+        ("evaluation.query_domain", "street", "go together"),
+        ("model.backbone", "imported", "needs `model.path`"),
+        ("evaluation.ks", (), "positive ranks"),
+    ],
+)
+def test_a_bad_value_is_named(field, value, message):
+    config = usable()
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        configs.validate(config)

@@ -1,0 +1,132 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_triplet.data import transcode
+
+_RNG = np.random.default_rng(0)
+_COLOUR = _RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def _encode(image, kind, **options):
+    output = io.BytesIO()
+    image.save(output, kind, **options)
+    return output.getvalue()
+
+
+def _decode(data):
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    return image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_what_tensorflow_reads_is_untouched(kind):
+    data = _encode(Image.fromarray(_COLOUR), kind)
+    assert transcode.servable(data) is data
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "WEBP", {"lossless": True}),
+        ("RGBA", "WEBP", {"lossless": True, "exact": True}),
+        ("L", "TIFF", {}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw"}),
+        ("RGB", "PPM", {}),
+    ],
+)
+def test_others_become_png_without_loss(mode, kind, options):
+    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    pixels = np.squeeze(_RNG.integers(0, 256, (5, 7, channels), dtype=np.uint8))
+    data = _encode(Image.fromarray(pixels), kind, **options)
+    png = _decode(transcode.servable(data))
+
+    assert png.mode == mode
+    np.testing.assert_array_equal(np.asarray(png), pixels)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF"])
+def test_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = _encode(
+        frames[0], kind, save_all=True, append_images=frames[1:], **options
+    )
+    png = _decode(transcode.servable(data))
+    assert np.asarray(png)[0, 0, :3].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_and_dropped(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _encode(Image.fromarray(_COLOUR), "WEBP", lossless=True, exif=exif)
+    png = _decode(transcode.servable(data))
+
+    upright = {
+        1: _COLOUR,
+        2: _COLOUR[:, ::-1],
+        3: _COLOUR[::-1, ::-1],
+        4: _COLOUR[::-1],
+        5: _COLOUR.transpose(1, 0, 2),
+        6: np.rot90(_COLOUR, -1),
+        7: _COLOUR[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(_COLOUR),
+    }[orientation]
+    np.testing.assert_array_equal(np.asarray(png), upright)
+    assert png.getexif().get(0x0112, 1) == 1
+
+
+def test_a_bmp_with_a_palette_is_transcoded():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    png = _decode(transcode.servable(_encode(image, "BMP")))
+    assert np.asarray(png.convert("RGB"))[0, 0].tolist() == [10, 200, 30]
+
+
+def test_padding_bytes_of_a_32_bit_bmp_are_no_alpha():
+    header = struct.pack(
+        "<2sIHHIIiiHHIIiiII",
+        *(b"BM", 58, 0, 0, 54, 40, 1, 1, 1, 32, 0, 4, 0, 0, 0, 0),
+    )
+    data = header + bytes([30, 200, 10, 0])
+    png = _decode(transcode.servable(data))
+    assert np.asarray(png.convert("RGBA")).ravel().tolist() == [
+        10,
+        200,
+        30,
+        255,
+    ]
+
+
+def test_sixteen_bits_keep_the_high_byte():
+    pixels = np.array([[0x1234, 0xFF00]], np.uint16)
+    data = _encode(Image.fromarray(pixels), "TIFF")
+    png = _decode(transcode.servable(data))
+    assert np.asarray(png).tolist() == [[0x12, 0xFF]]
+
+
+def test_cmyk_becomes_rgb():
+    data = _encode(Image.new("CMYK", (3, 3), (0, 255, 255, 0)), "TIFF")
+    png = _decode(transcode.servable(data))
+    assert np.asarray(png)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"this is no picture",
+        _encode(Image.fromarray(_COLOUR), "WEBP")[:30],
+        _encode(Image.new("F", (2, 2)), "TIFF"),
+    ],
+    ids=["empty", "text", "cut short", "floats"],
+)
+def test_what_is_no_picture_is_refused(data):
+    message = f"Received: {len(data)} bytes"
+    with pytest.raises(ValueError, match=message):
+        transcode.servable(data)

@@ -1,0 +1,102 @@
+"""Figures as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich.markup import escape
+from rich.table import Table
+
+from tf_triplet.retrieval.metrics import Figures
+
+_TITLES = {"map@r": "MAP@R", "r_precision": "R-Precision"}
+
+
+def overall_table(
+    figures: Figures,
+    baseline: Figures | None = None,
+    title: str = "",
+    caption: str = "",
+) -> Table:
+    """A row a metric: its value, with a baseline before, after and change.
+
+    Args:
+        figures: What to show.
+        baseline: The same metrics of the untrained features.
+        title: Over the table.
+        caption: Under the table.
+    """
+    table = Table(
+        # Names are a user's: a bracket in one is no markup.
+        title=escape(title) or None,
+        caption=escape(caption) or None,
+    )
+    table.add_column("metric")
+    columns = ("value",) if baseline is None else ("before", "after", "change")
+    for column in columns:
+        table.add_column(column, justify="right")
+    before = {} if baseline is None else baseline.named()
+    for name, value in figures.named().items():
+        cells = [format_figure(value)]
+        if baseline is not None:
+            earlier = before.get(name, math.nan)
+            cells.insert(0, format_figure(earlier))
+            cells.append(format_change(value - earlier))
+        table.add_row(format_metric(name), *cells)
+    return table
+
+
+def category_table(
+    figures: Figures, baseline: Figures | None = None, title: str = ""
+) -> Table:
+    """A row a category: its queries, Recall@K and MAP@R.
+
+    Args:
+        figures: What to show, with `by_group`.
+        baseline: Where given, the change against it stands in brackets.
+        title: Over the table.
+    """
+    table = Table(title=escape(title) or None)
+    table.add_column("category")
+    table.add_column("queries", justify="right")
+    table.add_column("left out", justify="right")
+    names = [f"recall@{k}" for k in figures.recall] + ["map@r"]
+    for name in names:
+        table.add_column(format_metric(name), justify="right")
+    groups = {} if baseline is None else baseline.by_group
+    rows = [*figures.by_group.items(), (None, figures)]
+    for category, row in rows:
+        earlier = baseline if category is None else groups.get(category)
+        before = earlier.named() if earlier else {}
+        values = row.named()
+        cells = []
+        for name in names:
+            cell = format_figure(values[name])
+            if name in before:
+                change = format_change(values[name] - before[name])
+                cell = f"{cell} ({change})"
+            cells.append(cell)
+        if category is None:
+            table.add_section()
+        table.add_row(
+            "all" if category is None else escape(str(category)) or "(none)",
+            f"{row.queries:,}",
+            f"{row.left_out:,}",
+            *cells,
+        )
+    return table
+
+
+def format_metric(name: str) -> str:
+    """Returns `Recall@1` for `recall@1`."""
+    return _TITLES.get(name, name.capitalize())
+
+
+def format_figure(value: float) -> str:
+    """Returns three decimals, a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def format_change(value: float) -> str:
+    """Returns three decimals with their sign, a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:+.3f}"
