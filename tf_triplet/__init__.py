@@ -13,6 +13,7 @@ from tf_triplet.version import __version__
 _PUBLIC = {
     "Catalog": "tf_triplet.data.catalog",
     "GroupedSampler": "tf_triplet.data.sampling",
+    "Learner": "tf_triplet.training.learner",
     "TripletLoss": "tf_triplet.losses.triplet",
     "triplet_loss": "tf_triplet.losses.triplet",
     "build_encoder": "tf_triplet.models.embedding",

@@ -66,12 +66,13 @@ def main(argv) -> None:
         )
     with _timed("query", seconds):
         served = _ask(workdir, query_domain)
-    report = json.loads((workdir / "report" / "evaluation.json").read_text())
+    figures = workdir / "report" / "evaluation-test.json"
+    report = json.loads(figures.read_text())
     version = workdir / "models" / "product_search" / "1"
     export = json.loads((version / "assets.extra/export.json").read_text())
     summary = {
         "source": source,
-        "recall_at_1_pretrained": report["pretrained"]["overall"]["recall@1"],
+        "recall_at_1_pretrained": report["baseline"]["overall"]["recall@1"],
         "recall_at_1_trained": report["trained"]["overall"]["recall@1"],
         "served_recall_at_1": served,
         "scann_recall_at_10": export["parity"]["recall"],
@@ -141,7 +142,6 @@ def _ask(workdir: Path, query_domain: str) -> float:
 
 def _query_all(workdir: Path, query_domain: str, address: str) -> float:
     from tf_triplet import experiment
-    from tf_triplet.reporting import neighbours
     from tf_triplet.serving import client
 
     config = experiment.load_config(workdir)
@@ -152,7 +152,7 @@ def _query_all(workdir: Path, query_domain: str, address: str) -> float:
             test.domain_names[test.domains] != query_domain
         ].astype(str)
     )
-    right, asked, rows = 0, 0, []
+    right, asked, shown = 0, 0, []
     every = max(1, len(queries) // _SHOWN.value)
     for start in range(0, len(queries), 32):
         paths = queries.paths[start : start + 32]
@@ -165,11 +165,33 @@ def _query_all(workdir: Path, query_domain: str, address: str) -> float:
                 continue
             asked += 1
             right += answer[0].product_id == product
-            if (start + i) % every == 0 and len(rows) < _SHOWN.value:
-                nearest = [(n.path, n.product_id, n.score) for n in answer[:5]]
-                rows.append(neighbours.Row(paths[i], product, nearest))
-    neighbours.neighbour_grid(workdir / "neighbours.png", rows)
+            if (start + i) % every == 0 and len(shown) < _SHOWN.value:
+                shown.append((paths[i], product, answer[:5]))
+    _draw(workdir / "neighbours.png", shown)
     return right / max(asked, 1)
+
+
+def _draw(path: Path, shown) -> None:
+    from tf_triplet.reporting import neighbours
+
+    neighbours.neighbour_grid(
+        path,
+        [query for query, _, _ in shown],
+        [
+            [
+                neighbours.Neighbour(
+                    path=found.path,
+                    score=found.score,
+                    right=found.product_id == product,
+                    label=found.product_id,
+                )
+                for found in answer
+            ]
+            for _, product, answer in shown
+        ],
+        [product for _, product, _ in shown],
+        "Unseen products: the query, and the five nearest that were served",
+    )
 
 
 def run() -> None:

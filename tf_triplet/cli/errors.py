@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -20,13 +21,18 @@ def friendly(main: Callable) -> Callable:
 
     @functools.wraps(main)
     def wrapper(argv):
+        code = 0
         try:
-            return main(argv)
+            main(argv)
         except (ValueError, OSError) as error:
             if os.environ.get("TF_TRIPLET_DEBUG"):
                 raise
             logging.debug("", exc_info=True)
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            code = 2
+        # The traceback, gone by now, held tf.data iterators. Their threads
+        # call Python, so what is left to the interpreter's end hangs there.
+        gc.collect()
+        sys.exit(code)
 
     return wrapper

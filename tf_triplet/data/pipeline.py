@@ -44,7 +44,7 @@ class BadImages:
     def report(self, path: str) -> None:
         """Notes one reading that failed."""
         self.counts[path] = self.counts.get(path, 0) + 1
-        if self.counts[path] == 1:
+        if self.counts[path] == 1 and self.on_bad_image == "skip":
             logging.warning(
                 "Skipping a picture that cannot be read (%d so far): %s",
                 len(self.counts),

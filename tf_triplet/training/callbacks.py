@@ -22,7 +22,10 @@ class StepCounter(tf.keras.callbacks.Callback):
 
 
 class MetricsWriter(StepCounter):
-    """Appends a line a logged step to metrics.jsonl, and to TensorBoard."""
+    """Appends a line a logged step to metrics.jsonl, and to TensorBoard.
+
+    A figure is the mean over the steps since the line before.
+    """
 
     def __init__(self, workdir: Path, every: int, start_step: int = 0):
         """Drops lines past `start_step`, which the run will write again."""
@@ -45,6 +48,7 @@ class MetricsWriter(StepCounter):
                 rate = rate(step)
             rate = tf.keras.backend.get_value(rate)
             self.write(step, {**(logs or {}), "learning_rate": rate})
+            self.model.reset_metrics()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes figures of one step."""
