@@ -150,9 +150,14 @@ def test_export_serve_query(trained, shop, index, tmp_path):
     assert "There is no server at" in text
 
 
-def test_killed_and_resumed_equals_uninterrupted(trained, shop, tmp_path):
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_killed_and_resumed_equals_uninterrupted(
+    trained, shop, tmp_path, replicas
+):
     workdir = tmp_path / "run"
-    arguments = [f"--workdir={workdir}", *flags(shop)]
+    # Mined over the global batch, two replicas equal the one of `trained`.
+    changed = flags(shop, **{"training.replicas": replicas})
+    arguments = [f"--workdir={workdir}", *changed]
     process = subprocess.Popen(
         command("train", *map(str, arguments)),
         stdout=subprocess.DEVNULL,
@@ -177,6 +182,75 @@ def test_killed_and_resumed_equals_uninterrupted(trained, shop, tmp_path):
     ]
     for got, want in zip(*weights):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_interrupted_training_saves_and_goes_on(shop, tmp_path):
+    workdir = tmp_path / "run"
+    changed = flags(shop, **{"training.steps": 100_000})
+    process = subprocess.Popen(
+        command("train", *map(str, [f"--workdir={workdir}", *changed])),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints" / "checkpoint").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text[-2000:]
+    assert "run again to go on" in text
+    step = int(text.split("Stopped at step ")[1].split(";")[0])
+    state = tf.train.latest_checkpoint(workdir / "checkpoints")
+    assert state.endswith(f"-{step}")
+    assert (workdir / "encoder.keras").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer.name": "lamb", "augment.rotation": 20},
+        {"training.mixed_precision": True, "augment.blur": 1},
+        {
+            "model.batch_norm": "sync",
+            "model.backbone": "resnet50v2",
+            "model.weights": "random",
+            "training.replicas": 2,
+        },
+        {
+            "sampling.units": "products",
+            "loss.mining": "batch_all",
+            "loss.scope": "replica",
+            "training.replicas": 2,
+            "augment.cutout": 0.3,
+        },
+    ],
+)
+def test_options_train_and_resume(shop, tmp_path, change):
+    arguments = [
+        f"--workdir={tmp_path}",
+        *flags(shop, **{"training.steps": 2, **change}),
+    ]
+    run("train", *arguments)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["training"]["steps"] = 4  # As if it had been planned so.
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments[arguments.index("--config.training.steps=2")] = (
+        "--config.training.steps=4"
+    )
+    assert "Resuming at step 2" in run("train", *arguments)
+    got = losses(tmp_path)
+    assert sorted(got) == [1, 2, 3, 4] and np.isfinite(list(got.values())).all()
+    encoder = tf.keras.models.load_model(tmp_path / "encoder_last.keras")
+    pixels = np.random.default_rng(0).random([2, 32, 32, 3], np.float32)
+    whole = flags(shop, **{**change, "training.steps": 4})
+    run("train", f"--workdir={tmp_path / 'whole'}", *whole)
+    for step, loss in losses(tmp_path / "whole").items():
+        assert loss == pytest.approx(got[step], rel=0.01)
+    vectors = encoder(pixels).numpy()
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-4)
 
 
 def test_another_config_in_the_workdir_shows_the_difference(trained, shop):

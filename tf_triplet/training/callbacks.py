@@ -182,6 +182,24 @@ class GracefulStop(StepCounter):
         self._previous = {}
 
 
+class DivergedError(ValueError):
+    """The loss is no number any more."""
+
+
+class NaNGuard(StepCounter):
+    """Ends a run whose loss is NaN or infinite before anything is saved."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"step {self.step}: the loss is {loss}. The last checkpoint "
+                "is from before. Lower optimizer.learning_rate, raise "
+                "optimizer.warmup_steps or set optimizer.clip_norm, and "
+                "begin anew with --noresume."
+            )
+
+
 class CollapseError(ValueError):
     """All pictures are mapped to (nearly) one point."""
 

@@ -63,9 +63,11 @@ def train(
         max_to_keep=2,
         checkpoint_name="step",
     )
-    if hasattr(learner.optimizer, "build"):  # TF Addons' have none.
-        learner.optimizer.build(learner.trainable_variables)
-    start = _restore(manager, learner) if resume else 0
+    start = 0
+    if resume:
+        # Outside the scope a replica's momentum is not the checkpoint's.
+        with learner.distribute_strategy.scope():
+            start = _restore(manager, learner)
     if start >= settings.steps:
         logging.info("The run is complete: step %d.", start)
         return start
@@ -99,7 +101,16 @@ def train(
 def _restore(manager: tf.train.CheckpointManager, learner: Learner) -> int:
     if not manager.latest_checkpoint:
         return 0
-    manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    if hasattr(learner.optimizer, "build"):
+        learner.optimizer.build(learner.trainable_variables)
+        status = manager.checkpoint.restore(manager.latest_checkpoint)
+        status.assert_consumed()
+    else:
+        # TF Addons' optimizers make their variables at the first step, and
+        # each is restored when it is made.
+        learner.optimizer.iterations  # noqa: B018
+        status = manager.checkpoint.restore(manager.latest_checkpoint)
+        status.assert_existing_objects_matched()
     step = int(learner.optimizer.iterations.numpy())
     logging.info("Resuming at step %d.", step)
     return step
@@ -111,6 +122,7 @@ def _callbacks(
     writer = cb.MetricsWriter(workdir, settings.log_every, start)
     stop = cb.GracefulStop()
     chain = [
+        cb.NaNGuard(),
         writer,
         cb.Evaluator(
             evaluate,
@@ -121,7 +133,6 @@ def _callbacks(
         ),
         cb.Checkpointer(manager, settings.checkpoint_every),
         stop,
-        tf.keras.callbacks.TerminateOnNaN(),
     ]
     if settings.collapse_every:
         pixels, _ = next(iter(batches(0).take(1)))
