@@ -1,6 +1,9 @@
 """Slow, obvious NumPy versions: the oracles of the tests."""
 
 import numpy as np
+import pandas as pd
+
+from tf_triplet.data.catalog import Catalog
 
 
 def distance(a, b, kind):
@@ -55,3 +58,12 @@ def triplet_loss(labels, embeddings, mining, margin, soft, kind, reduction):
         return float(sum(losses))
     count = len(xs) if reduction == "mean" else sum(x > 0 for x in xs)
     return float(sum(losses) / max(count, 1))
+
+
+def catalog(paths, product_ids, **columns):
+    """A catalogue from columns; `boxes` is `[n, 4]`."""
+    boxes = columns.pop("boxes", None)
+    frame = pd.DataFrame({"path": paths, "product_id": product_ids, **columns})
+    if boxes is not None:
+        frame[["x1", "y1", "x2", "y2"]] = boxes
+    return Catalog.from_frame(frame, name="test")

@@ -212,12 +212,15 @@ def test_interrupted_training_saves_and_goes_on(shop, tmp_path):
     [
         {"optimizer.name": "lamb", "augment.rotation": 20},
         {"training.mixed_precision": True, "augment.blur": 1},
-        {
-            "model.batch_norm": "sync",
-            "model.backbone": "resnet50v2",
-            "model.weights": "random",
-            "training.replicas": 2,
-        },
+        pytest.param(
+            {
+                "model.batch_norm": "sync",
+                "model.backbone": "resnet50v2",
+                "model.weights": "random",
+                "training.replicas": 2,
+            },
+            marks=pytest.mark.slow,
+        ),
         {
             "sampling.units": "products",
             "loss.mining": "batch_all",
@@ -304,6 +307,38 @@ def test_unreadable_pictures(shop, tmp_path, on_bad_image, code):
         return
     assert all(name in text for name in names)
     assert "3 pictures could not be read and were skipped" in text
+
+
+def test_check_reports_and_fails_on_problems(shop, tmp_path):
+    text = run("train", "--check", *flags(shop))
+    assert "96" in text and "24" in text
+    frame = pd.read_csv(shop / "shop.csv")
+    frame.loc[3, "path"] = "lost.jpg"
+    path = shop / "lost.csv"
+    frame.to_csv(path, index=False)
+    text = run("train", "--check", *flags(shop, **{"data.path": path}), code=2)
+    assert "lost.jpg" in text and "missing" in text.lower()
+
+
+def test_int64_ids_and_boxes_walk_the_road(shop, tmp_path):
+    frame = pd.read_csv(shop / "shop.csv")
+    codes = 10**15 + np.unique(frame["product_id"], return_inverse=True)[1]
+    frame["product_id"] = codes
+    frame["path"] = [str(shop / path) for path in frame["path"]]
+    frame["x1"], frame["y1"] = 2, 2
+    frame["x2"], frame["y2"] = 30, 28
+    # Served pictures are whole: parity needs some without a box.
+    frame.loc[frame.index % 2 == 0, ["x1", "y1", "x2", "y2"]] = np.nan
+    frame.to_parquet(tmp_path / "shop.parquet")
+    changed = {"data.path": tmp_path / "shop.parquet", "training.steps": 2}
+    run("train", f"--workdir={tmp_path / 'run'}", *flags(shop, **changed))
+    run("export", f"--workdir={tmp_path / 'run'}", "--index=exact")
+    folder = tmp_path / "run" / "models" / "product_search" / "1"
+    picture = tf.io.read_file(frame["path"][0])
+    answer = tf.saved_model.load(str(folder)).signatures["serving_default"](
+        image_bytes=picture[None]
+    )
+    assert int(answer["product_ids"][0, 0].numpy()) == codes[0]
 
 
 def test_help_is_quick_and_teaches():

@@ -1,0 +1,136 @@
+"""Batches of pixels: order, skipping, boxes, exact restarts."""
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from PIL import Image
+
+from tf_triplet.data import pipeline
+from tf_triplet.data.augmentation import Augmentation
+from tf_triplet.data.sampling import GroupedSampler
+
+SIZE = 8
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twelve flat pictures of four products, told apart by their grey."""
+    paths = []
+    for i in range(12):
+        kind = ("png", "jpg", "webp", "bmp", "gif")[i % 5]
+        path = tmp_path / f"{i:02}.{kind}"
+        Image.new("RGB", (10, 12), (i * 20,) * 3).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def build(paths, **columns):
+    return reference.catalog(
+        paths, [f"p{i // 3}" for i in range(len(paths))], **columns
+    )
+
+
+def evaluated(catalog, **more):
+    batches = pipeline.evaluation_batches(catalog, SIZE, 5, **more)
+    rows, pixels = zip(*batches.as_numpy_iterator())
+    return np.concatenate(rows), np.concatenate(pixels)
+
+
+def test_every_picture_once_in_order(files):
+    rows, pixels = evaluated(build(files))
+    assert rows.tolist() == list(range(12))
+    assert pixels.shape == (12, SIZE, SIZE, 3) and pixels.dtype == np.float32
+    greys = pixels.mean((1, 2, 3)) * 255
+    np.testing.assert_allclose(greys, np.arange(12) * 20, atol=2)
+
+
+def spoil(files):
+    """Three pictures nobody can read, of three kinds."""
+    with open(files[1], "w") as file:
+        file.write("text")
+    open(files[6], "w").close()
+    files[8] += ".gone"
+    return [files[1], files[6], files[8]]
+
+
+def test_skipping_names_each_picture(files, caplog):
+    spoiled = spoil(files)
+    bad = pipeline.BadImages("skip")
+    rows, _ = evaluated(build(files), bad_images=bad)
+    assert rows.tolist() == [0, 2, 3, 4, 5, 7, 9, 10, 11]
+    assert sorted(bad.counts) == sorted(spoiled)
+    for path in spoiled:
+        assert sum(path in r.getMessage() for r in caplog.records) == 1
+    assert "0 bytes" in caplog.text and "no such file" in caplog.text
+
+
+def test_stopping_raises(files):
+    spoil(files)
+    with pytest.raises(tf.errors.OpError):
+        evaluated(build(files), on_bad_image="stop")
+    with pytest.raises(ValueError, match="Received: 'ignore'"):
+        pipeline.BadImages("ignore")
+
+
+def test_boxes_crop(tmp_path):
+    picture = np.zeros([20, 20, 3], np.uint8)
+    picture[5:15, 10:20] = 200
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    paths = [str(tmp_path / "a.png")] * 3
+    boxes = np.float32([[10, 5, 20, 15], [0, 0, 10, 10], [np.nan] * 4])
+    catalog = build(paths, boxes=boxes)
+    _, pixels = evaluated(catalog)
+    means = pixels.mean((1, 2, 3)) * 255
+    np.testing.assert_allclose(means, [200, 0, 50], atol=1)
+    _, whole = evaluated(catalog, use_boxes=False)
+    np.testing.assert_allclose(whole.mean((1, 2, 3)) * 255, 50, atol=1)
+
+
+def train(catalog, units="products", start=0, take=3, **more):
+    sampler = GroupedSampler(
+        catalog.products,
+        catalog.categories,
+        units=units,
+        units_per_batch=3,
+        images_per_product=2,
+        seed=5,
+    )
+    batches = pipeline.training_batches(
+        catalog,
+        sampler,
+        SIZE,
+        Augmentation(),
+        start_step=start,
+        seed=5,
+        rows_together=2 if units == "pairs" else 1,
+        **more,
+    )
+    return list(batches.take(take).as_numpy_iterator())
+
+
+def test_a_restart_repeats_pixels_and_labels(files):
+    catalog = build(files)
+    whole = train(catalog, take=5)
+    for step in (1, 4):
+        pixels, labels = train(catalog, start=step, take=1)[0]
+        np.testing.assert_array_equal(pixels, whole[step][0])
+        np.testing.assert_array_equal(labels, whole[step][1])
+    assert not np.array_equal(whole[0][0], whole[1][0])
+
+
+def test_labels_are_of_their_pictures(files):
+    plain = [(p, labels) for p, labels in train(build(files), take=4)]
+    for pixels, labels in plain:
+        assert labels.dtype == np.int32 and len(labels) == 6
+        assert (np.bincount(labels, minlength=4) % 2 == 0).all()
+        assert pixels.min() >= 0 and pixels.max() <= 1
+
+
+def test_a_bad_picture_takes_its_partner_along(files):
+    spoil(files)
+    for _, labels in train(build(files), "pairs", take=6):
+        assert len(labels) % 2 == 0
+        np.testing.assert_array_equal(labels[::2], labels[1::2])
+    lengths = {len(y) for _, y in train(build(files), "pairs", take=6)}
+    assert min(lengths) < 6

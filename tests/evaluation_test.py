@@ -1,0 +1,112 @@
+"""Embedding and scoring a catalogue, and the file between the two."""
+
+import json
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from PIL import Image
+
+from tf_triplet import evaluation
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    """Four products, two pictures each, in two domains; one singleton."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = []
+    for i, grey in enumerate([10, 12, 90, 95, 160, 140, 230, 250, 60]):
+        paths.append(str(folder / f"{i}.png"))
+        Image.new("RGB", (6, 6), (grey, 255 - grey, 100)).save(paths[-1])
+    return reference.catalog(
+        paths,
+        ["a", "a", "b", "b", "c", "c", "d", "d", "e"],
+        category=["x"] * 4 + ["y"] * 5,
+        domain=["street", "shop"] * 4 + ["shop"],
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    inputs = tf.keras.Input([4, 4, 3])
+    pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
+    return tf.keras.Model(inputs, tf.keras.layers.UnitNormalization()(pooled))
+
+
+@pytest.fixture(scope="module")
+def embeddings(encoder, catalog):
+    return evaluation.compute_embeddings(encoder, catalog, 4, 4)
+
+
+def test_embeddings_are_of_their_rows(embeddings, catalog):
+    assert embeddings.rows.tolist() == list(range(9))
+    pixels = np.float32([np.asarray(Image.open(p)) for p in catalog.paths])
+    means = pixels.mean((1, 2)) / 255
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(embeddings.vectors, means, atol=1e-5)
+
+
+def test_scores(embeddings, catalog):
+    result = evaluation.evaluate(embeddings, catalog, (1, 2))
+    assert result.queries == 8 and result.left_out == 1
+    assert result.gallery == 9
+    assert result.overall.recall[1] == pytest.approx(1.0)
+    assert set(result.by_category) == {"x", "y"}
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_one_domain_queries_another(embeddings, catalog):
+    result = evaluation.evaluate(embeddings, catalog, (1,), "street", "shop")
+    assert result.queries == 4 and result.gallery == 5
+    with pytest.raises(ValueError, match="attic"):
+        evaluation.evaluate(embeddings, catalog, (1,), "attic", "shop")
+
+
+def test_nothing_to_find_is_an_error(embeddings, catalog):
+    alone = catalog.select(np.array([0, 2, 4]))
+    some = evaluation.Embeddings(embeddings.vectors[[0, 2, 4]], np.arange(3))
+    with pytest.raises(ValueError, match="two pictures or more"):
+        evaluation.evaluate(some, alone, (1,))
+
+
+def test_diverged_weights_are_told(catalog):
+    with pytest.raises(ValueError, match="9 of 9 embeddings hold NaN"):
+        evaluation.compute_embeddings(
+            lambda x, training: x[:, 0, 0] * np.nan, catalog, 4, 4
+        )
+
+
+def test_unreadable_pictures(encoder, catalog, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    paths = [str(tmp_path / "bad.png"), *catalog.paths[1:]]
+    spoiled = reference.catalog(paths, catalog.row_product_ids)
+    with pytest.raises(ValueError, match="bad.png.*on_bad_image=skip"):
+        evaluation.compute_embeddings(encoder, spoiled, 4, 4)
+    got = evaluation.compute_embeddings(
+        encoder, spoiled, 4, 4, on_bad_image="skip"
+    )
+    assert got.skipped == (paths[0],)
+    assert got.rows.tolist() == list(range(1, 9))
+    nothing = spoiled.select(np.array([0]))
+    with pytest.raises(ValueError, match="1 unreadable"):
+        evaluation.compute_embeddings(
+            encoder, nothing, 4, 4, on_bad_image="skip"
+        )
+
+
+@pytest.mark.parametrize("ids", ["strings", "int64"])
+def test_the_file_gives_back_what_was_saved(embeddings, catalog, tmp_path, ids):
+    if ids == "int64":
+        codes = np.array([7, 7, 8, 8, 9, 9, 10**17, 10**17, 3])
+        catalog = reference.catalog(list(catalog.paths), codes)
+    path = tmp_path / "deep" / "e.npz"
+    evaluation.save_embeddings(path, embeddings, catalog, "sha256:abc")
+    saved = evaluation.load_embeddings(path)
+    np.testing.assert_array_equal(saved.vectors, embeddings.vectors)
+    assert saved.product_ids.tolist() == catalog.row_product_ids.tolist()
+    assert saved.paths.tolist() == catalog.paths.tolist()
+    assert saved.source == "sha256:abc"
+    np.savez(tmp_path / "other.npz", a=1)
+    with pytest.raises(ValueError, match="no embeddings file: it lacks"):
+        evaluation.load_embeddings(tmp_path / "other.npz")
