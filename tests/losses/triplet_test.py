@@ -233,27 +233,3 @@ def test_config_round_trip():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         triplet.TripletLoss(**arguments)
-
-
-def test_agrees_with_tensorflow_addons():
-    import tensorflow_addons as tfa
-
-    labels, vectors = batch(11, products=4, size=32)
-    hard = tfa.losses.TripletHardLoss(0.2, distance_metric="L2")
-    semi = tfa.losses.TripletSemiHardLoss(0.2, "squared-L2")
-    np.testing.assert_allclose(
-        triplet.triplet_loss(labels, vectors, margin=0.2, distance="euclidean"),
-        hard(labels, vectors),
-        rtol=1e-5,
-    )
-    np.testing.assert_allclose(
-        triplet.triplet_loss(
-            labels,
-            vectors,
-            mining="semi_hard",
-            margin=0.2,
-            distance="squared_euclidean",
-        ),
-        semi(labels, vectors),
-        rtol=1e-5,
-    )
