@@ -233,7 +233,8 @@ class CollapseGuard(StepCounter):
         vectors = self.model.encoder(self._pixels, training=False).numpy()
         distance, rank = spread(vectors)
         loss = float((logs or {}).get("loss", np.nan))
-        if np.isfinite(loss) and (distance > 0.02 or rank > 1.5):
+        at_rest = abs(loss - self._at_collapse) <= 0.02 * self._at_collapse
+        if distance > 0.02 or (rank > 1.5 and not at_rest):
             self._bad_looks = 0
             return
         self._bad_looks += 1

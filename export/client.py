@@ -1,0 +1,48 @@
+"""Asks a server for the products in a picture; needs nothing of tf_triplet.
+
+pip install 'tensorflow-serving-api==2.15.*'
+python client.py photo.jpg localhost:8500
+"""
+
+import argparse
+import pathlib
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+
+def search(stub, pictures, model="product_search", timeout_s=5.0):
+    """Returns a list of (product id, score, picture path) a picture."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["image_bytes"].CopyFrom(
+        tf.make_tensor_proto(pictures, tf.string, [len(pictures)])
+    )
+    answer = stub.Predict(request, timeout=timeout_s)
+    ids, scores, paths = (
+        tf.make_ndarray(answer.outputs[name])
+        for name in ("product_ids", "scores", "paths")
+    )
+    # A catalogue of fewer than k pictures is padded with score -2.
+    return [
+        [(i.decode(), s, p.decode()) for i, s, p in zip(*row) if s >= -1.5]
+        for row in zip(ids, scores, paths)
+    ]
+
+
+def main():
+    """Prints what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("picture", help="JPEG, PNG, GIF or BMP file")
+    parser.add_argument("server", nargs="?", default="localhost:8500")
+    arguments = parser.parse_args()
+    picture = pathlib.Path(arguments.picture).read_bytes()
+    with grpc.insecure_channel(arguments.server) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for product, score, path in search(stub, [picture])[0]:
+            print(f"{score:.4f}  {product}  {path}")
+
+
+if __name__ == "__main__":
+    main()
