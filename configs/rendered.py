@@ -8,7 +8,7 @@ from tf_triplet.config import base_config
 
 
 def get_config():
-    """Small pictures, batch hard, a network from random weights."""
+    """Small pictures, semi-hard, a network from random weights."""
     config = base_config()
     config.data.source = "rendered"
     config.data.image_size = 64
@@ -18,12 +18,13 @@ def get_config():
     config.model.backbone = "resnet50"
     config.model.weights = "random"
     config.model.embedding_size = 64
-    config.loss.mining = "batch_hard"
-    config.loss.margin = 0.0
-    config.loss.soft = True
-    config.loss.distance = "euclidean"
+    # From random weights, batch hard collapses within 50 steps.
+    config.loss.mining = "semi_hard"
+    config.loss.margin = 0.2
+    config.loss.distance = "squared_euclidean"
     config.optimizer.name = "adam"
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.warmup_steps = 20
     config.optimizer.schedule = "cosine"
     config.training.steps = 200
     config.training.checkpoint_every = 50

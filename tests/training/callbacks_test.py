@@ -213,3 +213,13 @@ def test_nan_ends_the_run(tmp_path):
     with pytest.raises(cb.DivergedError, match="step 1: the loss is nan"):
         train(tmp_path, learner=learner)
     assert not (tmp_path / "checkpoints" / "checkpoint").exists()
+
+
+def test_progress_is_logged_where_there_is_no_bar(caplog):
+    learner = make()
+    log = cb.ProgressLog(steps=5, seconds=0)
+    caplog.set_level("INFO")
+    learner.fit(batches(0), steps_per_epoch=5, callbacks=[log], verbose=0)
+    lines = [r.getMessage() for r in caplog.records if "of 5" in r.message]
+    assert [line.split()[1] for line in lines] == ["2", "3", "4", "5"]
+    assert "  loss 1.5" in lines[-1] and "0 minutes left" in lines[-1]

@@ -7,11 +7,12 @@ if it answers what evaluation measured.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from tf_triplet.cli import errors
 
@@ -86,7 +87,8 @@ def main(argv) -> None:
     sample = np.random.default_rng(config.seed).permutation(whole)
     target = workdir / "models" / config.export.name
     with versions.publish(target) as folder:
-        model.save(folder)
+        with _quiet():
+            model.save(folder)
         figures = parity.check(
             folder,
             catalog.paths,
@@ -112,6 +114,22 @@ def main(argv) -> None:
         f"{figures.images} pictures; {index} finds {figures.recall:.4f} of "
         f"the exact {figures.k} nearest.\nPublished: {target / str(version)}"
     )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Saving tells a page of names that concern nobody."""
+    import tensorflow as tf
+
+    loggers = [logging.get_absl_logger(), tf.get_logger()]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _chosen(catalog, config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,39 @@ def _truncate(path: Path, last_step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     os.replace(partial, path)
+
+
+class ProgressLog(StepCounter):
+    """A line of log every so many seconds, for where a bar is of no use."""
+
+    def __init__(self, steps: int, seconds: float = 10.0):
+        """`steps` are the whole run's."""
+        super().__init__()
+        self._steps, self._seconds = steps, seconds
+
+    def on_train_begin(self, logs=None):
+        self._start_step, self._start = self.step, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        if self._start is None:
+            # The first step traces the graph: it is no measure of speed.
+            self._start = self._last = now
+            self._start_step = self.step
+            return
+        if now - self._last < self._seconds:
+            return
+        self._last = now
+        speed = (self.step - self._start_step) / (now - self._start)
+        figures = "  ".join(f"{k} {float(v):.4f}" for k, v in logs.items())
+        logging.info(
+            "step %d of %d  %s  (%.2f steps a second, %.0f minutes left)",
+            self.step,
+            self._steps,
+            figures,
+            speed,
+            (self._steps - self.step) / speed / 60,
+        )
 
 
 class Checkpointer(StepCounter):

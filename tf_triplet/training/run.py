@@ -6,6 +6,7 @@ Everything comes in as objects; `cli/train.py` makes them from the config.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def train(
     workdir: Path,
     settings: Settings,
     resume: bool = True,
-    verbose: int | str = "auto",
+    verbose: int | None = None,
 ) -> int:
     """Trains to `settings.steps`, from where the workdir left off.
 
@@ -50,7 +51,8 @@ def train(
         workdir: gets checkpoints, metrics and encoders.
         settings: the numbers.
         resume: go on from the last checkpoint; else begin anew.
-        verbose: of Keras's progress bar.
+        verbose: 1 for Keras's progress bar, 0 for a line of log now and
+            then; None takes the bar on a terminal.
 
     Returns:
         The last step; below `settings.steps` if a signal ended the run.
@@ -71,9 +73,13 @@ def train(
     if start >= settings.steps:
         logging.info("The run is complete: step %d.", start)
         return start
+    if verbose is None:
+        verbose = int(sys.stdout.isatty())
     stop, run_callbacks = _callbacks(
         learner, batches, evaluate, workdir, settings, manager, start
     )
+    if not verbose:
+        run_callbacks.insert(0, cb.ProgressLog(settings.steps))
     try:
         learner.fit(
             batches(start),
