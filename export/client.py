@@ -24,7 +24,7 @@ def search(stub, pictures, model="product_search", timeout_s=5.0):
         tf.make_ndarray(answer.outputs[name])
         for name in ("product_ids", "scores", "paths")
     )
-    # A catalogue of fewer than k pictures is padded with score -2.
+    # Where fewer than k were found, the rest is padded with score -2.
     return [
         [(i.decode(), s, p.decode()) for i, s, p in zip(*row) if s >= -1.5]
         for row in zip(ids, scores, paths)

@@ -83,7 +83,7 @@ def query(
         [
             Neighbour(i.decode(), float(s), p.decode())
             for i, s, p in zip(*row)
-            if s > -2  # The padding of a catalogue smaller than k.
+            if s > -2  # Padding, where fewer than k were found.
         ]
         for row in zip(ids, scores, paths)
     ]

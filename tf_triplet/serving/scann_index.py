@@ -95,11 +95,19 @@ class ScannIndex(tf.Module):
             self.tuning.leaves_to_search or -1,
             False,
         )
-        # ScaNN pads with NaN where it found fewer than k.
+        # ScaNN pads with NaN where it found fewer than k, but not past the
+        # number of its vectors, nor when there is no query.
         missing = tf.math.is_nan(scores)
+        indices = tf.where(missing, -1, tf.cast(indices, tf.int32))
+        scores = tf.where(missing, -2.0, scores)
+        lacking = [[0, 0], [0, k - tf.shape(scores)[1]]]
         return (
-            tf.where(missing, -1, tf.cast(indices, tf.int32)),
-            tf.where(missing, -2.0, scores),
+            tf.ensure_shape(
+                tf.pad(indices, lacking, constant_values=-1), [None, k]
+            ),
+            tf.ensure_shape(
+                tf.pad(scores, lacking, constant_values=-2.0), [None, k]
+            ),
         )
 
     def release(self) -> tf.Operation:

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf import any_pb2
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 from tensorflow_serving.apis import (
@@ -91,9 +92,8 @@ class LoadedModel:
             if received != info.dtype:
                 raise Refusal(
                     Code.INVALID_ARGUMENT,
-                    f"Expects arg[{position}] to be "
-                    f"{tf.as_dtype(info.dtype).name} but "
-                    f"{tf.as_dtype(received).name} is provided",
+                    f"Expects arg[{position}] to be {_name(info.dtype)} "
+                    f"but {_name(received)} is provided",
                 )
             tensors[key] = tf.constant(tf.make_ndarray(inputs[key]))
         try:
@@ -247,6 +247,11 @@ def start(
         ) from error
     server.start()
     return server, bound, model
+
+
+def _name(dtype: int) -> str:
+    """The type's name in C++ (double, not float64)."""
+    return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()
 
 
 def _short(error: tf.errors.OpError) -> str:

@@ -1,0 +1,93 @@
+"""What the client sends, understands and says."""
+
+import io
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from tf_triplet.serving import client, server
+
+
+def test_pictures_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        client.read_picture(tmp_path / "gone.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ValueError, match=r"empty.png is empty \(0 bytes\)"):
+        client.read_picture(tmp_path / "empty.png")
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="text.jpg is not a picture"):
+        client.read_picture(tmp_path / "text.jpg")
+    with pytest.raises(FileNotFoundError):
+        client.read_picture(tmp_path)
+
+
+def test_webp_is_turned_into_what_a_server_reads(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, [7, 9, 3], np.uint8)
+    path = tmp_path / "a.webp"
+    Image.fromarray(pixels).save(path, lossless=True)
+    data = client.read_picture(path)
+    assert data.startswith(b"\x89PNG")
+    got = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(got, pixels)
+
+
+def test_nobody_there():
+    with pytest.raises(client.QueryError, match="no server at localhost:1"):
+        client.query([b"x"], "localhost:1", timeout_s=5)
+
+
+def test_somebody_who_does_not_answer():
+    class Sleeper(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):  # noqa: N802
+            time.sleep(2)
+
+    sleeper = grpc.server(futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        Sleeper(), sleeper
+    )
+    port = sleeper.add_insecure_port("localhost:0")
+    sleeper.start()
+    with pytest.raises(client.QueryError, match="did not answer in time"):
+        client.query([b"x"], f"localhost:{port}", timeout_s=0.5)
+    sleeper.stop(0).wait()
+
+
+def test_answers_and_refusals(exported, shop):
+    running, port, model = server.start(exported["scann"].parent, port=0)
+    address = f"localhost:{port}"
+    images = [client.read_picture(path) for path in shop.paths[:2]]
+    answers = client.query(images, address)
+    assert [answer[0].path for answer in answers] == shop.paths[:2]
+    assert answers[0][0].product_id == "p0"
+    assert answers[0][0].score == pytest.approx(1, abs=1e-5)
+    with pytest.raises(client.QueryError, match="INVALID_ARGUMENT"):
+        client.query([b"no picture"], address)
+    running.stop(0).wait()
+    model.release()
+
+
+def test_padding_is_left_out(shop, tmp_path):
+    random = np.random.default_rng(0)
+    data = random.normal(size=[300, 3]).astype(np.float32)
+    data /= np.linalg.norm(data, axis=1, keepdims=True)
+    shop.export(
+        tmp_path,
+        k=50,
+        embeddings=data,
+        product_ids=[str(i) for i in range(300)],
+        paths=(shop.paths * 25)[:300],
+        leaves=60,
+        leaves_to_search=1,
+        reorder=60,
+    )
+    running, port, model = server.start(tmp_path, port=0)
+    image = client.read_picture(shop.paths[0])
+    (answer,) = client.query([image], f"localhost:{port}")
+    assert 0 < len(answer) < 50 and all(n.product_id for n in answer)
+    running.stop(0).wait()
+    model.release()

@@ -1,0 +1,242 @@
+"""The answers of TensorFlow Serving, row by row of its conformance table."""
+
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from tf_triplet.serving import server
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module", params=["scann", "exact"])
+def stub(exported, request):
+    folder = exported[request.param].parent
+    running, port, model = server.start(folder, "visual", 0)
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    running.stop(0).wait()
+    model.release()
+
+
+def picture(shop, row=0):
+    with open(shop.paths[row], "rb") as file:
+        return file.read()
+
+
+def ask(stub, inputs, signature="", name="visual", outputs=(), **spec):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    if "version" in spec:
+        request.model_spec.version.value = spec["version"]
+    if "label" in spec:
+        request.model_spec.version_label = spec["label"]
+    request.output_filter.extend(outputs)
+    for key, value in inputs.items():
+        request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
+    return stub.Predict(request, timeout=60)
+
+
+def refused(stub, *arguments, **more):
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(stub, *arguments, **more)
+    return caught.value.code(), caught.value.details()
+
+
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_good_request(stub, shop, version):
+    spec = {} if version is None else {"version": version}
+    answer = ask(stub, {"image_bytes": [picture(shop)]}, **spec)
+    assert answer.model_spec.name == "visual"
+    assert answer.model_spec.version.value == 1
+    assert answer.model_spec.signature_name == "serving_default"
+    paths = tf.make_ndarray(answer.outputs["paths"])
+    assert paths.shape == (1, 3) and paths[0, 0].decode() == shop.paths[0]
+    scores = tf.make_ndarray(answer.outputs["scores"])
+    want = -np.sort(-shop.embeddings[:1] @ shop.embeddings.T)[:, :3]
+    np.testing.assert_allclose(scores, want, atol=1e-5)
+
+
+def test_every_other_signature(stub, shop):
+    answer = ask(stub, {"image_bytes": [picture(shop)]}, "encode")
+    vector = tf.make_ndarray(answer.outputs["embedding"])
+    np.testing.assert_allclose(vector, shop.embeddings[:1], atol=1e-6)
+    for name in ("search", "search_exact"):
+        answer = ask(stub, {"embedding": vector}, name)
+        ids = tf.make_ndarray(answer.outputs["product_ids"])
+        assert ids[0, 0].decode() == shop.product_ids[0]
+
+
+def test_output_filter(stub, shop):
+    inputs = {"image_bytes": [picture(shop)]}
+    answer = ask(stub, inputs, outputs=["scores"])
+    assert set(answer.outputs) == {"scores"}
+    code, text = refused(stub, inputs, outputs=["nope"])
+    assert code == Code.INVALID_ARGUMENT
+    assert text.startswith(
+        "output tensor alias not found in signature: nope Outputs expected "
+        "to be in the set {"
+    )
+
+
+@pytest.mark.parametrize(
+    "spec,code,text",
+    [
+        (
+            {"name": ""},
+            Code.INVALID_ARGUMENT,
+            "ModelSpec has no name specified.",
+        ),
+        (
+            {"name": "zzz"},
+            Code.NOT_FOUND,
+            "Servable not found for request: Latest(zzz)",
+        ),
+        (
+            {"version": 77},
+            Code.NOT_FOUND,
+            "Servable not found for request: Specific(visual, 77)",
+        ),
+        (
+            {"label": "canary"},
+            Code.INVALID_ARGUMENT,
+            "Unrecognized servable version label: canary",
+        ),
+        (
+            {"signature": "zzz"},
+            Code.FAILED_PRECONDITION,
+            'Serving signature key "zzz" not found.',
+        ),
+    ],
+)
+def test_what_is_not_there(stub, shop, spec, code, text):
+    inputs = {"image_bytes": [picture(shop)]}
+    assert refused(stub, inputs, **spec) == (code, text)
+
+
+@pytest.mark.parametrize(
+    "inputs,text",
+    [
+        ({}, "input size does not match signature: 0!=1"),
+        ({"image": [b"x"]}, "image_bytes"),
+        (
+            {"image_bytes": [b"x"], "more": [1]},
+            "input size does not match signature: 2!=1",
+        ),
+        ({"image_bytes": [1.5]}, "Expects arg[0] to be string but float"),
+        ({"image_bytes": b"x"}, "dimension"),
+        ({"image_bytes": [b"no picture"]}, "Unknown image file format"),
+        ({"image_bytes": [b""]}, "Input is empty"),
+    ],
+)
+def test_bad_inputs(stub, inputs, text):
+    code, details = refused(stub, inputs)
+    assert code == Code.INVALID_ARGUMENT, details
+    assert text in details and "\n" not in details
+
+
+def test_bad_embeddings(stub):
+    double = {"embedding": np.zeros([1, 3])}
+    code, text = refused(stub, double, "search")
+    assert code == Code.INVALID_ARGUMENT
+    assert text == "Expects arg[0] to be float but double is provided"
+    wide = {"embedding": np.zeros([1, 4], np.float32)}
+    code, text = refused(stub, wide, "search_exact")
+    assert code == Code.INVALID_ARGUMENT and "4" in text
+
+
+def test_one_bad_picture_refuses_the_request(stub, shop):
+    inputs = {"image_bytes": [picture(shop), b"no picture"]}
+    assert refused(stub, inputs)[0] == Code.INVALID_ARGUMENT
+
+
+def test_an_empty_batch(stub):
+    nothing = {"image_bytes": np.array([], dtype=object)}
+    answer = ask(stub, nothing)
+    assert tf.make_ndarray(answer.outputs["scores"]).shape == (0, 3)
+
+
+def metadata(stub, name="visual", fields=("signature_def",)):
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = name
+    request.metadata_field.extend(fields)
+    return stub.GetModelMetadata(request, timeout=60)
+
+
+def test_metadata(stub):
+    answer = metadata(stub)
+    table = get_model_metadata_pb2.SignatureDefMap()
+    assert answer.metadata["signature_def"].Unpack(table)
+    inputs = table.signature_def["serving_default"].inputs
+    assert inputs["image_bytes"].dtype == tf.string.as_datatype_enum
+    assert answer.model_spec.version.value == 1
+
+
+@pytest.mark.parametrize(
+    "arguments,code,text",
+    [
+        (
+            {"fields": ()},
+            Code.INVALID_ARGUMENT,
+            "must specify at least one metadata_field",
+        ),
+        (
+            {"fields": ("x",)},
+            Code.INVALID_ARGUMENT,
+            "Metadata field x is not supported",
+        ),
+        ({"name": "zzz"}, Code.NOT_FOUND, "Latest(zzz)"),
+    ],
+)
+def test_bad_metadata_requests(stub, arguments, code, text):
+    with pytest.raises(grpc.RpcError) as caught:
+        metadata(stub, **arguments)
+    assert caught.value.code() == code and text in caught.value.details()
+
+
+def test_many_at_once(stub, shop):
+    def one(row):
+        answer = ask(stub, {"image_bytes": [picture(shop, row)]})
+        return tf.make_ndarray(answer.outputs["paths"])[0, 0].decode()
+
+    rows = [i % 12 for i in range(60)]
+    with futures.ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(one, rows)) == [shop.paths[i] for i in rows]
+
+
+def test_a_port_in_use_and_no_version(exported, tmp_path):
+    folder = exported["exact"].parent
+    running, port, model = server.start(folder, "visual", 0)
+    with pytest.raises(OSError, match=f"Port {port} is in use"):
+        server.start(folder, "visual", port)
+    running.stop(0).wait()
+    model.release()
+    with pytest.raises(FileNotFoundError, match="tf-triplet-export"):
+        server.start(tmp_path, "visual", 0)
+
+
+def test_versions_in_one_process_answer_from_their_own_catalogue(
+    shop, tmp_path
+):
+    shop.export(tmp_path / "a")
+    turned = np.ascontiguousarray(shop.embeddings[::-1])
+    shop.export(tmp_path / "b", embeddings=turned)
+    models = [server.LoadedModel(tmp_path / name) for name in "ab"]
+    inputs = {"embedding": tf.make_tensor_proto(shop.embeddings)}
+    for _ in range(2):
+        for model, paths in zip(models, (shop.paths, shop.paths[::-1])):
+            answer = model.run("search", inputs)
+            assert [p.decode() for p in answer["paths"][:, 0]] == paths
+    models[0].release()
+    answer = models[1].run("search", inputs)
+    assert [p.decode() for p in answer["paths"][:, 0]] == shop.paths[::-1]
+    models[1].release()

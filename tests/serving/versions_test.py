@@ -1,0 +1,63 @@
+"""Versions appear whole, numbered, or not at all."""
+
+import threading
+
+import pytest
+
+from tf_triplet.serving import versions
+
+
+def publish(folder, text="x"):
+    with versions.publish(folder) as partial:
+        (partial / "saved_model.pb").write_text(text)
+
+
+def test_none_yet(tmp_path):
+    assert versions.list_versions(tmp_path / "nowhere") == []
+    assert versions.list_versions(tmp_path) == []
+
+
+def test_numbers_go_on_after_gaps_and_ignore_what_is_no_version(tmp_path):
+    for name in ("notes", "7x", ".partial-old", "12"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "12" / "half").touch()  # No SavedModel in it.
+    publish(tmp_path)
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "saved_model.pb").touch()
+    publish(tmp_path)
+    assert versions.list_versions(tmp_path) == [1, 9, 10]
+
+
+def test_a_number_that_is_taken_by_something_else_is_left_alone(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "mine").write_text("keep")
+    publish(tmp_path)
+    assert versions.list_versions(tmp_path) == [2]
+    assert (tmp_path / "1" / "mine").read_text() == "keep"
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="no parity"):
+        with versions.publish(tmp_path) as partial:
+            (partial / "saved_model.pb").touch()
+            assert versions.list_versions(tmp_path) == []
+            raise RuntimeError("no parity")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exports_at_the_same_time_get_numbers_of_their_own(tmp_path):
+    barrier = threading.Barrier(8)
+
+    def run(i):
+        with versions.publish(tmp_path) as partial:
+            (partial / "saved_model.pb").write_text(str(i))
+            barrier.wait()
+
+    threads = [threading.Thread(target=run, args=[i]) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert versions.list_versions(tmp_path) == list(range(1, 9))
+    texts = {p.read_text() for p in tmp_path.glob("*/saved_model.pb")}
+    assert texts == set(map(str, range(8)))
