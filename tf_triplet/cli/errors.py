@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -36,3 +37,23 @@ def friendly(main: Callable) -> Callable:
         sys.exit(code)
 
     return wrapper
+
+
+@contextlib.contextmanager
+def unknown_fields() -> Iterator[None]:
+    """Tells an unknown field of a config in one line.
+
+    ml_collections looks every --config.<field> of the command line up when
+    the flag is defined.
+    """
+    try:
+        yield
+    except (KeyError, AttributeError) as error:
+        if os.environ.get("TF_TRIPLET_DEBUG"):
+            raise
+        print(
+            f"error: There is no such field of the config: {error.args[0]} "
+            "Every field is listed in tf_triplet/config.py.",
+            file=sys.stderr,
+        )
+        sys.exit(2)

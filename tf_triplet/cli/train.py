@@ -22,12 +22,13 @@ from ml_collections import config_flags
 from tf_triplet import config as configs
 from tf_triplet.cli import errors
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    configs.__file__,
-    "File with get_config(); override one field by --config.loss.margin=0.2. "
-    "Default: the paper's recipe.",
-)
+with errors.unknown_fields():
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        configs.__file__,
+        "File with get_config(); override one field by --config.loss.margin=0.2. "
+        "Default: the paper's recipe.",
+    )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: config, checkpoints, metrics."
 )
