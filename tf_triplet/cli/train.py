@@ -26,7 +26,7 @@ with errors.unknown_fields():
     _CONFIG = config_flags.DEFINE_config_file(
         "config",
         configs.__file__,
-        "File with get_config(); override one field by --config.loss.margin=0.2. "
+        "File with get_config(); override a field by --config.loss.margin=0.2. "
         "Default: the paper's recipe.",
     )
 _WORKDIR = flags.DEFINE_string(
