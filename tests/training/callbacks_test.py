@@ -218,7 +218,7 @@ def test_nan_ends_the_run(tmp_path):
 def test_progress_is_logged_where_there_is_no_bar(caplog):
     learner = make()
     log = cb.ProgressLog(steps=5, seconds=0)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     learner.fit(batches(0), steps_per_epoch=5, callbacks=[log], verbose=0)
     lines = [r.getMessage() for r in caplog.records if "of 5" in r.message]
     assert [line.split()[1] for line in lines] == ["2", "3", "4", "5"]

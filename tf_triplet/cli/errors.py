@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 
 from absl import logging
 
+# Every program imports this before TensorFlow, whose C++ side would else
+# begin with three errors about CUDA plugins that are none.
+if not os.environ.get("TF_TRIPLET_DEBUG"):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 def friendly(main: Callable) -> Callable:
     """Decorates an absl main: mistakes are told without a traceback.

@@ -119,17 +119,13 @@ def main(argv) -> None:
 @contextlib.contextmanager
 def _quiet():
     """Saving tells a page of names that concern nobody."""
-    import tensorflow as tf
-
-    loggers = [logging.get_absl_logger(), tf.get_logger()]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel("WARNING")
+    handler = logging.get_absl_handler()
+    level = handler.level
+    handler.setLevel("WARNING")
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        handler.setLevel(level)
 
 
 def _chosen(catalog, config):
