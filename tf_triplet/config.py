@@ -14,7 +14,10 @@ from typing import Any
 import ml_collections
 
 CHOICES = {
-    "data.source": ("manifest", "folder", "emoji", "rendered"),
+    "data.source": (
+        *("manifest", "folder", "emoji", "rendered"),
+        *("sop", "inshop", "cub200"),
+    ),
     "data.on_bad_image": ("skip", "stop"),
     "data.resize": ("area", "bilinear"),
     "sampling.units": ("products", "pairs"),
@@ -42,9 +45,11 @@ def base_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     # manifest (a CSV/Parquet table), folder (a folder per product), emoji
-    # (fetched real pictures), rendered (procedural, needs no network).
+    # (fetched real pictures), rendered (procedural, needs no network), or a
+    # benchmark that you have: sop, inshop, cub200.
     config.data.source = "manifest"
     # The manifest file, or the folder; unused by emoji and rendered.
+    # Of a benchmark: the folder with its lists, as its archive unpacks.
     config.data.path = ""
     # Share of products held out where the table has no `split` column.
     config.data.test_fraction = 0.5
@@ -260,7 +265,7 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
             f"sampling.units={config.sampling.units!r}. Set it, or mine "
             "with `loss.mining=batch_hard`."
         )
-    if config.data.source in ("manifest", "folder") and not config.data.path:
+    if config.data.source not in ("emoji", "rendered") and not config.data.path:
         raise ValueError(
             f"`data.source={config.data.source}` needs `data.path`: pass "
             "--config.data.path=<manifest.csv or folder>, or try "

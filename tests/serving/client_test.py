@@ -36,6 +36,13 @@ def test_webp_is_turned_into_what_a_server_reads(tmp_path):
     np.testing.assert_array_equal(got, pixels)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_what_a_server_reads_is_sent_untouched(tmp_path, kind):
+    path = tmp_path / "picture"  # The bytes tell the format, not the name.
+    Image.new("RGB", (5, 4), (10, 200, 30)).save(path, kind)
+    assert client.read_picture(path) == path.read_bytes()
+
+
 def test_nobody_there():
     with pytest.raises(client.QueryError, match="no server at localhost:1"):
         client.query([b"x"], "localhost:1", timeout_s=5)
@@ -65,8 +72,19 @@ def test_answers_and_refusals(exported, shop):
     assert [answer[0].path for answer in answers] == shop.paths[:2]
     assert answers[0][0].product_id == "p0"
     assert answers[0][0].score == pytest.approx(1, abs=1e-5)
+    exact = client.query(images, address, signature="encode_and_search_exact")
+    for got, want in zip(answers, exact):
+        assert [n.path for n in got] == [n.path for n in want]
+    assert client.query([], address) == []
     with pytest.raises(client.QueryError, match="INVALID_ARGUMENT"):
         client.query([b"no picture"], address)
+    with pytest.raises(client.QueryError, match=r"NOT_FOUND.*Latest\(zzz\)"):
+        client.query(images, address, model="zzz")
+    with pytest.raises(client.QueryError, match='"zzz" not found'):
+        client.query(images, address, signature="zzz")
+    message = "encode of product_search answers no products, but embedding"
+    with pytest.raises(client.QueryError, match=message):
+        client.query(images, address, signature="encode")
     running.stop(0).wait()
     model.release()
 

@@ -1,9 +1,12 @@
 """The check passes what is right, and fails what is not."""
 
+import contextlib
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tf_triplet.serving import parity
+from tf_triplet.serving import parity, saved_model
 
 
 def check(folder, shop, embeddings=None, index="scann", min_recall=0.9):
@@ -34,13 +37,15 @@ def test_an_embedding_of_another_encoder_fails(exported, shop):
         check(exported["scann"], shop, other)
 
 
-def test_an_index_that_misses_fails(shop, tmp_path):
+@pytest.fixture(scope="module")
+def missing(shop, tmp_path_factory):
+    """An export whose index misses much, and what it indexes."""
     random = np.random.default_rng(0)
     data = random.normal(size=[400, 3]).astype(np.float32)
     data /= np.linalg.norm(data, axis=1, keepdims=True)
     data[:12] = shop.embeddings
     folder = shop.export(
-        tmp_path,
+        tmp_path_factory.mktemp("missing"),
         "scann",
         k=50,
         embeddings=data,
@@ -50,5 +55,60 @@ def test_an_index_that_misses_fails(shop, tmp_path):
         leaves_to_search=1,
         reorder=60,
     )
+    return folder, data
+
+
+def test_an_index_that_misses_fails(shop, missing):
+    folder, data = missing
     with pytest.raises(parity.ParityError, match="min_recall=0.95.*--index"):
         check(folder, shop, data, min_recall=0.95)
+
+
+def test_the_figures_are_those_of_counting(shop, missing):
+    folder, data = missing
+    rows = np.array([2, 5, 11])
+    # All within what is allowed: the figure is the largest.
+    data = data.copy()
+    data[5, 0] += 5e-5
+    figures = parity.check(
+        folder,
+        shop.paths,
+        data,
+        rows,
+        index="scann",
+        min_recall=0.0,
+        searched=100,
+    )
+    loaded = tf.saved_model.load(str(folder))
+    answer = loaded.signatures["search"](tf.constant(data[::4]))
+    loaded.release()
+    want = np.argsort(-(data[::4] @ data.T), axis=1)[:, :50]
+    got = answer["product_ids"].numpy()
+    hits = [
+        len({int(i) for i in ids if i} & set(truth))
+        for ids, truth in zip(got, want.tolist())
+    ]
+    assert (figures.images, figures.searched, figures.k) == (3, 100, 50)
+    assert figures.largest_difference == pytest.approx(5e-5, rel=0.01)
+    assert 0.1 < figures.recall < 0.9
+    assert figures.recall == pytest.approx(np.sum(hits) / 5000, abs=1e-3)
+
+
+def test_the_index_is_freed_whether_it_passes_or_not(shop, tmp_path):
+    model = saved_model.ServedModel(
+        shop.encoder,
+        shop.embeddings,
+        shop.product_ids,
+        shop.paths,
+        image_size=8,
+        k=3,
+    )
+    model.save(tmp_path)
+    for embeddings in (shop.embeddings, shop.embeddings + 1):
+        handle = model.scann.handle()  # Of the export's own name.
+        with contextlib.suppress(parity.ParityError):
+            check(tmp_path, shop, embeddings)
+        with pytest.raises(tf.errors.NotFoundError):
+            tf.raw_ops.DestroyResourceOp(
+                resource=handle, ignore_lookup_error=False
+            )

@@ -42,6 +42,16 @@ def test_brute_force_is_exact(n):
     np.testing.assert_allclose(got, scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [11, 300, 3000])
+def test_all_leaves_searched_is_exact_in_rows_too(n):
+    data, queries, k = vectors(n), vectors(20, seed=1), 10
+    leaves = {"leaves": 20, "leaves_to_search": 20, "reorder": n}
+    index = build(data, k, **(leaves if n == 3000 else {}))
+    rows, _ = search(index, queries, k)
+    want = np.argsort(-(queries @ data.T), axis=1)[:, :k]
+    np.testing.assert_array_equal(rows, want)
+
+
 def test_tree_finds_nearly_all():
     data, queries, k = vectors(5000), vectors(100, seed=1), 10
     rows, scores = search(build(data, k), queries, k)
@@ -91,6 +101,27 @@ def test_two_in_one_process_keep_apart_and_are_freed():
     a.release()
     a.release()  # Twice does no harm.
     assert search(b, second, 1)[0][:, 0].tolist() == list(range(50))
+
+
+def is_there(handle):
+    """Whether the C++ index lives; it does not afterwards."""
+    try:
+        tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=False)
+    except tf.errors.NotFoundError:
+        return False
+    return True
+
+
+def test_release_frees_and_a_later_search_builds_anew():
+    data = vectors(50)
+    index = build(data, 1)
+    assert is_there(index.handle())
+    handle = index.handle()
+    index.release()
+    assert not is_there(handle)
+    assert search(index, data, 1)[0][:, 0].tolist() == list(range(50))
+    index.release()
+    assert not is_there(handle)
 
 
 def test_a_saved_index_comes_back(tmp_path):

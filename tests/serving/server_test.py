@@ -42,6 +42,7 @@ def ask(stub, inputs, signature="", name="visual", outputs=(), **spec):
         request.model_spec.version_label = spec["label"]
     request.output_filter.extend(outputs)
     for key, value in inputs.items():
+        # A TensorProto passes as it is.
         request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
     return stub.Predict(request, timeout=60)
 
@@ -67,7 +68,13 @@ def test_a_good_request(stub, shop, version):
 
 
 def test_every_other_signature(stub, shop):
-    answer = ask(stub, {"image_bytes": [picture(shop)]}, "encode")
+    image = {"image_bytes": [picture(shop)]}
+    answer = ask(stub, image, "encode_and_search_exact")
+    assert answer.model_spec.signature_name == "encode_and_search_exact"
+    paths = tf.make_ndarray(answer.outputs["paths"])
+    assert paths[0, 0].decode() == shop.paths[0]
+    answer = ask(stub, image, "encode")
+    assert answer.model_spec.signature_name == "encode"
     vector = tf.make_ndarray(answer.outputs["embedding"])
     np.testing.assert_allclose(vector, shop.embeddings[:1], atol=1e-6)
     for name in ("search", "search_exact"):
@@ -86,6 +93,11 @@ def test_output_filter(stub, shop):
         "output tensor alias not found in signature: nope Outputs expected "
         "to be in the set {"
     )
+    for name in ("paths", "product_ids", "scores"):
+        assert name in text
+    code, text = refused(stub, inputs, outputs=["paths", "scores", "paths"])
+    assert code == Code.INVALID_ARGUMENT
+    assert text == "duplicate output tensor alias: paths"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +117,16 @@ def test_output_filter(stub, shop):
             {"version": 77},
             Code.NOT_FOUND,
             "Servable not found for request: Specific(visual, 77)",
+        ),
+        (
+            {"name": "zzz", "version": 1},
+            Code.NOT_FOUND,
+            "Servable not found for request: Specific(zzz, 1)",
+        ),
+        (
+            {"version": 0},
+            Code.NOT_FOUND,
+            "Servable not found for request: Specific(visual, 0)",
         ),
         (
             {"label": "canary"},
@@ -133,7 +155,6 @@ def test_what_is_not_there(stub, shop, spec, code, text):
             "input size does not match signature: 2!=1",
         ),
         ({"image_bytes": [1.5]}, "Expects arg[0] to be string but float"),
-        ({"image_bytes": b"x"}, "dimension"),
         ({"image_bytes": [b"no picture"]}, "Unknown image file format"),
         ({"image_bytes": [b""]}, "Input is empty"),
     ],
@@ -142,6 +163,53 @@ def test_bad_inputs(stub, inputs, text):
     code, details = refused(stub, inputs)
     assert code == Code.INVALID_ARGUMENT, details
     assert text in details and "\n" not in details
+
+
+def test_pictures_of_no_rank(stub):
+    code, details = refused(stub, {"image_bytes": b"x"})
+    assert code == Code.INVALID_ARGUMENT
+    # Two ops find it at the same time; either may be the first to tell.
+    assert details in (
+        "slice index 0 of dimension 0 out of bounds.",
+        "Tensor must be at least a vector, but saw shape: []",
+    )
+
+
+@pytest.mark.parametrize("shape", [[3], [1, 1, 3], []])
+@pytest.mark.parametrize("signature", ["search", "search_exact"])
+def test_embeddings_of_wrong_rank(stub, signature, shape):
+    inputs = {"embedding": np.zeros(shape, np.float32)}
+    code, details = refused(stub, inputs, signature)
+    assert code == Code.INVALID_ARGUMENT
+    assert "ndims must be >= 2" in details or "2-dimensional" in details
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 16])
+def test_a_tensor_that_contradicts_itself(stub, size):
+    tensor = tf.make_tensor_proto(np.zeros([1, 3], np.float32))
+    tensor.tensor_content = bytes(size)
+    if not size:
+        tensor.float_val.extend([1.0] * 4)
+    # As TensorFlow Serving's predict_util.cc says it.
+    want = (Code.INVALID_ARGUMENT, "tensor parsing error: embedding")
+    assert refused(stub, {"embedding": tensor}, "search") == want
+
+
+@pytest.mark.parametrize(
+    "data,text",
+    [
+        (b"\xff\xd8\xff", "Invalid JPEG data"),
+        (b"\x89PNG\r\n\x1a\n", "Invalid PNG"),
+        (b"GIF89a", "Invalid GIF data"),
+        (b"BM", "Incomplete bmp content"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "Unknown image file format"),
+    ],
+)
+def test_pictures_cut_short_or_of_another_format(stub, shop, data, text):
+    code, details = refused(stub, {"image_bytes": [data]})
+    assert code == Code.INVALID_ARGUMENT
+    assert text in details and "\n" not in details
+    ask(stub, {"image_bytes": [picture(shop)]})  # It goes on serving.
 
 
 def test_bad_embeddings(stub):
@@ -162,22 +230,43 @@ def test_one_bad_picture_refuses_the_request(stub, shop):
 def test_an_empty_batch(stub):
     nothing = {"image_bytes": np.array([], dtype=object)}
     answer = ask(stub, nothing)
-    assert tf.make_ndarray(answer.outputs["scores"]).shape == (0, 3)
+    for name in ("product_ids", "scores", "paths"):
+        assert tf.make_ndarray(answer.outputs[name]).shape == (0, 3)
+    nothing = {"embedding": np.zeros([0, 3], np.float32)}
+    for signature in ("search", "search_exact"):
+        answer = ask(stub, nothing, signature)
+        assert tf.make_ndarray(answer.outputs["scores"]).shape == (0, 3)
 
 
-def metadata(stub, name="visual", fields=("signature_def",)):
+def metadata(stub, name="visual", fields=("signature_def",), version=None):
     request = get_model_metadata_pb2.GetModelMetadataRequest()
     request.model_spec.name = name
+    if version is not None:
+        request.model_spec.version.value = version
     request.metadata_field.extend(fields)
     return stub.GetModelMetadata(request, timeout=60)
 
 
-def test_metadata(stub):
-    answer = metadata(stub)
+@pytest.mark.parametrize("version", [None, 1])
+def test_metadata(stub, version):
+    answer = metadata(stub, version=version)
+    assert set(answer.metadata) == {"signature_def"}
     table = get_model_metadata_pb2.SignatureDefMap()
     assert answer.metadata["signature_def"].Unpack(table)
+    for name in (
+        "serving_default",
+        "encode",
+        "search",
+        "search_exact",
+        "encode_and_search_exact",
+    ):
+        signature = table.signature_def[name]
+        assert signature.method_name == "tensorflow/serving/predict"
+        assert len(signature.inputs) == 1
+        assert len(signature.outputs) == (1 if name == "encode" else 3)
     inputs = table.signature_def["serving_default"].inputs
     assert inputs["image_bytes"].dtype == tf.string.as_datatype_enum
+    assert answer.model_spec.name == "visual"
     assert answer.model_spec.version.value == 1
 
 
@@ -194,7 +283,14 @@ def test_metadata(stub):
             Code.INVALID_ARGUMENT,
             "Metadata field x is not supported",
         ),
+        (
+            {"fields": ("signature_def", "x")},
+            Code.INVALID_ARGUMENT,
+            "Metadata field x is not supported",
+        ),
         ({"name": "zzz"}, Code.NOT_FOUND, "Latest(zzz)"),
+        ({"version": 9}, Code.NOT_FOUND, "Specific(visual, 9)"),
+        ({"name": ""}, Code.INVALID_ARGUMENT, "has no name specified"),
     ],
 )
 def test_bad_metadata_requests(stub, arguments, code, text):
@@ -211,6 +307,44 @@ def test_many_at_once(stub, shop):
     rows = [i % 12 for i in range(60)]
     with futures.ThreadPoolExecutor(12) as pool:
         assert list(pool.map(one, rows)) == [shop.paths[i] for i in rows]
+
+
+def test_right_and_wrong_requests_at_once_do_not_mix(stub, shop):
+    def one(i):
+        if i % 3 == 0:
+            return refused(stub, {"image_bytes": [b"no picture"]})[0]
+        if i % 3 == 1:
+            answer = ask(
+                stub, {"embedding": shop.embeddings[i % 12][None]}, "search"
+            )
+        else:
+            answer = ask(stub, {"image_bytes": [picture(shop, i % 12)]})
+        return tf.make_ndarray(answer.outputs["paths"])[0, 0].decode()
+
+    with futures.ThreadPoolExecutor(12) as pool:
+        got = list(pool.map(one, range(60)))
+    assert got == [
+        Code.INVALID_ARGUMENT if i % 3 == 0 else shop.paths[i % 12]
+        for i in range(60)
+    ]
+
+
+def test_the_newest_version_is_served(shop, tmp_path):
+    shop.export(tmp_path, "exact")
+    turned = np.ascontiguousarray(shop.embeddings[::-1])
+    shop.export(tmp_path, "exact", embeddings=turned)
+    running, port, model = server.start(tmp_path, "visual", 0)
+    with grpc.insecure_channel(f"localhost:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        answer = ask(stub, {"image_bytes": [picture(shop)]})
+        assert answer.model_spec.version.value == 2
+        paths = tf.make_ndarray(answer.outputs["paths"])
+        assert paths[0, 0].decode() == shop.paths[-1]
+        # The older one is on disk, not in memory.
+        code, text = refused(stub, {"image_bytes": [picture(shop)]}, version=1)
+        assert code == Code.NOT_FOUND and "Specific(visual, 1)" in text
+    running.stop(0).wait()
+    model.release()
 
 
 def test_a_port_in_use_and_no_version(exported, tmp_path):

@@ -17,6 +17,37 @@ def test_none_yet(tmp_path):
     assert versions.list_versions(tmp_path) == []
 
 
+# "²" is a digit to Python, but no number; "٣" is one, to Python alone.
+@pytest.mark.parametrize("name", ["²", "٣", "007", "-1", "1.0", " 1", "latest"])
+def test_a_name_that_is_no_version_is_ignored(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "saved_model.pb").touch()
+    assert versions.list_versions(tmp_path) == []
+    publish(tmp_path)
+    assert versions.list_versions(tmp_path) == [1]
+
+
+def test_versions_rise_as_numbers_not_as_names(tmp_path):
+    for number in (10, 9, 0):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "saved_model.pb").touch()
+    (tmp_path / "11").write_text("a file")
+    assert versions.list_versions(tmp_path) == [0, 9, 10]
+
+
+def test_a_reader_sees_a_version_whole(tmp_path):
+    with versions.publish(tmp_path) as partial:
+        (partial / "variables").mkdir()
+        (partial / "saved_model.pb").touch()
+        # TensorFlow Serving takes names that are numbers.
+        assert not [p for p in tmp_path.iterdir() if p.name.isdigit()]
+        (partial / "variables" / "data").touch()
+    assert (tmp_path / "1" / "variables" / "data").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    # mkdtemp's own 0o700 would hide it from a server of another user.
+    assert (tmp_path / "1").stat().st_mode & 0o777 == 0o755
+
+
 def test_numbers_go_on_after_gaps_and_ignore_what_is_no_version(tmp_path):
     for name in ("notes", "7x", ".partial-old", "12"):
         (tmp_path / name).mkdir()

@@ -64,7 +64,10 @@ def _check(config) -> None:
     from tf_triplet import experiment
     from tf_triplet.data import preflight
 
-    report = preflight.inspect(experiment.build_catalog(config))
+    catalog = experiment.build_catalog(config)
+    for line in experiment.verify_counts(config.data.source, catalog):
+        print(line)
+    report = preflight.inspect(catalog)
     Console().print(preflight.render(report))
     if report.problems:
         sys.exit(2)

@@ -50,7 +50,8 @@ def query(
     """Sends picture bytes; returns each one's neighbours, nearest first.
 
     Raises:
-        QueryError: no server, an unknown model, or a refused picture.
+        QueryError: no server, an unknown model, a refused picture, or a
+            signature that answers no products.
     """
     import tensorflow as tf
     from tensorflow_serving.apis import (
@@ -75,9 +76,14 @@ def query(
             response = stub.Predict(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise QueryError(_explain(error, server)) from error
+    names = ("product_ids", "scores", "paths")
+    if not set(names) <= set(response.outputs):
+        raise QueryError(
+            f"Signature {signature} of {model} answers no products, but "
+            f"{', '.join(sorted(response.outputs))}."
+        )
     ids, scores, paths = (
-        tf.make_ndarray(response.outputs[name])
-        for name in ("product_ids", "scores", "paths")
+        tf.make_ndarray(response.outputs[name]) for name in names
     )
     return [
         [

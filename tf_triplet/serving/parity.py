@@ -66,7 +66,18 @@ def check(
     """
     if index == "scann":
         scann_index.register_op()
-    signatures = tf.saved_model.load(str(directory)).signatures
+    loaded = tf.saved_model.load(str(directory))
+    try:
+        return _compare(
+            loaded.signatures, paths, embeddings, rows, min_recall, searched
+        )
+    finally:
+        # The index would stay for as long as the process.
+        if hasattr(loaded, "release"):
+            loaded.release()
+
+
+def _compare(signatures, paths, embeddings, rows, min_recall, searched):
     files = [transcode.servable(Path(paths[row]).read_bytes()) for row in rows]
     served = signatures["encode"](tf.constant(files))["embedding"].numpy()
     gaps = np.abs(served - embeddings[rows]).max(1)

@@ -95,7 +95,13 @@ class LoadedModel:
                     f"Expects arg[{position}] to be {_name(info.dtype)} "
                     f"but {_name(received)} is provided",
                 )
-            tensors[key] = tf.constant(tf.make_ndarray(inputs[key]))
+            try:
+                tensors[key] = tf.constant(tf.make_ndarray(inputs[key]))
+            except (ValueError, TypeError) as error:
+                # Contents and shape of the message contradict each other.
+                raise Refusal(
+                    Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
+                ) from error
         try:
             outputs = self._model.signatures[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
@@ -141,7 +147,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 f'Serving signature key "{signature}" not found.',
             )
         known = set(defs[signature].outputs)
-        for name in request.output_filter:
+        for position, name in enumerate(request.output_filter):
+            if name in request.output_filter[:position]:
+                raise Refusal(
+                    Code.INVALID_ARGUMENT,
+                    f"duplicate output tensor alias: {name}",
+                )
             if name not in known:
                 raise Refusal(
                     Code.INVALID_ARGUMENT,

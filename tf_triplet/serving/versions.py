@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ def list_versions(model_dir: str | Path) -> list[int]:
     return sorted(
         int(entry.name)
         for entry in folder.iterdir()
-        if entry.name.isdigit() and (entry / "saved_model.pb").is_file()
+        # As this module writes them: no 007, and no digit outside ASCII.
+        if re.fullmatch("0|[1-9][0-9]*", entry.name)
+        and (entry / "saved_model.pb").is_file()
     )
 
 

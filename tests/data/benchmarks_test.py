@@ -1,0 +1,173 @@
+"""The benchmarks' own formats, on tiny trees written exactly so."""
+
+import numpy as np
+import pytest
+
+from tf_triplet import experiment
+from tf_triplet.data.sources import cub200, inshop, sop
+
+SOP_HEADER = "image_id class_id super_class_id path\n"
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def sop_tree(root):
+    write(
+        root / "Ebay_train.txt",
+        SOP_HEADER
+        + "1 1 1 bicycle_final/111085122871_0.JPG\n"
+        + "2 1 1 bicycle_final/111085122871_1.JPG\n"
+        + "3 2 4 coffee_maker_final/5_0.JPG\n",
+    )
+    write(
+        root / "Ebay_test.txt",
+        SOP_HEADER
+        + "59552 11319 12 toaster_final/7_0.JPG\n"
+        + "59553 11319 12 toaster_final/7_1.JPG\n",
+    )
+    return root
+
+
+def test_sop(tmp_path):
+    catalog = sop.read_sop(sop_tree(tmp_path))
+    assert catalog.row_product_ids.tolist() == [1, 1, 2, 11319, 11319]
+    assert catalog.row_product_ids.dtype == np.int64
+    names = catalog.category_names[catalog.categories].tolist()
+    assert names == ["bicycle"] * 2 + ["coffee_maker"] + ["toaster"] * 2
+    assert len(catalog.split("train")) == 3 and len(catalog.split("test")) == 2
+    want = str(tmp_path / "bicycle_final" / "111085122871_0.JPG")
+    assert catalog.paths[0] == want
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("1 1 1 a.JPG\n", "line 1: expected the header"),
+        (SOP_HEADER + "1 1 1\n", r"Ebay_test.txt, line 2: expected 4 columns"),
+        (SOP_HEADER + "1 one 1 a/b.JPG\n", "line 2: class_id.*'one'"),
+        (SOP_HEADER, "holds no rows"),
+    ],
+)
+def test_sop_errors_name_file_and_line(tmp_path, text, message):
+    write(sop_tree(tmp_path) / "Ebay_test.txt", text)
+    with pytest.raises(ValueError, match=message):
+        sop.read_sop(tmp_path)
+
+
+def test_a_folder_of_something_else(tmp_path):
+    for read in (sop.read_sop, inshop.read_inshop, cub200.read_cub200):
+        with pytest.raises(FileNotFoundError, match="holds none of"):
+            read(tmp_path)
+
+
+INSHOP_ROWS = [
+    ("img/WOMEN/Dresses/id_00000002/02_1_front.jpg", "id_00000002", "train"),
+    ("img/MEN/Denim/id_00000007/01_2_side.jpg", "id_00000007", "query"),
+    ("img/MEN/Denim/id_00000007/01_1_front.jpg", "id_00000007", "gallery"),
+]
+
+
+def inshop_tree(root, partition="Eval", boxes="Anno", rows=INSHOP_ROWS):
+    text = f"{len(rows)}\nimage_name item_id evaluation_status\n"
+    # Padded with spaces, as the original is.
+    text += "".join(f"{a:<70}{b} {c}  \n" for a, b, c in rows)
+    write(root / partition / "list_eval_partition.txt", text)
+    if boxes:
+        text = "2\nimage_name clothes_type pose_type x_1 y_1 x_2 y_2\n"
+        text += f"{rows[1][0]:<70}1 2 001 012 200 250\n"
+        text += f"{rows[0][0]:<70}3 1 050 049 208 235\n"
+        write(root / boxes / "list_bbox_inshop.txt", text)
+    return root
+
+
+@pytest.mark.parametrize("where", [("Eval", "Anno"), (".", ".")])
+def test_inshop(tmp_path, where):
+    catalog = inshop.read_inshop(inshop_tree(tmp_path, *where))
+    ids = ["id_00000002", "id_00000007", "id_00000007"]
+    assert catalog.row_product_ids.tolist() == ids
+    names = catalog.category_names[catalog.categories].tolist()
+    assert names == ["WOMEN/Dresses", "MEN/Denim", "MEN/Denim"]
+    np.testing.assert_array_equal(
+        catalog.boxes,
+        [[50, 49, 208, 235], [1, 12, 200, 250], [np.nan] * 4],
+    )
+    test = catalog.split("test")
+    assert len(test) == 2 and len(catalog.split("train")) == 1
+    assert len(test.domain("query")) == len(test.domain("gallery")) == 1
+    assert catalog.paths[0] == f"{tmp_path}/{INSHOP_ROWS[0][0]}"
+
+
+def test_inshop_pictures_in_a_folder_of_their_own(tmp_path):
+    inshop_tree(tmp_path, boxes="")
+    (tmp_path / "Img" / "img").mkdir(parents=True)
+    catalog = inshop.read_inshop(tmp_path)
+    assert catalog.paths[0] == f"{tmp_path}/Img/{INSHOP_ROWS[0][0]}"
+    assert np.isnan(catalog.boxes).all()
+
+
+def test_inshop_errors(tmp_path):
+    rows = [*INSHOP_ROWS[:2], (*INSHOP_ROWS[2][:2], "gallary")]
+    inshop_tree(tmp_path, rows=rows)
+    with pytest.raises(ValueError, match="line 5: .*'gallary'"):
+        inshop.read_inshop(tmp_path)
+
+
+def test_a_subset_is_told_not_refused(tmp_path, caplog):
+    caplog.set_level("WARNING", logger="absl")
+    inshop_tree(tmp_path)
+    path = tmp_path / "Eval" / "list_eval_partition.txt"
+    write(path, path.read_text().replace("3\n", "52712\n", 1))
+    assert len(inshop.read_inshop(tmp_path)) == 3
+    assert "announces 52712 rows and holds 3" in caplog.text
+
+
+def cub_tree(root):
+    rows = [
+        (1, "001.Black_footed_Albatross/a_1.jpg", 1),
+        (2, "001.Black_footed_Albatross/._a_1.jpg", 1),
+        (3, "100.Brown_Pelican/b.jpg", 100),
+        (4, "101.White_Pelican/c.jpg", 101),
+    ]
+    write(root / "images.txt", "".join(f"{i} {p}\n" for i, p, _ in rows))
+    write(
+        root / "image_class_labels.txt",
+        "".join(f"{i} {c}\n" for i, _, c in rows),
+    )
+    write(
+        root / "bounding_boxes.txt",
+        "".join(f"{i} {i}.0 2.0 10.0 20.0\n" for i, _, _ in rows),
+    )
+    return root
+
+
+def test_cub(tmp_path):
+    catalog = cub200.read_cub200(cub_tree(tmp_path))
+    assert catalog.row_product_ids.tolist() == [1, 100, 101]
+    assert len(catalog.split("train")) == 2 and len(catalog.split("test")) == 1
+    np.testing.assert_array_equal(catalog.boxes[1], [3, 2, 13, 22])
+    assert catalog.paths[2].endswith("images/101.White_Pelican/c.jpg")
+
+
+def test_cub_picture_without_a_class(tmp_path):
+    write(cub_tree(tmp_path) / "image_class_labels.txt", "1 1\n3 100\n")
+    with pytest.raises(ValueError, match="images.txt, line 4: .*'4'"):
+        cub200.read_cub200(tmp_path)
+
+
+def test_counts_are_held_against_the_published(tmp_path, monkeypatch):
+    catalog = inshop.read_inshop(inshop_tree(tmp_path))
+    lines = experiment.verify_counts("inshop", catalog)
+    assert lines[1] == (
+        "query: 1 pictures of 1 products, PUBLISHED: 14,218 pictures of 3,985"
+    )
+    monkeypatch.setitem(
+        experiment.BENCHMARKS,
+        "inshop",
+        (None, dict.fromkeys(("train", "query", "gallery"), (1, 1))),
+    )
+    lines = experiment.verify_counts("inshop", catalog)
+    assert len(lines) == 3 and all("as published" in line for line in lines)
+    assert experiment.verify_counts("emoji", catalog) == []

@@ -1,0 +1,61 @@
+"""CUB-200-2011 (Wah et al., 2011): birds, a class a product."""
+
+from __future__ import annotations
+
+import pathlib
+
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.sources import tables
+
+PUBLISHED = {"train": (5_864, 100), "test": (5_924, 100)}
+_LAST_TRAINING_CLASS = 100
+
+
+def read_cub200(path: str | pathlib.Path) -> Catalog:
+    """Reads `images.txt`, `image_class_labels.txt`, `bounding_boxes.txt`.
+
+    Args:
+        path: The folder `CUB_200_2011`.
+
+    Returns:
+        Product ids are the class ids, 1 to 100 train, 101 to 200 test (the
+        protocol of metric learning, not the official split). Boxes where
+        they are there.
+
+    Raises:
+        FileNotFoundError: a list is missing.
+        ValueError: a line is not of the format, or has no class.
+    """
+    root = pathlib.Path(path)
+    file = tables.find_file(root, "images.txt")
+    frame = tables.read_rows(file, ("id", "image_name"))
+    # macOS's archiver leaves such beside the pictures.
+    frame = frame[~frame["image_name"].str.contains(r"(?:^|/)\._")].copy()
+    labels = tables.find_file(root, "image_class_labels.txt")
+    classes = tables.read_rows(labels, ("id", "class"))
+    by_id = tables.numbers(classes, "class", labels)
+    by_id.index = classes["id"].to_numpy()
+    missing = ~frame["id"].isin(by_id.index)
+    if missing.any():
+        line = missing.idxmax()
+        raise ValueError(
+            f"{file}, line {line}: the picture has no line in {labels}. "
+            f"Received: id {frame['id'][line]!r}"
+        )
+    frame["product_id"] = by_id.reindex(frame["id"]).to_numpy()
+    training = frame["product_id"] <= _LAST_TRAINING_CLASS
+    frame["split"] = training.map({True: "train", False: "test"})
+    boxes = root / "bounding_boxes.txt"
+    if boxes.is_file():
+        _add_boxes(frame, boxes)
+    frame["path"] = f"{root}/images/" + frame["image_name"]
+    return Catalog.from_frame(frame, "cub200")
+
+
+def _add_boxes(frame, path: pathlib.Path) -> None:
+    """`<id> <x> <y> <width> <height>`, written as decimals."""
+    boxes = tables.read_rows(path, ("id", "x", "y", "width", "height"))
+    boxes = boxes.set_index("id").astype(float).reindex(frame["id"])
+    frame["x1"], frame["y1"] = boxes["x"].to_numpy(), boxes["y"].to_numpy()
+    frame["x2"] = (boxes["x"] + boxes["width"]).to_numpy()
+    frame["y2"] = (boxes["y"] + boxes["height"]).to_numpy()
