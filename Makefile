@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 install: $(STAMP)
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 9) <= v <= (3, 11) else f"tf_triplet needs Python 3.9 to 3.11 (TensorFlow 2.15). Received: {sys.version}. Pass another: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"constraints.txt is the tested set for Python 3.11. Received: {sys.version}. Pass another: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	touch $(STAMP)

@@ -16,7 +16,7 @@ import ml_collections
 CHOICES = {
     "data.source": (
         *("manifest", "folder", "emoji", "rendered"),
-        *("sop", "inshop", "cub200"),
+        *("sop", "inshop", "consumer2shop", "cub200", "cars196"),
     ),
     "data.on_bad_image": ("skip", "stop"),
     "data.resize": ("area", "bilinear"),
@@ -46,7 +46,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     # manifest (a CSV/Parquet table), folder (a folder per product), emoji
     # (fetched real pictures), rendered (procedural, needs no network), or a
-    # benchmark that you have: sop, inshop, cub200.
+    # benchmark that you have: sop, inshop, consumer2shop, cub200, cars196.
     config.data.source = "manifest"
     # The manifest file, or the folder; unused by emoji and rendered.
     # Of a benchmark: the folder with its lists, as its archive unpacks.

@@ -12,7 +12,13 @@ from tf_triplet.data import fetch
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sampling import GroupedSampler
-from tf_triplet.data.sources import cub200, inshop, sop
+from tf_triplet.data.sources import (
+    cars196,
+    consumer2shop,
+    cub200,
+    inshop,
+    sop,
+)
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import backbones, embedding, keras_import
 from tf_triplet.training import schedules
@@ -22,6 +28,9 @@ CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 BENCHMARKS = {
     "sop": (sop.read_sop, sop.PUBLISHED),
     "inshop": (inshop.read_inshop, inshop.PUBLISHED),
+    # Its publication counts pairs and all pictures, not those of a split.
+    "consumer2shop": (consumer2shop.read_consumer2shop, {}),
+    "cars196": (cars196.read_cars196, cars196.PUBLISHED),
     "cub200": (cub200.read_cub200, cub200.PUBLISHED),
 }
 # The npm package with Keras's ResNet50 (v1), ImageNet.

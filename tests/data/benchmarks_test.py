@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
+import scipy.io
 
 from tf_triplet import experiment
-from tf_triplet.data.sources import cub200, inshop, sop
+from tf_triplet.data.sources import (
+    cars196,
+    consumer2shop,
+    cub200,
+    inshop,
+    sop,
+)
 
 SOP_HEADER = "image_id class_id super_class_id path\n"
 
@@ -58,7 +65,7 @@ def test_sop_errors_name_file_and_line(tmp_path, text, message):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    for read in (sop.read_sop, inshop.read_inshop, cub200.read_cub200):
+    for read, _ in experiment.BENCHMARKS.values():
         with pytest.raises(FileNotFoundError, match="holds none of"):
             read(tmp_path)
 
@@ -155,6 +162,98 @@ def test_cub_picture_without_a_class(tmp_path):
     write(cub_tree(tmp_path) / "image_class_labels.txt", "1 1\n3 100\n")
     with pytest.raises(ValueError, match="images.txt, line 4: .*'4'"):
         cub200.read_cub200(tmp_path)
+
+
+PAIR_HEADER = "image_pair_name_1 image_pair_name_2 item_id evaluation_status"
+SHIRT = "img/TOPS/T_Shirt/id_00000218"
+PAIRS = [
+    f"{SHIRT}/comsumer_01.jpg {SHIRT}/shop_01.jpg id_00000218 train",
+    f"{SHIRT}/comsumer_02.jpg {SHIRT}/shop_01.jpg id_00000218 train",
+    "img/DRESSES/Lace/id_1/comsumer_01.jpg img/DRESSES/Lace/id_1/shop_01.jpg "
+    "id_1 test",
+    "img/DRESSES/Lace/id_2/comsumer_01.jpg img/DRESSES/Lace/id_2/shop_01.jpg "
+    "id_2 val",
+]
+
+
+def consumer2shop_tree(root, pairs=PAIRS):
+    text = "\n".join([str(len(pairs)), PAIR_HEADER, *pairs]) + "\n"
+    write(root / "Eval" / "list_eval_partition.txt", text)
+    header = "image_name clothes_type source_type x_1 y_1 x_2 y_2"
+    rows = [f"{SHIRT}/shop_01.jpg 1 1 010 020 200 210"]
+    text = "\n".join([str(len(rows)), header, *rows]) + "\n"
+    write(root / "Anno" / "list_bbox_consumer2shop.txt", text)
+    return root
+
+
+def test_consumer2shop(tmp_path):
+    catalog = consumer2shop.read_consumer2shop(consumer2shop_tree(tmp_path))
+    # The shop's picture of two pairs is one picture.
+    assert len(catalog) == 7
+    training = catalog.split("train")
+    assert len(training.domain("consumer")) == 2
+    shop = training.domain("shop")
+    assert shop.paths.tolist() == [f"{tmp_path}/{SHIRT}/shop_01.jpg"]
+    assert shop.boxes[0].tolist() == [10, 20, 200, 210]
+    assert shop.category_names[shop.categories].tolist() == ["TOPS/T_Shirt"]
+    assert len(catalog.split("val")) == len(catalog.split("test")) == 2
+
+
+@pytest.mark.parametrize(
+    "pair,message",
+    [
+        (PAIRS[0].replace("train", "trial"), "line 7: .*'trial'"),
+        (PAIRS[0].replace(" id_00000218", " id_9"), "lines 3 and 7: .*two"),
+        (PAIRS[0].replace(" train", " test"), "lines 3 and 7: .*two"),
+    ],
+)
+def test_consumer2shop_errors(tmp_path, pair, message):
+    consumer2shop_tree(tmp_path, [*PAIRS, pair])
+    with pytest.raises(ValueError, match=message):
+        consumer2shop.read_consumer2shop(tmp_path)
+
+
+def annotations(rows, name):
+    kinds = [(c, "O") for c in (*cars196._CORNERS, "class", name)]
+    table = np.zeros([1, len(rows)], kinds)
+    for i, row in enumerate(rows):
+        table[0, i] = row
+    return {"annotations": table}
+
+
+OLD = [
+    (112, 7, 853, 717, 1, "car_ims/000001.jpg"),
+    (48, 24, 441, 202, 98, "car_ims/000002.jpg"),
+    (7, 4, 277, 180, 99, "car_ims/000003.jpg"),
+]
+
+
+def test_cars_in_the_old_layout(tmp_path):
+    scipy.io.savemat(
+        tmp_path / "cars_annos.mat", annotations(OLD, "relative_im_path")
+    )
+    catalog = cars196.read_cars196(tmp_path)
+    assert catalog.row_product_ids.tolist() == [1, 98, 99]
+    assert len(catalog.split("train")) == 2
+    assert catalog.boxes[0].tolist() == [112, 7, 853, 717]
+    assert catalog.paths[2] == f"{tmp_path}/car_ims/000003.jpg"
+
+
+def test_cars_in_the_new_layout(tmp_path):
+    (tmp_path / "devkit").mkdir()
+    new = [(*row[:5], row[5].split("/")[1]) for row in OLD]
+    training = tmp_path / "devkit" / "cars_train_annos.mat"
+    scipy.io.savemat(training, annotations(new[:2], "fname"))
+    test = tmp_path / "cars_test_annos_withlabels.mat"
+    scipy.io.savemat(test, annotations(new[2:], "fname"))
+    catalog = cars196.read_cars196(tmp_path)
+    assert catalog.row_product_ids.tolist() == [1, 98, 99]
+    assert catalog.paths[0] == f"{tmp_path}/cars_train/000001.jpg"
+    assert catalog.paths[2] == f"{tmp_path}/cars_test/000003.jpg"
+    unlabelled = annotations(OLD, "relative_im_path")
+    scipy.io.savemat(test, unlabelled)
+    with pytest.raises(ValueError, match="lacks fname"):
+        cars196.read_cars196(tmp_path)
 
 
 def test_counts_are_held_against_the_published(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet.serving import saved_model, versions
+from tf_triplet.serving import saved_model, scann_index, versions
 
 
 @dataclasses.dataclass
@@ -67,3 +67,51 @@ def exported(shop, tmp_path_factory):
         index: shop.export(folder / index, index)
         for index in saved_model.INDEXES
     }
+
+
+def names_of_indexes(graph):
+    """`[(function or "", shared name)]` of every handle in a GraphDef."""
+    places = [("", graph.node)]
+    places += [(f.signature.name, f.node_def) for f in graph.library.function]
+    return [
+        (place, node.attr["shared_name"].s.decode())
+        for place, nodes in places
+        for node in nodes
+        if node.op == "Scann>TensorsToScann"
+    ]
+
+
+@pytest.fixture(scope="session")
+def index_names():
+    return names_of_indexes
+
+
+@pytest.fixture(scope="session")
+def watch():
+    """From a loaded model to `is_there()`: does its C++ index live?
+
+    Asking destroys it.
+    """
+
+    def start(loaded):
+        # Loading in Python renames it, unlike TensorFlow Serving.
+        graph = loaded.release.get_concrete_function().graph.as_graph_def()
+        (name,) = {name for _, name in names_of_indexes(graph)}
+        vectors = np.eye(3, dtype=np.float32)
+        other = scann_index.ScannIndex(vectors, 1, scann_index.tune(3, 1))
+        other._shared_name = name
+        handle = other.handle()  # Makes an index of that name …
+
+        def is_there():
+            try:
+                tf.raw_ops.DestroyResourceOp(
+                    resource=handle, ignore_lookup_error=False
+                )
+            except tf.errors.NotFoundError:
+                return False
+            return True
+
+        assert is_there()  # … which is not the model's: away with it.
+        return is_there
+
+    return start

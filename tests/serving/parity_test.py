@@ -1,12 +1,12 @@
 """The check passes what is right, and fails what is not."""
 
-import contextlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.serving import parity, saved_model
+from tf_triplet.serving import parity
 
 
 def check(folder, shop, embeddings=None, index="scann", min_recall=0.9):
@@ -94,21 +94,20 @@ def test_the_figures_are_those_of_counting(shop, missing):
     assert figures.recall == pytest.approx(np.sum(hits) / 5000, abs=1e-3)
 
 
-def test_the_index_is_freed_whether_it_passes_or_not(shop, tmp_path):
-    model = saved_model.ServedModel(
-        shop.encoder,
-        shop.embeddings,
-        shop.product_ids,
-        shop.paths,
-        image_size=8,
-        k=3,
-    )
-    model.save(tmp_path)
-    for embeddings in (shop.embeddings, shop.embeddings + 1):
-        handle = model.scann.handle()  # Of the export's own name.
-        with contextlib.suppress(parity.ParityError):
-            check(tmp_path, shop, embeddings)
-        with pytest.raises(tf.errors.NotFoundError):
-            tf.raw_ops.DestroyResourceOp(
-                resource=handle, ignore_lookup_error=False
-            )
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_index_is_freed_whether_it_passes_or_not(
+    exported, shop, watch, monkeypatch, shift
+):
+    load, watched = tf.saved_model.load, []
+
+    def load_and_watch(*arguments):
+        loaded = load(*arguments)
+        watched.append(watch(loaded))
+        loaded.signatures["search"](tf.constant(shop.embeddings))
+        return loaded
+
+    monkeypatch.setattr(tf.saved_model, "load", load_and_watch)
+    with pytest.raises(parity.ParityError) if shift else nullcontext():
+        check(exported["scann"], shop, shop.embeddings + shift)
+    (is_there,) = watched
+    assert not is_there()

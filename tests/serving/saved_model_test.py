@@ -223,6 +223,38 @@ def test_two_versions_never_share_an_index(exported, shop, tmp_path):
     b.release()
 
 
+def test_release_frees_a_loaded_models_index(exported, shop, watch):
+    loaded = tf.saved_model.load(str(exported["scann"]))
+    is_there = watch(loaded)
+    queries = tf.constant(shop.embeddings)
+    loaded.signatures["search"](queries)
+    assert is_there()
+    # All signatures share the one index.
+    loaded.signatures["search"](queries)
+    loaded.signatures["serving_default"](
+        image_bytes=tf.constant([read(shop.paths[0])])
+    )
+    assert loaded.release()
+    assert not is_there()
+
+
+def test_every_export_names_its_index_anew(
+    exported, shop, tmp_path, index_names
+):
+    # Python's loader renames; TensorFlow Serving takes what is written.
+    written = []
+    for folder in (exported["scann"], shop.export(tmp_path)):
+        proto = loader_impl.parse_saved_model(str(folder))
+        found = index_names(proto.meta_graphs[0].graph_def)
+        # ScaNN's module brings a function of its own; no signature calls it.
+        names = [n for place, n in found if "recreate_handle" not in place]
+        assert len(names) == 3  # search, encode_and_search, release
+        (name,) = set(names)
+        written.append(name)
+    assert written[0] != written[1]
+    assert all(name.startswith("tf_triplet_") for name in written)
+
+
 def test_the_exact_index_needs_no_scann(exported):
     code = (
         "import sys, tensorflow as tf; "

@@ -1,0 +1,26 @@
+"""DeepFashion Consumer-to-Shop by the paper's recipe (Dodds et al., 2018).
+
+Command:  tf-triplet-train --config=configs/consumer2shop.py \\
+              --workdir=runs/consumer2shop --config.data.path=ConsumerToShop
+Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
+          steps of 128 pictures were never run where this was written.
+Pairs:    both pictures of a pair may be of one domain (the paper's in-domain
+          pooling): pictures of a product are paired as they come.
+Split:    val is neither trained on nor tested. Each consumer photo queries
+          once, however many pairs it is in.
+Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
+"""
+
+from tf_triplet.config import base_config
+
+
+def get_config():
+    """The defaults are the paper's; consumers' photos ask the shops'."""
+    config = base_config()
+    config.data.source = "consumer2shop"
+    config.evaluation.query_domain = "consumer"
+    config.evaluation.gallery_domain = "shop"
+    config.evaluation.ks = (1, 5, 10, 20, 50)
+    config.export.split = "test"
+    config.export.domains = ("shop",)
+    return config

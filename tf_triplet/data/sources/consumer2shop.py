@@ -1,0 +1,90 @@
+"""DeepFashion Consumer-to-Shop (Liu et al., 2016): street photo to shop."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pandas as pd
+
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.sources import tables
+
+SPLITS = ("train", "val", "test")
+_COLUMNS = (
+    "image_pair_name_1",
+    "image_pair_name_2",
+    "item_id",
+    "evaluation_status",
+)
+_BOX_COLUMNS = (
+    "image_name",
+    "clothes_type",
+    "source_type",
+    *("x_1", "y_1", "x_2", "y_2"),
+)
+
+
+def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
+    """Reads `list_eval_partition.txt`, and boxes where they are there.
+
+    A picture stands in as many lines as it has partners; here it is one row.
+
+    Args:
+        path: The benchmark's folder, with the lists in it, or in `Eval` and
+            `Anno`, and the pictures in `img` or `Img/img`.
+
+    Returns:
+        Splits train, val and test; domains consumer (the first of a pair)
+        and shop; categories as in the path, for instance `TOPS/T_Shirt`.
+
+    Raises:
+        FileNotFoundError: the partition is missing.
+        ValueError: a line is not of the format, or a picture is of two
+            items, splits or domains.
+    """
+    root = pathlib.Path(path)
+    name = "list_eval_partition.txt"
+    file = tables.find_file(root, name, f"Eval/{name}", f"Anno/{name}")
+    pairs = tables.read_table(file, _COLUMNS, counted=True)
+    status = pairs["evaluation_status"]
+    if not status.isin(SPLITS).all():
+        line = status.isin(SPLITS).idxmin()
+        raise ValueError(
+            f"{file}, line {line}: evaluation_status must be train, val or "
+            f"test. Received: {status[line]!r}"
+        )
+    frame = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "image_name": pairs[f"image_pair_name_{column}"],
+                    "product_id": pairs["item_id"],
+                    "split": status,
+                    "domain": domain,
+                }
+            )
+            for column, domain in ((1, "consumer"), (2, "shop"))
+        ]
+    ).drop_duplicates()
+    twice = frame["image_name"].duplicated(keep=False)
+    if twice.any():
+        first = frame[twice].sort_values("image_name", kind="stable")
+        raise ValueError(
+            f"{file}, lines {first.index[0]} and {first.index[1]}: a picture "
+            "is of two items, splits or domains. Received: "
+            f"{first['image_name'].iloc[0]!r}"
+        )
+    folders = frame["image_name"].str.split("/")
+    frame["category"] = folders.str[1:3].str.join("/")
+    try:
+        name = "list_bbox_consumer2shop.txt"
+        file = tables.find_file(root, name, f"Anno/{name}")
+    except FileNotFoundError:
+        pass  # The boxes are a download of their own.
+    else:
+        boxes = tables.read_table(file, _BOX_COLUMNS, counted=True)
+        tables.add_boxes(frame, boxes, file)
+    pictures = root / "Img" if (root / "Img" / "img").is_dir() else root
+    frame["path"] = f"{pictures}/" + frame["image_name"]
+    frame = frame.reset_index(drop=True)
+    return Catalog.from_frame(frame, "consumer2shop")
