@@ -97,6 +97,15 @@ class LoadedModel:
                 )
             try:
                 tensors[key] = tf.constant(tf.make_ndarray(inputs[key]))
+            # TensorFlow Serving lets an op find this out: the same code, but
+            # one of several messages, whichever op is first.
+            shape = tf.TensorShape(info.tensor_shape)
+            if not shape.is_compatible_with(tensors[key].shape):
+                raise Refusal(
+                    Code.INVALID_ARGUMENT,
+                    f"Input {key} must be of shape {shape}. Received: "
+                    f"{tensors[key].shape}",
+                )
             except (ValueError, TypeError) as error:
                 # Contents and shape of the message contradict each other.
                 raise Refusal(
