@@ -97,6 +97,11 @@ class LoadedModel:
                 )
             try:
                 tensors[key] = tf.constant(tf.make_ndarray(inputs[key]))
+            except (ValueError, TypeError) as error:
+                # Contents and shape of the message contradict each other.
+                raise Refusal(
+                    Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
+                ) from error
             # TensorFlow Serving lets an op find this out: the same code, but
             # one of several messages, whichever op is first.
             shape = tf.TensorShape(info.tensor_shape)
@@ -106,11 +111,6 @@ class LoadedModel:
                     f"Input {key} must be of shape {shape}. Received: "
                     f"{tensors[key].shape}",
                 )
-            except (ValueError, TypeError) as error:
-                # Contents and shape of the message contradict each other.
-                raise Refusal(
-                    Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
-                ) from error
         try:
             outputs = self._model.signatures[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
