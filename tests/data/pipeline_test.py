@@ -6,7 +6,7 @@ import reference
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet.data import pipeline
+from tf_triplet.data import pipeline, preprocessing, transcode
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.sampling import GroupedSampler
 
@@ -134,3 +134,17 @@ def test_a_bad_picture_takes_its_partner_along(files):
         np.testing.assert_array_equal(labels[::2], labels[1::2])
     lengths = {len(y) for _, y in train(build(files), "pairs", take=6)}
     assert min(lengths) < 6
+
+
+def test_a_palette_bmp_is_read_as_a_client_sends_it(tmp_path):
+    picture = Image.new("P", (6, 6), 1)
+    picture.putpalette([0, 0, 0, 200, 100, 50])
+    path = tmp_path / "a.bmp"
+    picture.save(path)
+    _, pixels = evaluated(build([str(path)] * 3))
+    want = np.broadcast_to(np.float32([200, 100, 50]) / 255, [8, 8, 3])
+    np.testing.assert_allclose(pixels[0], want, atol=1e-5)
+    sent = tf.constant(transcode.servable(path.read_bytes()))
+    np.testing.assert_array_equal(
+        pixels[0], preprocessing.load_image(sent, SIZE)
+    )

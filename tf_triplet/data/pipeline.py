@@ -82,7 +82,8 @@ def read_bytes(path: tf.Tensor) -> tf.Tensor:
     """Reads a picture file; what TensorFlow cannot decode becomes a PNG."""
     data = tf.io.read_file(path)
     known = tf.constant(False)
-    for magic in (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM"):
+    # Others may be untouched too, but `servable` knows, not the graph.
+    for magic in transcode.MAGIC:
         known |= tf.strings.substr(data, 0, len(magic)) == magic
     decoded = tf.cond(
         known,

@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+# How the files begin that TensorFlow surely decodes as Pillow does.
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 # What Pillow raises on bytes that are not, or not wholly, a picture.
 DECODE_ERRORS = (
     OSError,
@@ -33,7 +34,7 @@ def servable(data: bytes) -> bytes:
     Raises:
         ValueError: the bytes are no picture.
     """
-    if data.startswith(_MAGIC) or _is_plain_bmp(data):
+    if data.startswith(MAGIC) or _is_plain_bmp(data):
         return data
     try:
         with Image.open(io.BytesIO(data)) as image:
