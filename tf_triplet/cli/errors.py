@@ -62,3 +62,11 @@ def unknown_fields() -> Iterator[None]:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def refuse_arguments(argv: list[str]) -> None:
+    """Everything is a flag; a stray word is a mistake."""
+    if len(argv) > 1:
+        raise ValueError(
+            f"Arguments are flags, --name=value. Received: {argv[1:]}"
+        )

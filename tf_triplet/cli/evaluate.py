@@ -117,10 +117,7 @@ def _file_name(name: str) -> str:
 @errors.friendly
 def main(argv) -> None:
     """Evaluates a run."""
-    if len(argv) > 1:
-        raise ValueError(
-            f"Arguments are flags, --name=value. Received: {argv[1:]}"
-        )
+    errors.refuse_arguments(argv)
     if not _WORKDIR.value:
         raise ValueError("Pass --workdir=<folder of the run>.")
     if _CHECKPOINT.value == "none" and _BASELINE.value == "none":
@@ -185,16 +182,10 @@ def _read_options(config, ks: tuple[int, ...] | None) -> _Options:
 
 
 def _score(encoder, catalog, config, options: _Options):
-    from tf_triplet import evaluation
+    from tf_triplet import evaluation, experiment
 
-    embeddings = evaluation.compute_embeddings(
-        encoder,
-        catalog,
-        image_size=config.data.image_size,
-        batch_size=options.batch_size,
-        resize=config.data.resize,
-        use_boxes=config.data.use_boxes,
-        on_bad_image=config.data.on_bad_image,
+    embeddings = experiment.compute_embeddings(
+        config, encoder, catalog, options.batch_size
     )
     result = evaluation.evaluate(
         embeddings,

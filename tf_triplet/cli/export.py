@@ -44,22 +44,14 @@ def main(argv) -> None:
     workdir = Path(_WORKDIR.value)
     import numpy as np
 
-    from tf_triplet import evaluation, experiment
+    from tf_triplet import experiment
     from tf_triplet.serving import parity, saved_model, versions
 
     config = experiment.load_config(workdir)
     index = _INDEX.value or config.export.index
     encoder = experiment.load_encoder(workdir, _CHECKPOINT.value)
     catalog = _chosen(experiment.build_catalog(config), config)
-    embeddings = evaluation.compute_embeddings(
-        encoder,
-        catalog,
-        image_size=config.data.image_size,
-        batch_size=config.evaluation.batch_size,
-        resize=config.data.resize,
-        use_boxes=config.data.use_boxes,
-        on_bad_image=config.data.on_bad_image,
-    )
+    embeddings = experiment.compute_embeddings(config, encoder, catalog)
     catalog = catalog.select(embeddings.rows)
     model = saved_model.ServedModel(
         encoder,

@@ -32,13 +32,8 @@ def main(argv) -> None:
     from tf_triplet.serving import client
 
     images = [client.read_picture(path) for path in paths]
-    signature = "encode_and_search_exact" if _EXACT.value else None
-    answers = client.query(
-        images,
-        _SERVER.value,
-        _MODEL.value,
-        signature or "serving_default",
-    )
+    signature = "encode_and_search_exact" if _EXACT.value else "serving_default"
+    answers = client.query(images, _SERVER.value, _MODEL.value, signature)
     shown = {
         path: [dataclasses.asdict(n) for n in answer[: _ROWS.value]]
         for path, answer in zip(paths, answers)

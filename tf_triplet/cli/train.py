@@ -43,10 +43,7 @@ _CHECK = flags.DEFINE_bool(
 @errors.friendly
 def main(argv) -> None:
     """Trains, or checks the data."""
-    if len(argv) > 1:
-        raise ValueError(
-            f"Arguments are flags, --name=value. Received: {argv[1:]}"
-        )
+    errors.refuse_arguments(argv)
     config = _CONFIG.value
     configs.validate(config)
     if _CHECK.value:
@@ -128,15 +125,8 @@ def _train(config, workdir: Path) -> None:
         )
 
     def evaluate(encoder):
-        embeddings = evaluation.compute_embeddings(
-            encoder,
-            held_out,
-            image_size=config.data.image_size,
-            batch_size=config.evaluation.batch_size,
-            resize=config.data.resize,
-            use_boxes=config.data.use_boxes,
-            on_bad_image=config.data.on_bad_image,
-            progress=False,
+        embeddings = experiment.compute_embeddings(
+            config, encoder, held_out, progress=False
         )
         result = evaluation.evaluate(
             embeddings,

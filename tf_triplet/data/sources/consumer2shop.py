@@ -7,7 +7,7 @@ import pathlib
 import pandas as pd
 
 from tf_triplet.data.catalog import Catalog
-from tf_triplet.data.sources import tables
+from tf_triplet.data.sources import deepfashion
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = (
@@ -15,12 +15,6 @@ _COLUMNS = (
     "image_pair_name_2",
     "item_id",
     "evaluation_status",
-)
-_BOX_COLUMNS = (
-    "image_name",
-    "clothes_type",
-    "source_type",
-    *("x_1", "y_1", "x_2", "y_2"),
 )
 
 
@@ -43,23 +37,14 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
             items, splits or domains.
     """
     root = pathlib.Path(path)
-    name = "list_eval_partition.txt"
-    file = tables.find_file(root, name, f"Eval/{name}", f"Anno/{name}")
-    pairs = tables.read_table(file, _COLUMNS, counted=True)
-    status = pairs["evaluation_status"]
-    if not status.isin(SPLITS).all():
-        line = status.isin(SPLITS).idxmin()
-        raise ValueError(
-            f"{file}, line {line}: evaluation_status must be train, val or "
-            f"test. Received: {status[line]!r}"
-        )
+    file, pairs = deepfashion.read_partition(root, _COLUMNS, SPLITS)
     frame = pd.concat(
         [
             pd.DataFrame(
                 {
                     "image_name": pairs[f"image_pair_name_{column}"],
                     "product_id": pairs["item_id"],
-                    "split": status,
+                    "split": pairs["evaluation_status"],
                     "domain": domain,
                 }
             )
@@ -74,17 +59,8 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
             "is of two items, splits or domains. Received: "
             f"{first['image_name'].iloc[0]!r}"
         )
-    folders = frame["image_name"].str.split("/")
-    frame["category"] = folders.str[1:3].str.join("/")
-    try:
-        name = "list_bbox_consumer2shop.txt"
-        file = tables.find_file(root, name, f"Anno/{name}")
-    except FileNotFoundError:
-        pass  # The boxes are a download of their own.
-    else:
-        boxes = tables.read_table(file, _BOX_COLUMNS, counted=True)
-        tables.add_boxes(frame, boxes, file)
-    pictures = root / "Img" if (root / "Img" / "img").is_dir() else root
-    frame["path"] = f"{pictures}/" + frame["image_name"]
+    deepfashion.add_columns(
+        frame, root, "list_bbox_consumer2shop.txt", "source_type"
+    )
     frame = frame.reset_index(drop=True)
     return Catalog.from_frame(frame, "consumer2shop")
