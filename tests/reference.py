@@ -15,7 +15,7 @@ def distance(a, b, kind):
     return np.sqrt(squared) if kind == "euclidean" else squared
 
 
-def triplets(labels, embeddings, mining, kind):
+def triplets(labels, embeddings, mining, kind, sides=None):
     """Returns [(anchor, d_ap, d_an)], one triple loop."""
     n = len(labels)
     d = np.array(
@@ -30,6 +30,11 @@ def triplets(labels, embeddings, mining, kind):
         negatives = [j for j in range(n) if labels[j] != labels[i]]
         if mining == "paper":
             positives = [i + 1] if i % 2 == 0 else []
+        if sides is not None:
+            positives = [j for j in positives if sides[j] == 1]
+            negatives = [j for j in negatives if sides[j] == 1]
+            if sides[i] != 0:
+                continue
         if not positives or not negatives:
             continue
         if mining == "batch_hard":
@@ -48,10 +53,12 @@ def triplets(labels, embeddings, mining, kind):
     return found
 
 
-def triplet_loss(labels, embeddings, mining, margin, soft, kind, reduction):
+def triplet_loss(
+    labels, embeddings, mining, margin, soft, kind, reduction, sides=None
+):
     xs = [
         ap - an + margin
-        for _, ap, an in triplets(labels, embeddings, mining, kind)
+        for _, ap, an in triplets(labels, embeddings, mining, kind, sides)
     ]
     losses = [np.logaddexp(0, x) if soft else max(0.0, x) for x in xs]
     if reduction == "sum":

@@ -9,6 +9,7 @@ into an error that names the field, what was received and the way out.
 from __future__ import annotations
 
 import json
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -26,7 +27,7 @@ CHOICES = {
     "model.backbone": ("resnet50v2", "resnet50", "imported"),
     "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe"),
     "model.batch_norm": ("train", "frozen", "sync"),
-    "loss.mining": ("paper", "batch_hard", "batch_all", "semi_hard"),
+    "loss.mining": ("paper", "random", "batch_hard", "batch_all", "semi_hard"),
     "loss.distance": ("cosine", "euclidean", "squared_euclidean"),
     "loss.reduction": ("mean", "mean_active", "sum"),
     "loss.scope": ("global", "replica"),
@@ -53,6 +54,9 @@ def base_config() -> ml_collections.ConfigDict:
     config.data.path = ""
     # Share of products held out where the table has no `split` column.
     config.data.test_fraction = 0.5
+    # Which they are; apart from `seed`, so that runs of several seeds are
+    # held against one test set.
+    config.data.split_seed = 0
     # Pixels a side that the encoder sees.
     config.data.image_size = 224
     # area (the paper's test-time resize) or bilinear (antialiased).
@@ -118,8 +122,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.model.batch_norm = "train"
 
     config.loss = ml_collections.ConfigDict()
-    # paper (the pair's own positive, the hardest negative), batch_hard,
-    # batch_all, semi_hard.
+    # paper (the pair's own positive, the hardest negative), random (the
+    # pair's own positive, any negative), batch_hard, batch_all, semi_hard.
     config.loss.mining = "paper"
     # In units of the distance; the paper: 0.1 of cosine.
     config.loss.margin = 0.1
@@ -196,8 +200,15 @@ def base_config() -> ml_collections.ConfigDict:
     return config
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """What `--config` names by default: this file."""
+def get_config(saved: str = "") -> ml_collections.ConfigDict:
+    """What `--config` names by default: this file.
+
+    Args:
+        saved: The path of a run's config.json, which
+            `--config=tf_triplet/config.py:<path>` reads again.
+    """
+    if saved:
+        return from_json(pathlib.Path(saved).read_text())
     return base_config()
 
 
@@ -258,10 +269,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _validate_together(config: ml_collections.ConfigDict) -> None:
     """Checks the fields that only make sense beside one another."""
-    if config.loss.mining == "paper" and config.sampling.units != "pairs":
+    mining = config.loss.mining
+    if mining in ("paper", "random") and config.sampling.units != "pairs":
         raise ValueError(
-            "`loss.mining=paper` takes each pair's own positive, so it needs "
-            "`sampling.units=pairs`. Received: "
+            f"`loss.mining={mining}` takes each pair's own positive, so it "
+            "needs `sampling.units=pairs`. Received: "
             f"sampling.units={config.sampling.units!r}. Set it, or mine "
             "with `loss.mining=batch_hard`."
         )

@@ -60,8 +60,8 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
 
 def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
     """Reads (and fetches) all pictures of `config.data`."""
-    data, seed = config.data, config.seed
-    fraction = data.test_fraction
+    data = config.data
+    seed, fraction = data.split_seed, data.test_fraction
     if data.source == "emoji":
         from tf_triplet.data.sources import emoji
 

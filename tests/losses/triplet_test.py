@@ -5,21 +5,22 @@ import itertools
 import numpy as np
 import pytest
 import reference
+import scipy.stats
 import tensorflow as tf
 
 from tf_triplet.losses import distances, triplet
 
+# Which negative `random` takes, the oracle cannot know.
+KNOWN = [mining for mining in triplet.MININGS if mining != "random"]
 COMBINATIONS = list(
-    itertools.product(
-        triplet.MININGS, distances.DISTANCES, [False, True], range(4)
-    )
+    itertools.product(KNOWN, distances.DISTANCES, [False, True], range(4))
 )
 
 
 def batch(seed, products=5, size=16, dim=8, mining="batch_hard"):
     random = np.random.default_rng(seed)
     labels = random.integers(0, products, size)
-    if mining == "paper":
+    if mining in triplet.PAIRED:
         labels = np.repeat(labels[: size // 2], 2)
     vectors = random.normal(size=(size, dim)).astype(np.float32)
     return labels, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -53,7 +54,98 @@ def test_equals_the_triple_loop(mining, distance, soft, seed):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mining,distance,soft,seed", COMBINATIONS)
+def test_two_domains_equal_the_triple_loop(mining, distance, soft, seed):
+    labels, vectors = batch(seed, mining=mining)
+    sides = np.random.default_rng(seed).integers(0, 2, len(labels))
+    if mining == "paper":
+        sides = np.arange(len(labels)) % 2
+    got = triplet.triplet_loss(
+        np.stack([labels, sides], 1),
+        vectors,
+        mining=mining,
+        margin=0.3,
+        soft=soft,
+        distance=distance,
+    )
+    want = reference.triplet_loss(
+        labels, vectors, mining, 0.3, soft, distance, "mean", sides
+    )
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("mining", triplet.MININGS)
+def test_two_domains_anchor_on_the_street_and_compare_with_the_shop(mining):
+    labels, vectors = batch(3, mining=mining)
+    sides = np.arange(len(labels)) % 2
+    terms = triplet.triplet_terms(
+        np.stack([labels, sides], 1), vectors, mining=mining
+    )
+    counts = terms.counts.numpy()
+    assert counts[::2].any() and not counts[1::2].any()
+    # Another street picture in the anchor's place is no negative.
+    loss, gradient = loss_and_gradient(
+        np.stack([[0, 0, 1, 1], [0, 1, 0, 1]], 1),
+        np.float32([[1, 0], [0.8, 0.6], [1, 0], [-1, 0]]),
+        mining=mining,
+        margin=0.1,
+    )
+    assert loss == pytest.approx((0.0 + (2.0 - 0.2 + 0.1)) / 2)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_one_side_only_has_no_loss(mining):
+    labels, vectors = batch(3, mining=mining)
+    for side in (0, 1):
+        y = np.stack([labels, np.full_like(labels, side)], 1)
+        loss, gradient = loss_and_gradient(y, vectors, mining=mining)
+        assert loss == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("mining", triplet.MININGS)
+def test_margin_of_the_paper_in_both_units(mining, seed):
+    """0.1 of cosine is 0.2 of squared Euclidean: twice the loss."""
+    labels, vectors = batch(seed, mining=mining)
+    cosine, slope = loss_and_gradient(
+        labels, vectors, mining=mining, margin=0.1, distance="cosine"
+    )
+    squared, other = loss_and_gradient(
+        labels, vectors, mining=mining, margin=0.2, distance="squared_euclidean"
+    )
+    assert cosine > 0
+    np.testing.assert_allclose(2 * cosine, squared, rtol=1e-5)
+
+    def on_the_sphere(gradient):
+        """Without the part along the vectors, which normalising removes."""
+        along = (gradient * vectors).sum(1, keepdims=True)
+        return gradient - along * vectors
+
+    np.testing.assert_allclose(
+        2 * on_the_sphere(slope), on_the_sphere(other), atol=1e-6
+    )
+
+
+def test_random_negatives_are_uniform_over_the_other_products():
+    # Rows 2, 3, 4 and 5 lie at distances of 0.2, 0.4, 0.6 and 0.8.
+    cosines = np.array([1, 1, 0.8, 0.6, 0.4, 0.2])
+    vectors = np.stack([cosines, np.sqrt(1 - cosines**2)], 1)
+    seen = []
+    for i in range(400):
+        labels = np.array([2 * i, 2 * i, 2 * i + 1, 2 * i + 1, -1 - i, -1 - i])
+        terms = triplet.triplet_terms(labels, vectors, mining="random")
+        again = triplet.triplet_terms(labels, vectors, mining="random")
+        seen.append(float(terms.negative_distances[0]))
+        np.testing.assert_array_equal(
+            terms.negative_distances, again.negative_distances
+        )
+    counts = np.bincount(np.rint(np.array(seen) * 5).astype(int), minlength=5)
+    assert counts[0] == 0
+    assert scipy.stats.chisquare(counts[1:]).pvalue > 0.01
+
+
+@pytest.mark.parametrize("mining", KNOWN)
 @pytest.mark.parametrize("distance", distances.DISTANCES)
 def test_gradient_equals_finite_differences(mining, distance):
     labels, vectors = batch(7, size=8, dim=4, mining=mining)
@@ -190,7 +282,7 @@ def test_empty_batch_is_zero(mining):
     assert float(triplet.triplet_loss(labels, vectors, mining=mining)) == 0
 
 
-@pytest.mark.parametrize("mining", triplet.MININGS)
+@pytest.mark.parametrize("mining", KNOWN)
 def test_plain_keras_fit_with_large_ids(mining):
     # Six ids above 2^24, of which float32 would make three.
     ids = 2**24 + np.arange(6)

@@ -11,15 +11,37 @@ import tensorflow as tf
 _INF = float("inf")
 
 
-def positive_mask(labels: tf.Tensor) -> tf.Tensor:
-    """`[batch, batch]` true where j is another row of i's product."""
+def positive_mask(
+    labels: tf.Tensor, sides: tf.Tensor | None = None
+) -> tf.Tensor:
+    """`[batch, batch]` true where j is another row of i's product.
+
+    Args:
+        labels: `[batch]` integers.
+        sides: `[batch]` integers of two domains: only rows of side 0 (the
+            street) may be anchors, only rows of side 1 (the shop) may be
+            their positives and negatives. None: one domain, all may.
+    """
     same = labels[:, None] == labels[None, :]
-    return tf.linalg.set_diag(same, tf.zeros_like(labels, tf.bool))
+    same = tf.linalg.set_diag(same, tf.zeros_like(labels, tf.bool))
+    return same if sides is None else same & _across(sides)
 
 
-def negative_mask(labels: tf.Tensor) -> tf.Tensor:
-    """`[batch, batch]` true where j is a row of another product."""
-    return labels[:, None] != labels[None, :]
+def negative_mask(
+    labels: tf.Tensor, sides: tf.Tensor | None = None
+) -> tf.Tensor:
+    """`[batch, batch]` true where j is a row of another product.
+
+    Args:
+        labels: `[batch]` integers.
+        sides: as in `positive_mask`.
+    """
+    other = labels[:, None] != labels[None, :]
+    return other if sides is None else other & _across(sides)
+
+
+def _across(sides: tf.Tensor) -> tf.Tensor:
+    return (sides == 0)[:, None] & (sides == 1)[None, :]
 
 
 def hardest_positive(squared: tf.Tensor, positives: tf.Tensor):
@@ -33,6 +55,18 @@ def hardest_negative(squared: tf.Tensor, negatives: tf.Tensor):
     """Returns (`[batch]` row, `[batch]` whether there is one)."""
     near = tf.where(negatives, squared, _INF)
     return tf.argmin(_one_more(near, _INF), -1), tf.reduce_any(negatives, -1)
+
+
+def random_negative(negatives: tf.Tensor, seed: tf.Tensor):
+    """Returns (`[batch]` row, uniform over the true ones, `[batch]` any).
+
+    Args:
+        negatives: `[batch, batch]` booleans.
+        seed: `[2]` integers; the same seed makes the same choice, so that
+            all replicas of a global batch agree.
+    """
+    draws = tf.random.stateless_uniform(tf.shape(negatives), seed)
+    return hardest_negative(draws, negatives)
 
 
 def _one_more(matrix: tf.Tensor, value: float) -> tf.Tensor:

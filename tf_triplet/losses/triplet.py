@@ -12,7 +12,9 @@ import tensorflow as tf
 from tf_triplet.losses import distances
 from tf_triplet.losses import mining as miners
 
-MININGS = ("paper", "batch_hard", "batch_all", "semi_hard")
+MININGS = ("paper", "random", "batch_hard", "batch_all", "semi_hard")
+# Those whose rows 2i and 2i + 1 are a query and its positive.
+PAIRED = ("paper", "random")
 REDUCTIONS = ("mean", "mean_active", "sum")
 FALLBACKS = ("easiest", "skip")
 
@@ -49,13 +51,18 @@ def triplet_terms(
     """Mines one batch.
 
     Args:
-        labels: `[batch]` or `[batch, 1]` integers.
+        labels: `[batch]` or `[batch, 1]` integers: products. `[batch, 2]`:
+            product and side. With sides, only rows of side 0 (street) are
+            anchors, and only rows of side 1 (shop) are their positives and
+            negatives, whatever the mining.
         embeddings: `[batch, dim]` floats; arithmetic is float32.
         mining: "paper" (rows 2i and 2i + 1 are a query and its positive; only
             queries are anchors; the nearest row of another product is the
-            negative), "batch_hard" (farthest positive, nearest negative),
-            "batch_all" (every triplet), "semi_hard" (per positive, the
-            nearest negative farther away than it).
+            negative), "random" (as paper, but any row of another product is
+            the negative, drawn by the batch's labels), "batch_hard"
+            (farthest positive, nearest negative), "batch_all" (every
+            triplet), "semi_hard" (per positive, the nearest negative farther
+            away than it).
         margin: in units of `distance`.
         soft: `softplus(d_ap - d_an + margin)` in place of the hinge; the
             soft margin of Hermans et al. is `margin=0, soft=True`.
@@ -76,26 +83,41 @@ def triplet_terms(
     """
     _check("mining", mining, MININGS)
     _check("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
-    labels = _as_labels(labels)
+    labels, sides = _as_labels(labels)
     vectors = distances.prepare(embeddings, distance)
+    positives = miners.positive_mask(labels, sides)
+    negatives = miners.negative_mask(labels, sides)
 
     def penalty(positive, negative):
         x = positive - negative + margin
         return tf.math.softplus(x) if soft else tf.nn.relu(x), x > 0
 
     if mining == "batch_all":
-        return _batch_all(labels, vectors, distance, margin, soft)
+        return _batch_all(positives, negatives, vectors, distance, margin, soft)
     if mining == "semi_hard":
         return _semi_hard(
-            labels, vectors, distance, penalty, semi_hard_fallback
+            positives, negatives, vectors, distance, penalty, semi_hard_fallback
         )
+    squared = distances.squared_pairwise(tf.stop_gradient(vectors))
+    if mining == "random":
+        seed = tf.random.experimental.stateless_fold_in([0, 0], _digest(labels))
+        negative, has_negative = miners.random_negative(negatives, seed)
+    else:
+        negative, has_negative = miners.hardest_negative(squared, negatives)
+    if mining in PAIRED:
+        positive, has_positive = _own_positive(labels)
+    else:
+        positive, has_positive = miners.hardest_positive(squared, positives)
+        own = tf.range(tf.shape(labels)[0], dtype=positive.dtype)
+        positive = tf.where(has_positive, positive, own)
+        has_positive |= count_lone_anchors
     return _one_per_anchor(
-        labels,
         vectors,
         distance,
         penalty,
-        paper=mining == "paper",
-        count_lone=count_lone_anchors,
+        positive,
+        negative,
+        has_positive & has_negative,
     )
 
 
@@ -128,7 +150,8 @@ def triplet_loss(
 class TripletLoss(tf.keras.losses.Loss):
     """`triplet_loss` for `model.compile(loss=TripletLoss(...))`.
 
-    `y_true` are `[batch]` integer product labels, `y_pred` the `[batch, dim]`
+    `y_true` are `[batch]` integer product labels, or `[batch, 2]` of product
+    and side (see `triplet_terms`), `y_pred` the `[batch, dim]`
     embeddings. Sample weights weigh anchors. Under a strategy, plain
     `compile` mines each replica's share; `tf_triplet.Learner` mines the
     global batch.
@@ -207,26 +230,24 @@ def _divisor(terms: TripletTerms, reduction: str) -> tf.Tensor:
     return tf.maximum(tf.reduce_sum(counted), 1.0)
 
 
+def _own_positive(labels) -> tuple[tf.Tensor, tf.Tensor]:
+    """The row after a query; every other row is one."""
+    rows = tf.range(tf.shape(labels)[0])
+    with tf.control_dependencies([_assert_pairs(labels)]):
+        is_query = rows % 2 == 0
+    return tf.minimum(rows + 1, tf.shape(labels)[0] - 1), is_query
+
+
+def _digest(labels) -> tf.Tensor:
+    """A number that tells batches apart, the same on every replica."""
+    places = tf.range(1, tf.size(labels) + 1, dtype=tf.int64)
+    return tf.reduce_sum(tf.cast(labels, tf.int64) * places * places)
+
+
 def _one_per_anchor(
-    labels, vectors, distance, penalty, *, paper: bool, count_lone: bool
+    vectors, distance, penalty, positive, negative, valid
 ) -> TripletTerms:
-    """paper and batch_hard: one positive and one negative an anchor."""
-    squared = distances.squared_pairwise(tf.stop_gradient(vectors))
-    negative, has_negative = miners.hardest_negative(
-        squared, miners.negative_mask(labels)
-    )
-    if paper:
-        rows = tf.range(tf.shape(labels)[0])
-        with tf.control_dependencies([_assert_pairs(labels)]):
-            is_query = rows % 2 == 0
-        positive = tf.minimum(rows + 1, tf.shape(labels)[0] - 1)
-        valid = is_query & has_negative
-    else:
-        positives = miners.positive_mask(labels)
-        positive, has_positive = miners.hardest_positive(squared, positives)
-        own = tf.range(tf.shape(labels)[0], dtype=positive.dtype)
-        positive = tf.where(has_positive, positive, own)
-        valid = has_negative & (has_positive | count_lone)
+    """One positive and one negative an anchor, `[batch]` rows each."""
     # Only the gathered rows are differentiated: O(batch * dim), and direct
     # differences keep their digits.
     d_ap = distances.between(vectors, tf.gather(vectors, positive), distance)
@@ -242,10 +263,10 @@ def _one_per_anchor(
     )
 
 
-def _semi_hard(labels, vectors, distance, penalty, fallback) -> TripletTerms:
+def _semi_hard(
+    positives, negatives, vectors, distance, penalty, fallback
+) -> TripletTerms:
     squared = distances.squared_pairwise(vectors)
-    positives = miners.positive_mask(labels)
-    negatives = miners.negative_mask(labels)
     chosen, found = miners.semi_hard_negatives(
         tf.stop_gradient(squared), negatives
     )
@@ -271,11 +292,11 @@ def _semi_hard(labels, vectors, distance, penalty, fallback) -> TripletTerms:
     )
 
 
-def _batch_all(labels, vectors, distance, margin, soft) -> TripletTerms:
+def _batch_all(
+    positives, negatives, vectors, distance, margin, soft
+) -> TripletTerms:
     squared = distances.squared_pairwise(vectors)
     pairwise = distances.from_squared(squared, distance)
-    positives = miners.positive_mask(labels)
-    negatives = miners.negative_mask(labels)
     losses, active = _all_triplets(pairwise, positives, negatives, margin, soft)
     n_pos = tf.reduce_sum(tf.cast(positives, tf.float32), -1)
     n_neg = tf.reduce_sum(tf.cast(negatives, tf.float32), -1)
@@ -341,23 +362,26 @@ def _assert_pairs(labels) -> tf.Operation:
     return tf.debugging.Assert(
         (size % 2 == 0) & tf.reduce_all(labels[0:even:2] == labels[1:even:2]),
         [
-            "`mining=paper` needs batches of interleaved pairs: rows 2i and "
-            "2i + 1 of one product. Sample with units=pairs, or mine with "
-            "batch_hard. Received labels:",
+            "`mining=paper` and `random` need batches of interleaved pairs: "
+            "rows 2i and 2i + 1 of one product. Sample with units=pairs, or "
+            "mine with batch_hard. Received labels:",
             labels,
         ],
         summarize=16,
     )
 
 
-def _as_labels(labels) -> tf.Tensor:
+def _as_labels(labels) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """`[batch]` products and `[batch]` sides, None where there are none."""
     labels = tf.convert_to_tensor(labels)
-    if labels.shape.rank is None or labels.shape.rank > 1:
-        labels = tf.reshape(labels, [-1])
     # Keras may hand labels over as floats; dense ids below 2^24 survive.
     if labels.dtype.is_floating:
         labels = tf.cast(tf.round(labels), tf.int64)
-    return labels
+    if labels.shape.rank == 2 and labels.shape[1] == 2:
+        return labels[:, 0], labels[:, 1]
+    if labels.shape.rank is None or labels.shape.rank > 1:
+        labels = tf.reshape(labels, [-1])
+    return labels, None
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,0 +1,80 @@
+"""The paper's questions on the emoji: what does each part of it bring?
+
+Command:  tf-triplet-compare --study=configs/studies/emoji_ablation.py \\
+              --output=runs/ablation
+Needs:    two CPU cores and two hours for three seeds; the pictures and the
+          ResNet50 come from the package registries when first used.
+Result:   docs/ablation.md
+Smoke:    --methods=pretrained,paper --seeds=0
+
+Every method is the recipe `paper` below but for what its name says. It is
+the paper's in sampling, mining, margin and reduction, scaled to two cores:
+48 pixels, 32 pairs and 120 steps of Adam; frozen batch-norm statistics.
+"""
+
+from tf_triplet.comparison import Method
+from tf_triplet.config import base_config
+
+
+def recipe(**changes):
+    """The paper's sampling and loss in a budget of two cores."""
+    config = base_config()
+    config.data.source = "emoji"
+    config.data.image_size = 48
+    config.sampling.units = "pairs"
+    config.sampling.units_per_batch = 32
+    # Arrows and hands: left and right are two products.
+    config.augment.flip = False
+    config.augment.min_crop = 0.8
+    config.model.backbone = "resnet50"
+    config.model.weights = "registry"
+    config.model.embedding_size = 128
+    config.model.batch_norm = "frozen"
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 20
+    config.training.steps = 120
+    config.training.checkpoint_every = 1000
+    config.evaluation.every = 0
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    return config
+
+
+def get_study():
+    """The methods, by question."""
+    study = {
+        "pretrained": Method(recipe(), "The paper's system", trained=False)
+    }
+
+    def add(group, name, **changes):
+        study[name] = Method(recipe(**changes), group)
+
+    add("The paper's system", "random_pairs", loss__mining="random")
+    add("The paper's system", "paper")
+    group = "Probability of a single-category minibatch (paper: 0.8)"
+    for share in (0.0, 0.5, 1.0):
+        name = f"single_category={share}"
+        add(group, name, sampling__single_category_probability=share)
+    group = "Margin of the cosine (paper: 0.1)"
+    for margin in (0.05, 0.2, 0.4):
+        add(group, f"margin={margin}", loss__margin=margin)
+    group = "Embedding size (paper: 512; here 128)"
+    for size in (32, 512):
+        add(group, f"embedding={size}", model__embedding_size=size)
+    group = "Pairs a minibatch (paper: 64; here 32)"
+    for pairs in (8, 16, 64):
+        add(group, f"pairs={pairs}", sampling__units_per_batch=pairs)
+    group = "Soft margin, log(1 + exp(x)), in place of the hinge"
+    add(group, "soft", loss__soft=True, loss__margin=0.0)
+    group = "Negatives of the whole batch, or of each of 2 replicas"
+    add(group, "replicas=2_global", training__replicas=2)
+    add(
+        group,
+        "replicas=2_each_its_own",
+        training__replicas=2,
+        loss__scope="replica",
+    )
+    return study
