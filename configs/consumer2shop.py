@@ -4,10 +4,16 @@ Command:  tf-triplet-train --config=configs/consumer2shop.py \\
               --workdir=runs/consumer2shop --config.data.path=ConsumerToShop
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
           steps of 128 pictures were never run where this was written.
-Pairs:    both pictures of a pair may be of one domain (the paper's in-domain
-          pooling): pictures of a product are paired as they come.
-Split:    val is neither trained on nor tested. Each consumer photo queries
-          once, however many pairs it is in.
+Pairs:    each consumer photo with each shop photo of its item; negatives are
+          the shop's. The paper's in-domain pooling, where pictures of an item
+          are paired as they come: --config.sampling.query_domain= \\
+              --config.sampling.gallery_domain=
+Protocol: Recall@K is the retrieval accuracy: is the item among the K nearest
+          of all test shop photos? Each consumer photo queries once, however
+          many pairs it is in; tf-triplet-evaluate --protocol=per_pair counts
+          it once for each. Figures of every category come along.
+Split:    val is neither trained on nor tested. Published code that tests on
+          both: tf-triplet-evaluate --split=val+test
 Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
 """
 
@@ -18,6 +24,9 @@ def get_config():
     """The defaults are the paper's; consumers' photos ask the shops'."""
     config = base_config()
     config.data.source = "consumer2shop"
+    config.sampling.query_domain = "consumer"
+    config.sampling.gallery_domain = "shop"
+    config.evaluation.protocol = "query_gallery"
     config.evaluation.query_domain = "consumer"
     config.evaluation.gallery_domain = "shop"
     config.evaluation.ks = (1, 5, 10, 20, 50)

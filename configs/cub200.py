@@ -20,6 +20,7 @@ def get_config():
     config.training.steps = 10_000
     config.optimizer.boundaries = (5_000,)
     config.evaluation.every = 1_000
+    config.evaluation.protocol = "leave_one_out"
     config.evaluation.ks = (1, 2, 4, 8)
     config.export.split = "test"
     return config

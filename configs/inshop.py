@@ -14,6 +14,7 @@ def get_config():
     """The defaults are the paper's; queries ask the gallery."""
     config = base_config()
     config.data.source = "inshop"
+    config.evaluation.protocol = "query_gallery"
     config.evaluation.query_domain = "query"
     config.evaluation.gallery_domain = "gallery"
     config.evaluation.ks = (1, 10, 20, 30, 40, 50)

@@ -16,6 +16,7 @@ def get_config():
     """The defaults are the paper's; the protocol is the data set's."""
     config = base_config()
     config.data.source = "sop"
+    config.evaluation.protocol = "leave_one_out"
     config.evaluation.ks = (1, 10, 100, 1000)
     config.export.split = "test"
     return config

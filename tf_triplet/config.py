@@ -17,7 +17,8 @@ import ml_collections
 CHOICES = {
     "data.source": (
         *("manifest", "folder", "emoji", "rendered"),
-        *("sop", "inshop", "consumer2shop", "cub200", "cars196"),
+        *("sop", "inshop", "consumer2shop", "street2shop"),
+        *("cub200", "cars196"),
     ),
     "data.on_bad_image": ("skip", "stop"),
     "data.resize": ("area", "bilinear"),
@@ -33,6 +34,10 @@ CHOICES = {
     "loss.scope": ("global", "replica"),
     "optimizer.name": ("sgd", "adam", "lamb"),
     "optimizer.schedule": ("constant", "piecewise", "cosine"),
+    "evaluation.protocol": (
+        *("auto", "leave_one_out", "query_gallery"),
+        *("per_pair", "within_category"),
+    ),
     "evaluation.ties": ("against", "expected"),
     "export.index": ("scann", "exact"),
 }
@@ -47,7 +52,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     # manifest (a CSV/Parquet table), folder (a folder per product), emoji
     # (fetched real pictures), rendered (procedural, needs no network), or a
-    # benchmark that you have: sop, inshop, consumer2shop, cub200, cars196.
+    # benchmark that you have: sop, inshop, consumer2shop, street2shop,
+    # cub200, cars196.
     config.data.source = "manifest"
     # The manifest file, or the folder; unused by emoji and rendered.
     # Of a benchmark: the folder with its lists, as its archive unpacks.
@@ -85,6 +91,19 @@ def base_config() -> ml_collections.ConfigDict:
     config.sampling.small_category = "fill"
     # Products with one picture: drop (counted) or keep (as negatives).
     config.sampling.singletons = "drop"
+    # Two domains, both or neither: a pair is a picture of query_domain with
+    # one of gallery_domain, each with each; anchors are of query_domain,
+    # their positives and negatives of gallery_domain. Pictures of other
+    # domains are not trained on. Empty: all domains are pooled.
+    config.sampling.query_domain = ""
+    config.sampling.gallery_domain = ""
+    # C: a minibatch holds C categories with P / C units of each, in place
+    # of the single-category rule. Small categories (fewer than P / C) form
+    # one pool together (fill), or are never drawn (exclude).
+    config.sampling.categories_per_batch = 0
+    # Draws whose units are shuffled together, then dealt to as many
+    # minibatches. 1 is exact; the paper's released code mixes 2 or 3.
+    config.sampling.mixed_draws = 1
 
     config.augment = ml_collections.ConfigDict()
     # Probability of each of crop, flip and noise. 0 turns all of it off.
@@ -170,15 +189,24 @@ def base_config() -> ml_collections.ConfigDict:
     config.evaluation = ml_collections.ConfigDict()
     # Evaluate the held-out split every so many steps; 0 = only at the end.
     config.evaluation.every = 5_000
+    # A split, several ("val+test"), or "all".
     config.evaluation.split = "test"
+    # leave_one_out: every picture queries all others. query_gallery: those
+    # of one domain query those of another. per_pair: so, but a query counts
+    # once for each pair it stands in. within_category: only its own category
+    # is searched. auto: query_gallery where domains are named.
+    config.evaluation.protocol = "auto"
     config.evaluation.ks = (1, 10, 100)
     # Pictures a forward pass.
     config.evaluation.batch_size = 64
-    # Empty: every picture queries all others. Else query -> gallery.
+    # Both or neither: who queries whom.
     config.evaluation.query_domain = ""
     config.evaluation.gallery_domain = ""
     # Ties count against the system, or their expected value is taken.
     config.evaluation.ties = "against"
+    # tf-triplet-evaluate: NMI and F1 of k-means too, which takes minutes for
+    # tens of thousands of products.
+    config.evaluation.clustering = False
 
     config.export = ml_collections.ConfigDict()
     config.export.name = "product_search"
@@ -224,6 +252,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field in (
         "data.image_size",
         "sampling.units_per_batch",
+        "sampling.mixed_draws",
         "training.steps",
         "training.checkpoint_every",
         "training.log_every",
@@ -232,6 +261,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ):
         _require(config, field, lambda v: v >= 1, "at least 1")
     for field in (
+        "sampling.categories_per_batch",
         "model.embedding_size",
         "optimizer.clip_norm",
         "optimizer.weight_decay",
@@ -301,12 +331,50 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"`evaluation.ks` must hold positive ranks. Received: {ks}"
         )
-    query = config.evaluation.query_domain
-    gallery = config.evaluation.gallery_domain
-    if bool(query) != bool(gallery):
+    for section in ("sampling", "evaluation"):
+        query = config[section].query_domain
+        gallery = config[section].gallery_domain
+        if bool(query) != bool(gallery):
+            raise ValueError(
+                f"`{section}.query_domain` and `{section}.gallery_domain` go "
+                f"together. Received: {query!r} and {gallery!r}"
+            )
+    _validate_sampling(config.sampling)
+    protocol = config.evaluation.protocol
+    domains = bool(config.evaluation.query_domain)
+    if protocol in ("query_gallery", "per_pair") and not domains:
         raise ValueError(
-            "`evaluation.query_domain` and `evaluation.gallery_domain` go "
-            f"together. Received: {query!r} and {gallery!r}"
+            f"`evaluation.protocol={protocol}` needs "
+            "`evaluation.query_domain` and `evaluation.gallery_domain`."
+        )
+    if protocol == "leave_one_out" and domains:
+        raise ValueError(
+            "`evaluation.protocol=leave_one_out` has no domains. Leave "
+            "`evaluation.query_domain` empty, or take query_gallery."
+        )
+
+
+def _validate_sampling(sampling: ml_collections.ConfigDict) -> None:
+    categories = sampling.categories_per_batch
+    if sampling.query_domain and (
+        sampling.query_domain == sampling.gallery_domain
+    ):
+        raise ValueError(
+            "`sampling.query_domain` and `sampling.gallery_domain` must be "
+            f"two domains. Received: {sampling.query_domain!r} twice. Leave "
+            "both empty to train on pictures of all domains."
+        )
+    if categories and sampling.units_per_batch % categories:
+        raise ValueError(
+            "`sampling.categories_per_batch` must divide "
+            "`sampling.units_per_batch`. Received: "
+            f"{categories} and {sampling.units_per_batch}"
+        )
+    if categories > 1 and sampling.mixed_draws > 1:
+        raise ValueError(
+            "`sampling.mixed_draws` mixes draws of one category, so it needs "
+            "`sampling.categories_per_batch` of 0 or 1. Received: "
+            f"{sampling.mixed_draws} and {categories}"
         )
 
 

@@ -66,8 +66,10 @@ class Evaluation:
         ties: How ties were counted.
         overall: Figures over all queries; `overall.by_group` has those of
             each category of the query picture, where there are several.
-        gallery: Pictures searched among, the query itself included.
+        gallery: Pictures searched among, the query itself included; the
+            largest gallery where there are several.
         skipped: Paths of pictures that could not be read.
+        clustering: `nmi` and `f1`, where asked for.
     """
 
     catalog: str
@@ -76,6 +78,7 @@ class Evaluation:
     overall: metrics.Figures
     gallery: int
     skipped: tuple[str, ...]
+    clustering: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def queries(self) -> int:
@@ -100,7 +103,7 @@ class Evaluation:
             "ties": self.ties,
             "gallery": self.gallery,
             "skipped": list(self.skipped),
-            "overall": self.overall.to_dict(),
+            "overall": {**self.overall.to_dict(), **self.clustering},
             "by_category": {
                 name: figures.to_dict()
                 for name, figures in self.by_category.items()
@@ -182,6 +185,8 @@ def evaluate(
     query_domain: str = "",
     gallery_domain: str = "",
     ties: str = "against",
+    protocol: str = "auto",
+    clustering: bool = False,
 ) -> Evaluation:
     """Scores embeddings: are the nearest pictures of the same product?
 
@@ -193,45 +198,97 @@ def evaluate(
         gallery_domain: The pictures they are searched among. Both empty:
             every picture queries all others.
         ties: `against` the system, or their `expected` value.
+        protocol: `auto` is what the domains say; `leave_one_out`,
+            `query_gallery`; `per_pair`, where a query counts once for each
+            pair it stands in (`catalog.extras["pairs"]`, or the gallery's
+            pictures of its product); `within_category`, where only the
+            pictures of its own category are searched.
+        clustering: NMI and F1 too, over all pictures that take part.
 
     Raises:
         ValueError: an unknown domain, or no query has anything to find.
     """
     readable = catalog.select(embeddings.rows)
     _check_domains(catalog, readable, query_domain, gallery_domain)
-    protocol = protocols.choose(
-        readable.domains, readable.domain_names, query_domain, gallery_domain
+    parts = protocols.named(
+        protocol,
+        readable.categories,
+        readable.domains,
+        readable.domain_names,
+        query_domain,
+        gallery_domain,
     )
+    figures, queries = _score(embeddings.vectors, readable, parts, ks, ties)
+    description = parts[0].description
+    if protocol == "per_pair":
+        times = _pairs(readable, parts[0])
+        figures, queries = figures.repeat(times), np.repeat(queries, times)
+        description += ", once for each pair"
     groups = None
     if len(readable.category_names) > 1:
         names = readable.category_names.astype(str)
-        groups = names[readable.categories[protocol.queries]]
-    figures = metrics.evaluate(
-        embeddings.vectors[protocol.queries],
-        readable.products[protocol.queries],
-        embeddings.vectors[protocol.gallery],
-        readable.products[protocol.gallery],
-        ks,
-        exclude=protocol.exclude,
-        ties=ties,
-        groups=groups,
-    )
+        groups = names[readable.categories[queries]]
+    figures = metrics.summarize(figures, ks, groups)
     if not figures.queries:
         raise ValueError(
             f"No query of catalogue {catalog.name!r} has another picture of "
-            f"its product to find ({protocol.description}), so there is "
+            f"its product to find ({description}), so there is "
             "nothing to score: products need two pictures or more. "
             f"Received: {len(readable)} pictures of "
             f"{len(readable.product_ids)} products"
         )
     return Evaluation(
         catalog=catalog.name,
-        protocol=protocol.description,
+        protocol=description,
         ties=ties,
         overall=figures,
-        gallery=len(protocol.gallery),
+        gallery=max(len(part.gallery) for part in parts),
         skipped=embeddings.skipped,
+        clustering=_cluster(embeddings.vectors, readable, parts)
+        if clustering
+        else {},
     )
+
+
+def _score(
+    vectors: np.ndarray, catalog: Catalog, parts, ks, ties: str
+) -> tuple[metrics.QueryFigures, np.ndarray]:
+    """The figures of each query of all parts, and its row."""
+    figures = [
+        metrics.evaluate_queries(
+            vectors[part.queries],
+            catalog.products[part.queries],
+            vectors[part.gallery],
+            catalog.products[part.gallery],
+            ks,
+            exclude=part.exclude,
+            ties=ties,
+        )
+        for part in parts
+    ]
+    queries = np.concatenate([part.queries for part in parts])
+    return metrics.QueryFigures.concatenate(figures), queries
+
+
+def _pairs(catalog: Catalog, protocol: protocols.Protocol) -> np.ndarray:
+    """`[q]` pairs that each query stands in."""
+    if "pairs" in catalog.extras:
+        return catalog.extras["pairs"][protocol.queries]
+    in_gallery = np.bincount(
+        catalog.products[protocol.gallery],
+        minlength=len(catalog.product_ids),
+    )
+    return in_gallery[catalog.products[protocol.queries]]
+
+
+def _cluster(vectors: np.ndarray, catalog: Catalog, parts) -> dict[str, float]:
+    # scikit-learn takes a second to load.
+    from tf_triplet.retrieval import clustering
+
+    rows = np.unique(
+        np.concatenate([[*part.queries, *part.gallery] for part in parts])
+    )
+    return clustering.evaluate_clusters(vectors[rows], catalog.products[rows])
 
 
 def save_embeddings(

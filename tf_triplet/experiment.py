@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from tf_triplet import config as configs
@@ -19,6 +20,7 @@ from tf_triplet.data.sources import (
     cub200,
     inshop,
     sop,
+    street2shop,
 )
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import backbones, embedding, keras_import
@@ -29,8 +31,11 @@ CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 BENCHMARKS = {
     "sop": (sop.read_sop, sop.PUBLISHED),
     "inshop": (inshop.read_inshop, inshop.PUBLISHED),
-    # Its publication counts pairs and all pictures, not those of a split.
-    "consumer2shop": (consumer2shop.read_consumer2shop, {}),
+    "consumer2shop": (
+        consumer2shop.read_consumer2shop,
+        consumer2shop.PUBLISHED,
+    ),
+    "street2shop": (street2shop.read_street2shop, street2shop.PUBLISHED),
     "cars196": (cars196.read_cars196, cars196.PUBLISHED),
     "cub200": (cub200.read_cub200, cub200.PUBLISHED),
 }
@@ -95,33 +100,87 @@ def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
 def verify_counts(source: str, catalog: Catalog) -> list[str]:
     """Holds a benchmark against its published counts, a line a part.
 
-    A part is a split, or a domain of the test split. Other sources have no
+    A part is `all`, a split, a domain, or `pairs`. Other sources have no
     published counts: an empty list.
     """
     if source not in BENCHMARKS:
         return []
     lines = []
     for name, published in BENCHMARKS[source][1].items():
-        is_split = name in catalog.split_names
-        names = catalog.split_names if is_split else catalog.domain_names
-        labels = catalog.splits if is_split else catalog.domains
-        rows = names[labels] == name
-        found = int(rows.sum()), len(set(catalog.products[rows]))
+        found = _count(catalog, name)
+        if published[1] is None:
+            found, published = found[:1], published[:1]
+        same = found == published
         verdict = (
-            "as published"
-            if found == published
-            else (f"PUBLISHED: {published[0]:,} pictures of {published[1]:,}")
+            "as published" if same else f"PUBLISHED: {_in_words(published)}"
         )
-        lines.append(
-            f"{name}: {found[0]:,} pictures of {found[1]:,} products, {verdict}"
-        )
+        what = "pairs" if name == "pairs" else "pictures"
+        lines.append(f"{name}: {_in_words(found, what)}, {verdict}")
     return lines
+
+
+def _count(catalog: Catalog, part: str) -> tuple[int, int]:
+    """Pictures and products of a part."""
+    if part == "pairs":
+        # A pair stands at both of its pictures; the query side asks.
+        asks = np.isin(
+            catalog.domain_names[catalog.domains].astype(str),
+            ("consumer", "street"),
+        )
+        return int(catalog.extras["pairs"][asks].sum()), 0
+    if part == "all":
+        rows = np.ones(len(catalog), bool)
+    elif part in catalog.split_names:
+        rows = catalog.split_names[catalog.splits] == part
+    else:
+        rows = catalog.domain_names[catalog.domains] == part
+    # A picture of two products, or two splits, is one picture.
+    pictures = len(np.unique(catalog.paths[rows].astype(str)))
+    return pictures, len(np.unique(catalog.products[rows]))
+
+
+def _in_words(counts: tuple[int, ...], what: str = "pictures") -> str:
+    words = f"{counts[0]:,} {what}"
+    return words if len(counts) == 1 else f"{words} of {counts[1]:,} products"
+
+
+def training_catalog(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> Catalog:
+    """The pictures to train on: of the split train and, where
+    `config.sampling` names two domains, of these alone."""
+    training = catalog.split("train")
+    wanted = _sampling_domains(config)
+    for name in wanted:
+        training.domain(name)  # Tells the domains there are, if not this one.
+    if not wanted:
+        return training
+    domains = training.domain_names[training.domains]
+    return training.select(np.isin(domains.astype(str), wanted))
+
+
+def sampling_sides(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> np.ndarray | None:
+    """`[rows]` int32: 0 where a picture queries, 1 where it is searched.
+
+    None without two domains in `config.sampling`.
+    """
+    if not _sampling_domains(config):
+        return None
+    names = catalog.domain_names[catalog.domains]
+    return (names == config.sampling.gallery_domain).astype(np.int32)
+
+
+def _sampling_domains(config: ml_collections.ConfigDict) -> list[str]:
+    sampling = config.sampling
+    return [n for n in (sampling.query_domain, sampling.gallery_domain) if n]
 
 
 def build_sampler(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> GroupedSampler:
-    """The sampler of a training split."""
+    """The sampler of a training catalogue."""
     sampling = config.sampling
     return GroupedSampler(
         catalog.products,
@@ -132,6 +191,9 @@ def build_sampler(
         single_category_probability=sampling.single_category_probability,
         small_category=sampling.small_category,
         singletons=sampling.singletons,
+        sides=sampling_sides(config, catalog),
+        categories_per_batch=sampling.categories_per_batch,
+        mixed_draws=sampling.mixed_draws,
         seed=config.seed,
     )
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from tf_triplet.data.sampling import GroupedSampler
 
@@ -170,3 +171,180 @@ def test_a_batch_wider_than_the_products_says_so():
         GroupedSampler(
             np.arange(3).repeat(2), np.zeros(6, int), units_per_batch=64
         )
+
+
+def pools_drawn(sampler, draws):
+    blocks = [sampler.pools(i) for i in range(-(-draws // 4096))]
+    return np.concatenate(blocks)[:draws]
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.8, 1.0])
+def test_category_shares_over_ten_thousand_draws(probability):
+    products, categories = table(1, products=200, categories=6)
+    sampler = GroupedSampler(
+        products,
+        categories,
+        units="pairs",
+        units_per_batch=8,
+        single_category_probability=probability,
+        seed=3,
+    )
+    pools = pools_drawn(sampler, 10_000)
+    counts = np.bincount(pools, minlength=8)
+    there = np.array([1 - probability] + 7 * [probability / 7]) * 10_000
+    assert (counts[there == 0] == 0).all()
+    test = scipy.stats.chisquare(counts[there > 0], there[there > 0])
+    assert test.pvalue > 0.01
+    # And what a batch holds is what its draw says.
+    for step, rows in enumerate(take(sampler, 50)):
+        if pools[step]:
+            own = rows[categories[rows] == pools[step] - 1]
+            pairs = np.bincount(products[categories == pools[step] - 1]) // 2
+            assert len(own) == 2 * min(8, pairs.sum())
+
+
+def test_batches_of_several_categories():
+    products, categories = table(2, products=120, categories=5)
+    sampler = GroupedSampler(
+        products,
+        categories,
+        units_per_batch=12,
+        images_per_product=2,
+        categories_per_batch=3,
+        small_category="exclude",
+        seed=5,
+    )
+    np.testing.assert_array_equal(sampler.excluded_categories, [5])
+    for rows in take(sampler, 60):
+        assert len(set(rows)) == 24
+        counts = np.bincount(categories[rows], minlength=6)
+        assert sorted(counts) == [0, 0, 0, 8, 8, 8]
+        assert len(set(products[rows])) == 12
+    pools = pools_drawn(sampler, 10_000)
+    assert (np.diff(np.sort(pools, 1), axis=1) > 0).all()
+    counts = np.bincount(pools.reshape(-1))[1:]
+    # Draws without replacement vary less than chi-square assumes.
+    assert scipy.stats.chisquare(counts).pvalue > 0.01
+
+
+def test_small_categories_share_a_pool_and_all_products_come():
+    sizes = [20, 20, 1, 2, 2]
+    categories = np.repeat(range(5), sizes).repeat(2)
+    products = np.arange(45).repeat(2)
+    sampler = GroupedSampler(
+        products,
+        categories,
+        units_per_batch=8,
+        images_per_product=2,
+        categories_per_batch=2,
+    )
+    assert not len(sampler.excluded_categories)
+    seen = set()
+    for rows in take(sampler, 60):
+        assert len(set(rows)) == 16
+        seen |= set(products[rows])
+    assert seen == set(range(45))
+
+
+def test_mixed_draws_deal_the_same_pairs_to_other_batches():
+    products, categories = table(4, products=200, categories=5)
+    arguments = dict(
+        units="pairs",
+        units_per_batch=8,
+        single_category_probability=1.0,
+        small_category="exclude",
+        seed=9,
+    )
+    exact = GroupedSampler(products, categories, **arguments)
+    mixed = GroupedSampler(products, categories, mixed_draws=3, **arguments)
+    plain, dealt = take(exact, 30), take(mixed, 30)
+    kinds = 0
+    for start in range(0, 30, 3):
+        before = np.concatenate(plain[start : start + 3]).reshape(-1, 2)
+        after = np.concatenate(dealt[start : start + 3]).reshape(-1, 2)
+        assert sorted(map(tuple, before)) == sorted(map(tuple, after))
+        kinds += sum(
+            len(set(categories[rows])) > 1 for rows in dealt[start : start + 3]
+        )
+    assert kinds > 15
+    assert all(len(set(categories[rows])) == 1 for rows in plain)
+    for start in (1, 2, 3, 16):
+        again = take(mixed, 3, start)
+        np.testing.assert_array_equal(again, dealt[start : start + 3])
+
+
+def two_domains(seed=0):
+    random = np.random.default_rng(seed)
+    street, shop = random.integers(0, 4, 40), random.integers(0, 4, 40)
+    products = np.concatenate(
+        [np.repeat(range(40), street), np.repeat(range(40), shop)]
+    )
+    sides = np.repeat([0, 1], [street.sum(), shop.sum()])
+    order = random.permutation(len(products))
+    return products[order], products[order] % 3, sides[order]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_street_picture_meets_every_shop_picture_once(seed):
+    products, categories, sides = two_domains(seed)
+    sampler = GroupedSampler(
+        products,
+        categories,
+        units="pairs",
+        units_per_batch=7,
+        sides=sides,
+        seed=seed,
+    )
+    want = {
+        (i, j)
+        for i in np.flatnonzero(sides == 0)
+        for j in np.flatnonzero(sides == 1)
+        if products[i] == products[j]
+    }
+    assert sampler.units == len(want)
+    rows = np.concatenate(take(sampler, sampler.steps_per_epoch))
+    pairs = rows.reshape(-1, 2)[: sampler.units]
+    assert sorted(map(tuple, pairs)) == sorted(want)
+    one_sided = [
+        set(sides[products == p]) != {0, 1} for p in np.unique(products)
+    ]
+    assert sampler.dropped_singletons == sum(one_sided) > 0
+
+
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_pictures_of_both_sides_take_turns(images):
+    products, categories, sides = two_domains()
+    sampler = GroupedSampler(
+        products,
+        categories,
+        units_per_batch=6,
+        images_per_product=images,
+        sides=sides,
+    )
+    seen = set()
+    for rows in take(sampler, 150):
+        groups = rows.reshape(6, images)
+        assert (products[groups] == products[groups][:, :1]).all()
+        assert len(set(products[groups][:, 0])) == 6
+        np.testing.assert_array_equal(
+            sides[groups], np.tile(np.arange(images) % 2, (6, 1))
+        )
+        seen |= set(rows)
+    both = [p for p in range(40) if set(sides[products == p]) == {0, 1}]
+    assert seen == set(np.flatnonzero(np.isin(products, both)))
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"categories_per_batch": 3}, "must divide `units_per_batch`, 8"),
+        ({"categories_per_batch": 8}, "only 5 categories have 1 products"),
+        ({"mixed_draws": 0}, "`mixed_draws` must be at least 1"),
+        ({"mixed_draws": 2, "categories_per_batch": 2}, "and 1 with several"),
+        ({"sides": [0, 1]}, "`sides` must hold 0 or 1 for each of"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    products, categories = table()
+    with pytest.raises(ValueError, match=message):
+        GroupedSampler(products, categories, units_per_batch=8, **arguments)

@@ -31,7 +31,7 @@ def vectors():
 def test_neighbours_are_found_and_framed(catalog, vectors, tmp_path):
     protocol = protocols.choose(catalog.domains, catalog.domain_names, "", "")
     queries, found = neighbours.find_neighbours(
-        vectors, catalog, protocol, 4, k=3
+        vectors, catalog, [protocol], 4, k=3
     )
     paths = catalog.paths.tolist()
     for query, row in zip(queries, found):

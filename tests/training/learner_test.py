@@ -29,10 +29,17 @@ def data(size=16):
     return pictures, np.repeat(np.arange(size // 4), 4).astype(np.int32)
 
 
-@pytest.mark.parametrize("mining", ["paper", "batch_hard", "semi_hard"])
+@pytest.mark.parametrize("domains", [1, 2])
+@pytest.mark.parametrize(
+    "mining", ["paper", "random", "batch_hard", "semi_hard"]
+)
 @pytest.mark.parametrize("first_shard", [8, 5, 14])
-def test_two_replicas_equal_one_device(two_replicas, mining, first_shard):
+def test_two_replicas_equal_one_device(
+    two_replicas, mining, first_shard, domains
+):
     pictures, labels = data()
+    if domains == 2:
+        labels = np.stack([labels, np.arange(len(labels)) % 2], 1)
     single = make(mining)
     before = [w.copy() for w in single.encoder.get_weights()]
     want = single.train_step((tf.constant(pictures), tf.constant(labels)))

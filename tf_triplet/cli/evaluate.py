@@ -30,6 +30,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from tf_triplet.cli import errors
+from tf_triplet.retrieval import protocols
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a run of tf-triplet-train."
@@ -49,7 +50,9 @@ _BASELINE = flags.DEFINE_enum(
     "ours, and show the change.",
 )
 _SPLIT = flags.DEFINE_string(
-    "split", None, "A split of the catalogue, or all. [config: test]"
+    "split",
+    None,
+    "A split of the catalogue, several (val+test), or all. [config: test]",
 )
 _QUERY_DOMAIN = flags.DEFINE_string(
     "query_domain",
@@ -59,6 +62,21 @@ _QUERY_DOMAIN = flags.DEFINE_string(
 )
 _GALLERY_DOMAIN = flags.DEFINE_string(
     "gallery_domain", None, "Domain whose pictures are searched."
+)
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    None,
+    list(protocols.PROTOCOLS),
+    "leave_one_out: every picture queries all others. query_gallery: one "
+    "domain queries another. per_pair: so, but a query counts once for each "
+    "pair it stands in. within_category: only the query's category is "
+    "searched. auto: as the domains say.",
+)
+_CLUSTERING = flags.DEFINE_bool(
+    "clustering",
+    None,
+    "Also NMI and pairwise F1 of k-means with a cluster a product; minutes "
+    "for tens of thousands of products.",
 )
 _KS = flags.DEFINE_list(
     "ks", None, "Ranks K of Recall@K and Precision@K: --ks=1,10,100."
@@ -99,13 +117,17 @@ class _Options:
     ks: tuple[int, ...]
     ties: str
     batch_size: int
+    protocol: str
+    clustering: bool
 
     @property
     def name(self) -> str:
-        """For a file: `test`, or `test-street-to-shop`."""
+        """For a file: `test`, or `test-street-to-shop-per_pair`."""
         name = self.split
         if self.query_domain:
             name += f"-{self.query_domain}-to-{self.gallery_domain}"
+        if self.protocol in ("per_pair", "within_category"):
+            name += f"-{self.protocol}"
         return _file_name(name)
 
 
@@ -172,6 +194,8 @@ def _read_options(config, ks: tuple[int, ...] | None) -> _Options:
         "ks": ks,
         "ties": _TIES.value,
         "batch_size": _BATCH_SIZE.value,
+        "protocol": _PROTOCOL.value,
+        "clustering": _CLUSTERING.value,
     }
     return _Options(
         **{
@@ -194,6 +218,8 @@ def _score(encoder, catalog, config, options: _Options):
         options.query_domain,
         options.gallery_domain,
         options.ties,
+        options.protocol,
+        options.clustering,
     )
     return embeddings, result
 
@@ -235,6 +261,10 @@ def _show(results: dict[str, Any], seconds: dict[str, float]) -> None:
     what = "pretrained features" if last == "baseline" else "trained encoder"
     title = f"{result.catalog}, {what}: {result.protocol}"
     console.print(tables.overall_table(result.overall, before, title, caption))
+    for name, value in result.clustering.items():
+        earlier = results["baseline"].clustering[name] if before else None
+        change = "" if earlier is None else f" (baseline {earlier:.4f})"
+        console.print(f"{name.upper()} of k-means: {value:.4f}{change}")
     for path in result.skipped[:20]:
         console.print(f"skipped: {path}", markup=False)
 
@@ -262,20 +292,21 @@ def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
     report = workdir / "report"
     if _NEIGHBOURS.value:
         from tf_triplet.reporting import neighbours
-        from tf_triplet.retrieval import protocols
 
-        protocol = protocols.choose(
+        parts = protocols.named(
+            options.protocol,
+            readable.categories,
             readable.domains,
             readable.domain_names,
             options.query_domain,
             options.gallery_domain,
         )
         queries, found = neighbours.find_neighbours(
-            embeddings.vectors, readable, protocol, _NEIGHBOURS.value
+            embeddings.vectors, readable, parts, _NEIGHBOURS.value
         )
         path = report / f"neighbours-{options.name}.png"
         neighbours.neighbour_grid(
-            path, queries, found, title=protocol.description
+            path, queries, found, title=parts[0].description
         )
         print(f"Neighbours: {path}")
     if _PROJECTOR.value:

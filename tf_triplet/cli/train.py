@@ -38,6 +38,12 @@ _RESUME = flags.DEFINE_bool(
 _CHECK = flags.DEFINE_bool(
     "check", False, "Only inspect the pictures, and report what is wrong."
 )
+_VERIFY = flags.DEFINE_bool(
+    "verify",
+    False,
+    "Only hold a benchmark's counts against the published ones; opens no "
+    "picture.",
+)
 
 
 @errors.friendly
@@ -46,6 +52,8 @@ def main(argv) -> None:
     errors.refuse_arguments(argv)
     config = _CONFIG.value
     configs.validate(config)
+    if _VERIFY.value:
+        return _verify(config)
     if _CHECK.value:
         return _check(config)
     if not _WORKDIR.value:
@@ -53,6 +61,22 @@ def main(argv) -> None:
     workdir = Path(_WORKDIR.value)
     _claim(workdir, config, _RESUME.value)
     _train(config, workdir)
+
+
+def _verify(config) -> None:
+    """A subset is no mistake: it is told, not refused."""
+    from tf_triplet import experiment
+
+    if config.data.source not in experiment.BENCHMARKS:
+        raise ValueError(
+            "--verify knows the published counts of "
+            f"{', '.join(experiment.BENCHMARKS)}. Received: "
+            f"data.source={config.data.source}. Your own pictures: --check."
+        )
+    catalog = experiment.build_catalog(config)
+    print(catalog)
+    for line in experiment.verify_counts(config.data.source, catalog):
+        print(line)
 
 
 def _check(config) -> None:
@@ -104,7 +128,7 @@ def _train(config, workdir: Path) -> None:
         json.dumps(_versions(tf), indent=2) + "\n"
     )
     catalog = experiment.build_catalog(config)
-    training = catalog.split("train")
+    training = experiment.training_catalog(config, catalog)
     held_out = catalog.split(config.evaluation.split)
     sampler = experiment.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
@@ -122,6 +146,7 @@ def _train(config, workdir: Path) -> None:
             resize=config.data.resize,
             use_boxes=config.data.use_boxes,
             bad_images=bad_images,
+            sides=experiment.sampling_sides(config, training),
         )
 
     def evaluate(encoder):
@@ -135,6 +160,7 @@ def _train(config, workdir: Path) -> None:
             query_domain=config.evaluation.query_domain,
             gallery_domain=config.evaluation.gallery_domain,
             ties=config.evaluation.ties,
+            protocol=config.evaluation.protocol,
         )
         return result.overall.named()
 
@@ -170,7 +196,7 @@ def _train(config, workdir: Path) -> None:
 def _describe(training, held_out, sampler, strategy) -> None:
     print(
         f"{len(training)} training pictures of {len(training.product_ids)} "
-        f"products ({sampler.dropped_singletons} with one picture left out), "
+        f"products ({sampler.dropped_singletons} without a pair left out), "
         f"{len(held_out)} held-out pictures of "
         f"{len(held_out.product_ids)} products; "
         f"{sampler.batch_size} pictures a batch, "

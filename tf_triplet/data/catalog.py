@@ -9,7 +9,7 @@ the edges a product is called what its owner calls it: a string or an int64.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,8 @@ class Catalog:
         split_names: `[splits]` strings, usually "test" and "train".
         boxes: `[n, 4]` float32 x1, y1, x2, y2 in pixels of the upright
             picture (EXIF orientation applied), NaN where there is no box.
+        extras: Further columns by name, `[n]` each, that some source or
+            protocol knows (`pairs` of Consumer-to-Shop).
     """
 
     name: str
@@ -49,8 +51,15 @@ class Catalog:
     splits: np.ndarray
     split_names: np.ndarray
     boxes: np.ndarray
+    extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, values in self.extras.items():
+            if len(values) != len(self.paths):
+                raise ValueError(
+                    f"`extras` column {name!r} must have a row a picture, "
+                    f"{len(self.paths)}. Received: {len(values)}"
+                )
         for field in ("products", "categories", "domains", "splits", "boxes"):
             rows = len(getattr(self, field))
             if rows != len(self.paths):
@@ -83,6 +92,7 @@ class Catalog:
         frame: pd.DataFrame,
         name: str,
         describe_row: Callable[[int], str] = "Row {}".format,
+        extras: Sequence[str] = (),
     ) -> Catalog:
         """Makes a catalogue from a table.
 
@@ -92,6 +102,7 @@ class Catalog:
                 `y1`, `x2`, `y2`. Other columns are not looked at.
             name: What reports call this catalogue.
             describe_row: Names a row (counted from 0) in an error.
+            extras: Names of columns to keep as they are.
 
         Raises:
             ValueError: a column is missing, an id is empty or neither a
@@ -127,7 +138,8 @@ class Catalog:
                 f"A split cannot be called {ALL_SPLITS!r}, which means the "
                 f"whole catalogue. Received the splits: {list(splits)}"
             )
-        return cls(name=name, **columns)
+        kept = {column: frame[column].to_numpy() for column in extras}
+        return cls(name=name, extras=kept, **columns)
 
     def to_frame(self) -> pd.DataFrame:
         """Returns the table that `from_frame` takes, a row a picture."""
@@ -141,7 +153,7 @@ class Catalog:
             }
         )
         frame[list(BOX_COLUMNS)] = self.boxes
-        return frame
+        return frame.assign(**self.extras)
 
     @property
     def row_product_ids(self) -> np.ndarray:
@@ -169,13 +181,25 @@ class Catalog:
             )
             columns[labels] = dense.astype(np.int32)
             columns[names] = getattr(self, names)[kept]
-        return Catalog(name=self.name, **columns)
+        extras = {name: values[rows] for name, values in self.extras.items()}
+        return Catalog(name=self.name, extras=extras, **columns)
 
     def split(self, name: str) -> Catalog:
-        """Returns the pictures of one split; `all` is every picture."""
+        """Returns the pictures of one split.
+
+        Args:
+            name: Of a split, of several (`val+test`), or `all`.
+        """
         if name == ALL_SPLITS:
             return self
-        return self._where("split", self.splits, self.split_names, name)
+        if "+" not in name or name in self.split_names:
+            return self._where("split", self.splits, self.split_names, name)
+        rows = np.zeros(len(self), bool)
+        for part in name.split("+"):
+            if part not in self.split_names:
+                self._where("split", self.splits, self.split_names, part)
+            rows |= self.split_names[self.splits] == part
+        return self.select(rows)
 
     def domain(self, name: str) -> Catalog:
         """Returns the pictures of one domain (a shop, a vendor)."""

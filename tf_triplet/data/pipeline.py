@@ -152,6 +152,7 @@ def training_batches(
     resize: str = "area",
     use_boxes: bool = True,
     bad_images: BadImages | None = None,
+    sides: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """The endless batches of a sampler, augmented, from `start_step` on.
 
@@ -167,14 +168,20 @@ def training_batches(
         resize: the method where it is not drawn at random.
         use_boxes: crop to the box where there is one.
         bad_images: collects the names of unreadable pictures.
+        sides: `[rows]` 0 (query) or 1 (gallery), for losses that keep two
+            domains apart.
 
     Returns:
-        A dataset of (`[b, size, size, 3]` pixels, `[b]` int32 labels).
+        A dataset of (`[b, size, size, 3]` pixels, `[b]` int32 labels), or,
+        with sides, `[b, 2]` int32 labels and sides.
     """
     bad = bad_images or BadImages("skip")
     with tf.device("cpu:0"):
         paths = tf.constant(catalog.paths.astype(str))
-        labels = tf.constant(catalog.products)
+        labels = catalog.products
+        if sides is not None:
+            labels = np.stack([labels, sides], 1).astype(np.int32)
+        labels = tf.constant(labels)
         boxes = tf.constant(_boxes(catalog, use_boxes))
     batch = sampler.batch_size
 

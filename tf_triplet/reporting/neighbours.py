@@ -37,7 +37,7 @@ class Neighbour:
 def find_neighbours(
     vectors: np.ndarray,
     catalog: Catalog,
-    protocol: Protocol,
+    parts: Sequence[Protocol],
     count: int,
     k: int = 5,
     seed: int = 0,
@@ -47,7 +47,7 @@ def find_neighbours(
     Args:
         vectors: `[n, dim]` embeddings of the catalogue's pictures.
         catalog: `[n]` pictures.
-        protocol: Who queries whom.
+        parts: Who queries whom; several galleries where several.
         count: Queries to draw; fewer where there are fewer.
         k: Neighbours a query.
         seed: Of the draw: before and after training show the same queries.
@@ -56,35 +56,52 @@ def find_neighbours(
         Paths of the queries, and the neighbours of each: what
         `neighbour_grid` takes.
     """
-    products = catalog.products
-    in_gallery = np.bincount(
-        products[protocol.gallery], minlength=len(catalog.product_ids)
-    )
-    others = in_gallery[products[protocol.queries]] - (protocol.exclude >= 0)
-    candidates = np.flatnonzero(others > 0)
-    drawn = np.random.default_rng(seed).permutation(candidates)[:count]
-    rows = protocol.queries[drawn]
-    found, scores = exact.top_k(
-        vectors[rows],
-        vectors[protocol.gallery],
-        k,
-        protocol.exclude[drawn],
-    )
-    neighbours = []
-    for row, places, cosines in zip(rows, found, scores):
-        pictures = protocol.gallery[places[places >= 0]]
+    drawable = [_with_something_to_find(catalog, part) for part in parts]
+    ends = np.cumsum([len(places) for places in drawable])
+    drawn = np.random.default_rng(seed).permutation(ends[-1])[:count]
+    queries, neighbours = [], []
+    for draw in drawn:
+        at = int(np.searchsorted(ends, draw, side="right"))
+        part = parts[at]
+        place = drawable[at][draw - ends[at]]
+        row = part.queries[place]
+        found, scores = exact.top_k(
+            vectors[row : row + 1],
+            vectors[part.gallery],
+            k,
+            part.exclude[place : place + 1],
+        )
+        queries.append(str(catalog.paths[row]))
         neighbours.append(
             [
-                Neighbour(
-                    path=str(catalog.paths[picture]),
-                    score=float(score),
-                    right=bool(products[picture] == products[row]),
-                    label=str(catalog.product_ids[products[picture]]),
-                )
-                for picture, score in zip(pictures, cosines)
+                _neighbour(catalog, row, part.gallery[where], cosine)
+                for where, cosine in zip(found[0], scores[0])
+                if where >= 0
             ]
         )
-    return [str(catalog.paths[row]) for row in rows], neighbours
+    return queries, neighbours
+
+
+def _with_something_to_find(catalog: Catalog, part: Protocol) -> np.ndarray:
+    """Places of the queries whose product is in the gallery once more."""
+    products = catalog.products
+    in_gallery = np.bincount(
+        products[part.gallery], minlength=len(catalog.product_ids)
+    )
+    others = in_gallery[products[part.queries]] - (part.exclude >= 0)
+    return np.flatnonzero(others > 0)
+
+
+def _neighbour(
+    catalog: Catalog, query: int, row: int, cosine: float
+) -> Neighbour:
+    product = catalog.products[row]
+    return Neighbour(
+        path=str(catalog.paths[row]),
+        score=float(cosine),
+        right=bool(product == catalog.products[query]),
+        label=str(catalog.product_ids[product]),
+    )
 
 
 def neighbour_grid(

@@ -88,6 +88,25 @@ class QueryFigures:
     map_at_r: np.ndarray
     r_precision: np.ndarray
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[QueryFigures]) -> QueryFigures:
+        """The queries of several galleries, one after another."""
+        return cls(
+            *(
+                np.concatenate([getattr(p, field.name) for p in parts], -1)
+                for field in dataclasses.fields(cls)
+            )
+        )
+
+    def repeat(self, times: np.ndarray) -> QueryFigures:
+        """Each query as often as `[q]` integers say."""
+        return QueryFigures(
+            *(
+                np.repeat(getattr(self, field.name), times, -1)
+                for field in dataclasses.fields(self)
+            )
+        )
+
 
 def evaluate(
     queries: np.ndarray,
@@ -118,13 +137,29 @@ def evaluate(
     figures = evaluate_queries(
         queries, query_labels, gallery, gallery_labels, ks, exclude, ties
     )
+    return summarize(figures, ks, groups)
+
+
+def summarize(
+    figures: QueryFigures,
+    ks: Sequence[int],
+    groups: np.ndarray | None = None,
+) -> Figures:
+    """The means over queries.
+
+    Args:
+        figures: Of `evaluate_queries`.
+        ks: The ranks that it was given.
+        groups: `[q]` names, for instance the queries' categories.
+    """
     everything = _mean(figures, ks, slice(None), {})
     if groups is None:
         return everything
     groups = np.asarray(groups)
-    if groups.shape != (len(queries),):
+    if groups.shape != figures.map_at_r.shape:
         raise ValueError(
-            f"`groups` must name a group for each of {len(queries)} queries. "
+            "`groups` must name a group for each of "
+            f"{len(figures.map_at_r)} queries. "
             f"Received shape: {groups.shape}"
         )
     names, members = np.unique(groups, return_inverse=True)

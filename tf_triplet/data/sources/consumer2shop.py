@@ -10,6 +10,8 @@ from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import deepfashion
 
 SPLITS = ("train", "val", "test")
+# Liu et al., 2016: https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html
+PUBLISHED = {"all": (239_557, None), "pairs": (195_540, None)}
 _COLUMNS = (
     "image_pair_name_1",
     "image_pair_name_2",
@@ -28,7 +30,8 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
             `Anno`, and the pictures in `img` or `Img/img`.
 
     Returns:
-        Splits train, val and test; domains consumer (the first of a pair)
+        Splits train, val and test; `extras["pairs"]`, the lines that a
+        picture stands in; domains consumer (the first of a pair)
         and shop; categories as in the path, for instance `TOPS/T_Shirt`.
 
     Raises:
@@ -50,7 +53,10 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
             )
             for column, domain in ((1, "consumer"), (2, "shop"))
         ]
-    ).drop_duplicates()
+    )
+    lines = frame["image_name"].value_counts()
+    frame = frame.drop_duplicates()
+    frame["pairs"] = frame["image_name"].map(lines)
     twice = frame["image_name"].duplicated(keep=False)
     if twice.any():
         first = frame[twice].sort_values("image_name", kind="stable")
@@ -63,4 +69,4 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
         frame, root, "list_bbox_consumer2shop.txt", "source_type"
     )
     frame = frame.reset_index(drop=True)
-    return Catalog.from_frame(frame, "consumer2shop")
+    return Catalog.from_frame(frame, "consumer2shop", extras=("pairs",))
