@@ -110,3 +110,71 @@ def test_the_file_gives_back_what_was_saved(embeddings, catalog, tmp_path, ids):
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(ValueError, match="no embeddings file: it lacks"):
         evaluation.load_embeddings(tmp_path / "other.npz")
+
+
+def street_and_shop():
+    """Angles on a circle; the protocols' answers are worked out by hand.
+
+    Category x: the street picture of a is nearest to b's shop picture, then
+    a's two. Category y: the street picture of c is nearest to a's shop
+    picture, of another category, then to its own.
+    """
+    angles = [0, 10, 20, 25, 40, 31, 33, 90]
+    ids = ["a", "b", "a", "a", "c", "a", "c", "b"]
+    domain = ["street", *["shop"] * 3, "street", "shop", "shop", "street"]
+    category = [*"xxxxy", "x", "y", "x"]
+    catalog = reference.catalog(
+        [f"{i}.png" for i in range(8)],
+        ids,
+        category=category,
+        domain=domain,
+    )
+    radians = np.deg2rad(angles)
+    vectors = np.stack([np.cos(radians), np.sin(radians)], 1)
+    return catalog, evaluation.Embeddings(np.float32(vectors), np.arange(8))
+
+
+def test_protocols_against_hand_computed_ranks():
+    catalog, embeddings = street_and_shop()
+
+    def recall(protocol, ks=(1, 2, 3)):
+        result = evaluation.evaluate(
+            embeddings, catalog, ks, "street", "shop", protocol=protocol
+        )
+        return result, [result.overall.recall[k] for k in ks]
+
+    # Ranks of the first right one: a 2nd, c 1st, b 5th of five.
+    result, values = recall("query_gallery")
+    assert values == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    assert result.queries == 3 and result.gallery == 5
+    # a stands in three pairs, b and c in one each.
+    result, values = recall("per_pair")
+    assert values == pytest.approx([1 / 5, 4 / 5, 4 / 5])
+    assert result.queries == 5
+    assert result.by_category["x"].queries == 4
+    assert result.protocol.endswith("once for each pair")
+    # Within x, b's picture is 4th of four.
+    result, values = recall("within_category", (1, 2, 4))
+    assert values == pytest.approx([1 / 3, 2 / 3, 1])
+    assert result.gallery == 4
+    assert result.by_category["y"].recall[1] == 1
+
+
+def test_the_lines_of_a_list_weigh_its_queries():
+    catalog, embeddings = street_and_shop()
+    pairs = [2, 1, 1, 1, 7, 1, 1, 1]
+    frame = catalog.to_frame().assign(pairs=pairs, split="test")
+    catalog = type(catalog).from_frame(frame, "lines", extras=("pairs",))
+    result = evaluation.evaluate(
+        embeddings, catalog, (1,), "street", "shop", protocol="per_pair"
+    )
+    assert result.queries == 10
+    assert result.overall.recall[1] == pytest.approx(0.7)
+
+
+def test_clustering_comes_along_when_asked(embeddings, catalog):
+    result = evaluation.evaluate(embeddings, catalog, (1,))
+    assert result.clustering == {}
+    result = evaluation.evaluate(embeddings, catalog, (1,), clustering=True)
+    assert 0.5 < result.clustering["nmi"] <= 1
+    assert result.to_dict()["overall"]["f1"] == result.clustering["f1"]

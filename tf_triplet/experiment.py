@@ -110,11 +110,10 @@ def verify_counts(source: str, catalog: Catalog) -> list[str]:
         found = _count(catalog, name)
         if published[1] is None:
             found, published = found[:1], published[:1]
-        same = found == published
-        verdict = (
-            "as published" if same else f"PUBLISHED: {_in_words(published)}"
-        )
         what = "pairs" if name == "pairs" else "pictures"
+        verdict = "as published"
+        if found != published:
+            verdict = f"PUBLISHED: {_in_words(published, what)}"
         lines.append(f"{name}: {_in_words(found, what)}, {verdict}")
     return lines
 
@@ -139,7 +138,7 @@ def _count(catalog: Catalog, part: str) -> tuple[int, int]:
     return pictures, len(np.unique(catalog.products[rows]))
 
 
-def _in_words(counts: tuple[int, ...], what: str = "pictures") -> str:
+def _in_words(counts: tuple[int, ...], what: str) -> str:
     words = f"{counts[0]:,} {what}"
     return words if len(counts) == 1 else f"{words} of {counts[1]:,} products"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import tensorflow as tf
 from PIL import Image
 
@@ -65,6 +66,77 @@ def cub_tree(root):
     (root / "image_class_labels.txt").write_text("\n".join(labels))
 
 
+def cars_tree(root):
+    fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class")
+    kinds = [(name, "O") for name in (*fields, "relative_im_path")]
+    rows = []
+    for i, product in enumerate([*range(1, 9), *range(99, 103)]):
+        for view in range(3):
+            name = f"car_ims/{3 * i + view + 1:06}.jpg"
+            rows.append((2, 2, 38, 34, product, name))
+            picture(root / name, product, view)
+    table = np.zeros([1, len(rows)], kinds)
+    for i, row in enumerate(rows):
+        table[0, i] = row
+    scipy.io.savemat(root / "cars_annos.mat", {"annotations": table})
+
+
+def consumer2shop_tree(root):
+    rows = []
+    for product in range(12):
+        kind = ("TOPS/T_Shirt", "DRESSES/Lace_Dress")[product % 2]
+        folder = f"img/{kind}/id_{product:08}"
+        status = "train" if product < 8 else ("val", "test")[product % 2]
+        for view in range(2):
+            consumer = f"{folder}/comsumer_0{view}.jpg"
+            picture(root / consumer, product, view)
+            for shop in range(2):
+                name = f"{folder}/shop_0{shop}.jpg"
+                picture(root / name, product, 2 + shop)
+                rows.append(f"{consumer} {name} id_{product:08} {status}")
+    header = "image_pair_name_1 image_pair_name_2 item_id evaluation_status"
+    text = "\n".join([str(len(rows)), header, *rows]) + "\n"
+    (root / "list_eval_partition.txt").write_text(text)
+
+
+def street2shop_tree(root):
+    lists = root / "meta" / "json"
+    lists.mkdir(parents=True)
+    photo = 0
+    for category in ("bags", "hats"):
+        rows = {"train_pairs": [], "test_pairs": [], "retrieval": []}
+        for product in range(6):
+            pairs = "train_pairs" if product < 4 else "test_pairs"
+            for kind in (pairs, pairs, "retrieval", "retrieval"):
+                photo += 1
+                box = {"left": 2, "top": 2, "width": 30, "height": 30}
+                rows[kind].append({"photo": photo, "product": product})
+                if kind != "retrieval":
+                    rows[kind][-1]["bbox"] = box
+                name = f"images/{photo:09}.jpg"
+                picture(root / name, 10 * (category == "hats") + product, photo)
+        for kind, entries in rows.items():
+            text = json.dumps(entries)
+            (lists / f"{kind}_{category}.json").write_text(text)
+
+
+def ask_the_server(workdir, file):
+    """Serves as the README says, and asks as a shopper would."""
+    command = [sys.executable, "-m", "tf_triplet.cli.serve"]
+    server = subprocess.Popen(
+        [*command, f"--workdir={workdir}", "--port=0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        address = server.stdout.readline().split()[-1]
+        return run("query", f"--server={address}", f"--image={file}")
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
 def run(verb, *arguments):
     done = subprocess.run(
         [sys.executable, "-m", f"tf_triplet.cli.{verb}", *arguments],
@@ -83,6 +155,9 @@ def run(verb, *arguments):
         ("sop", sop_tree, 12, 12),
         ("inshop", inshop_tree, 8, 8),
         ("cub200", cub_tree, 12, 12),
+        ("cars196", cars_tree, 12, 12),
+        ("consumer2shop", consumer2shop_tree, 4, 4),
+        ("street2shop", street2shop_tree, 8, 24),
     ],
 )
 def test_smoke(tmp_path, name, tree, queries, indexed):
@@ -113,6 +188,21 @@ def test_smoke(tmp_path, name, tree, queries, indexed):
     record = json.loads((folder / "assets.extra/export.json").read_text())
     assert record["pictures"] == indexed
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    file = next(data.rglob("*.[jJ][pP][gG]")).read_bytes()
-    answer = signature(image_bytes=tf.constant([file]))
+    file = next(data.rglob("*.[jJ][pP][gG]"))
+    answer = signature(image_bytes=tf.constant([file.read_bytes()]))
     assert answer["scores"].shape == (1, min(10, indexed))
+    if name == "consumer2shop":
+        flags = ("--protocol=per_pair", "--split=val+test", "--clustering")
+        assert "NMI" in run("evaluate", f"--workdir={workdir}", *flags)
+        (path,) = (workdir / "report").glob("*val_test*per_pair.json")
+        overall = json.loads(path.read_text())["trained"]["overall"]
+        assert overall["queries"] == 16 and 0 <= overall["f1"] <= 1
+        found = answer["product_ids"].numpy()[0, 0].decode()
+        assert found in ask_the_server(workdir, file)
+    verified = run(
+        "train",
+        f"--config=configs/{name}.py",
+        f"--config.data.path={data}",
+        "--verify",
+    )
+    assert "PUBLISHED" in verified

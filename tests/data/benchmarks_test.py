@@ -1,5 +1,7 @@
 """The benchmarks' own formats, on tiny trees written exactly so."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.io
@@ -11,6 +13,7 @@ from tf_triplet.data.sources import (
     cub200,
     inshop,
     sop,
+    street2shop,
 )
 
 SOP_HEADER = "image_id class_id super_class_id path\n"
@@ -197,6 +200,133 @@ def test_consumer2shop(tmp_path):
     assert shop.boxes[0].tolist() == [10, 20, 200, 210]
     assert shop.category_names[shop.categories].tolist() == ["TOPS/T_Shirt"]
     assert len(catalog.split("val")) == len(catalog.split("test")) == 2
+    assert len(catalog.split("val+test")) == 4
+    with pytest.raises(ValueError, match="has no split 'tests'"):
+        catalog.split("val+tests")
+    assert shop.extras["pairs"].tolist() == [2]
+    assert training.domain("consumer").extras["pairs"].tolist() == [1, 1]
+    lines = experiment.verify_counts("consumer2shop", catalog)
+    assert lines == [
+        "all: 7 pictures, PUBLISHED: 239,557 pictures",
+        "pairs: 4 pairs, PUBLISHED: 195,540 pairs",
+    ]
+
+
+def street2shop_tree(root, **lists):
+    entries = {
+        "train_pairs_bags": [
+            {
+                "photo": 1,
+                "product": 7,
+                "bbox": {"left": 10, "top": 20, "width": 30, "height": 40},
+            },
+        ],
+        "test_pairs_bags": [
+            {
+                "photo": 2,
+                "product": 8,
+                "bbox": {"left": 1, "top": 2, "width": 3, "height": 4},
+            },
+        ],
+        "retrieval_bags": [
+            {"photo": 11, "product": 7},
+            {"photo": 12, "product": 8},
+            {"photo": 13, "product": 9},
+            {"photo": 14, "product": 9},
+        ],
+        "train_pairs_hats": [],
+        # The same street photo, and the same number for another product.
+        "test_pairs_hats": [
+            {
+                "photo": 2,
+                "product": 7,
+                "bbox": {"left": 5, "top": 5, "width": 0, "height": 9},
+            },
+            {"photo": 2, "product": 7},
+        ],
+        "retrieval_hats": [{"photo": 21, "product": 7, "bbox": None}],
+        **lists,
+    }
+    for name, rows in entries.items():
+        text = rows if isinstance(rows, str) else json.dumps(rows)
+        write(root / "meta" / "json" / f"{name}.json", text)
+    # Picture 14 is gone from the web.
+    for photo in (1, 2, 11, 12, 13, 21):
+        write(root / "images" / f"{photo:09d}.jpeg", "")
+    write(root / "images" / "notes.txt", "")
+    return root
+
+
+def test_street2shop(tmp_path, caplog):
+    catalog = street2shop.read_street2shop(street2shop_tree(tmp_path))
+    assert "1 of 9 pictures" in caplog.text
+    table = [
+        (
+            int(path.split("/")[-1].split(".")[0]),
+            product,
+            catalog.domain_names[domain],
+            catalog.split_names[split],
+        )
+        for path, product, domain, split in zip(
+            catalog.paths,
+            catalog.row_product_ids,
+            catalog.domains,
+            catalog.splits,
+        )
+    ]
+    assert table == [
+        (1, "bags/7", "street", "train"),
+        (2, "bags/8", "street", "test"),
+        (11, "bags/7", "shop", "train"),
+        (11, "bags/7", "shop", "test"),
+        (12, "bags/8", "shop", "test"),
+        (13, "bags/9", "shop", "test"),
+        (2, "hats/7", "street", "test"),
+        (21, "hats/7", "shop", "test"),
+    ]
+    assert catalog.boxes[0].tolist() == [10, 20, 40, 60]
+    assert np.isnan(catalog.boxes[2:]).all()
+    assert list(catalog.category_names) == ["bags", "hats"]
+    lines = experiment.verify_counts("street2shop", catalog)
+    assert [line.split(",")[0] for line in lines] == [
+        "street: 2 pictures",
+        "shop: 4 pictures",
+        "pairs: 4 pairs",
+    ]
+
+
+@pytest.mark.parametrize(
+    "lists,message",
+    [
+        ({"retrieval_bags": "{"}, "retrieval_bags.json is no JSON"),
+        ({"retrieval_bags": {"photo": 1}}, "must hold a list.*dict"),
+        (
+            {"test_pairs_bags": [{"photo": 1, "product": 2}, {"photo": 3}]},
+            r"test_pairs_bags.json, entry 1: expected photo, product",
+        ),
+        (
+            {"retrieval_hats": [{"photo": 1, "product": 2, "bbox": {"x": 1}}]},
+            "retrieval_hats.json, entry 0: .*bbox",
+        ),
+    ],
+)
+def test_street2shop_errors(tmp_path, lists, message):
+    street2shop_tree(tmp_path, **lists)
+    with pytest.raises(ValueError, match=message):
+        street2shop.read_street2shop(tmp_path)
+
+
+def test_street2shop_without_lists_or_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match="retrieval_bags.json"):
+        street2shop.read_street2shop(tmp_path)
+    street2shop_tree(tmp_path)
+    for file in (tmp_path / "images").iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="000000001.jpg.*photos.txt"):
+        street2shop.read_street2shop(tmp_path)
+    (tmp_path / "meta" / "json" / "test_pairs_hats.json").unlink()
+    with pytest.raises(FileNotFoundError, match="test_pairs_hats.json"):
+        street2shop.read_street2shop(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +390,8 @@ def test_counts_are_held_against_the_published(tmp_path, monkeypatch):
     catalog = inshop.read_inshop(inshop_tree(tmp_path))
     lines = experiment.verify_counts("inshop", catalog)
     assert lines[1] == (
-        "query: 1 pictures of 1 products, PUBLISHED: 14,218 pictures of 3,985"
+        "query: 1 pictures of 1 products, "
+        "PUBLISHED: 14,218 pictures of 3,985 products"
     )
     monkeypatch.setitem(
         experiment.BENCHMARKS,

@@ -55,3 +55,38 @@ def test_choose_by_the_names_given():
     np.testing.assert_array_equal(crossed.gallery, [1, 3])
     with pytest.raises(ValueError, match="Received: 'street' and ''"):
         protocols.choose(DOMAINS, NAMES, "street")
+
+
+CATEGORIES = np.array([0, 1, 1, 1, 0], np.int32)
+
+
+def test_within_category_one_domain_queries_its_own_kind():
+    parts = protocols.within_category(
+        CATEGORIES, DOMAINS, NAMES, "street", "shop"
+    )
+    # Pictures 0 and 4 find no shop picture of category 0.
+    assert [p.queries.tolist() for p in parts] == [[0, 4], [2]]
+    assert [p.gallery.tolist() for p in parts] == [[], [1, 3]]
+    assert [p.exclude.tolist() for p in parts] == [[-1, -1], [-1]]
+    assert parts[0].description.endswith("within a category")
+
+
+def test_within_category_without_domains_leaves_each_out_at_its_place():
+    parts = protocols.within_category(CATEGORIES, DOMAINS, NAMES)
+    assert [p.queries.tolist() for p in parts] == [[0, 4], [1, 2, 3]]
+    for part in parts:
+        np.testing.assert_array_equal(part.gallery[part.exclude], part.queries)
+
+
+@pytest.mark.parametrize(
+    "name, domains, message",
+    [
+        ("nearest", ("", ""), "`protocol` must be one of auto, leave_one_out"),
+        ("per_pair", ("", ""), "`protocol=per_pair` needs `query_domain`"),
+        ("query_gallery", ("street", ""), "needs `query_domain` and"),
+        ("leave_one_out", ("street", "shop"), "has no domains"),
+    ],
+)
+def test_protocols_and_domains_fit_together(name, domains, message):
+    with pytest.raises(ValueError, match=message):
+        protocols.named(name, CATEGORIES, DOMAINS, NAMES, *domains)
