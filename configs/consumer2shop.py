@@ -5,9 +5,8 @@ Command:  tf-triplet-train --config=configs/consumer2shop.py \\
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
           steps of 128 pictures were never run where this was written.
 Pairs:    each consumer photo with each shop photo of its item; negatives are
-          the shop's. The paper's in-domain pooling, where pictures of an item
-          are paired as they come: --config.sampling.query_domain= \\
-              --config.sampling.gallery_domain=
+          the shop's. The paper's in-domain variant, where pictures of both
+          are paired as they come: --config.sampling.pool_domains=true
 Protocol: Recall@K is the retrieval accuracy: is the item among the K nearest
           of all test shop photos? Each consumer photo queries once, however
           many pairs it is in; tf-triplet-evaluate --protocol=per_pair counts

@@ -6,8 +6,8 @@ Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. The
           benchmark is a list of addresses: pictures that are gone are left
           out, so figures of two downloads are not of one data set.
 Pairs:    each street photo with each shop photo of its product; negatives are
-          the shop's. Pooling both: --config.sampling.query_domain= \\
-              --config.sampling.gallery_domain=
+          the shop's. The paper's in-domain variant, where pictures of both
+          are paired as they come: --config.sampling.pool_domains=true
 Protocol: top-20 accuracy within a category (Kiapour et al., 2015), which is
           Recall@20. The gallery is the whole shop, products of the training
           split among it, so --check tells of products in two splits.

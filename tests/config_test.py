@@ -59,6 +59,10 @@ def test_unknown_saved_field_is_an_error():
         ("evaluation.query_domain", "street", "go together"),
         ("model.backbone", "imported", "needs `model.path`"),
         ("evaluation.ks", (), "positive ranks"),
+        ("evaluation.protocol", "per_pair", "needs `evaluation.query_domain`"),
+        ("sampling.gallery_domain", "shop", "`sampling.gallery_domain` go"),
+        ("sampling.categories_per_batch", 3, "must divide"),
+        ("sampling.mixed_draws", 0, "at least 1"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):

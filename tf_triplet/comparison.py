@@ -154,7 +154,13 @@ def _run_one(
     workdir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     error = _call(method, config, workdir)
-    figures = {} if error else _read_figures(method, workdir)
+    figures = {}
+    if not error and method.trained:
+        figures, step = _last_figures(workdir)
+        if step != config.training.steps:
+            error = f"stopped at step {step} of {config.training.steps}"
+    elif not error:
+        figures = _baseline_figures(workdir)
     one = Run(
         method=name,
         group=method.group,
@@ -205,21 +211,25 @@ def _call(
     return f"{' '.join(told)} (exit code {code}, {workdir / 'log.txt'})"
 
 
-def _read_figures(method: Method, workdir: Path) -> dict[str, float]:
-    if not method.trained:
-        (path,) = (workdir / "report").glob("evaluation-*.json")
-        figures = json.loads(path.read_text())["baseline"]["overall"]
-        return {k: v for k, v in figures.items() if isinstance(v, float)}
-    last = {}
+def _baseline_figures(workdir: Path) -> dict[str, float]:
+    (path,) = (workdir / "report").glob("evaluation-*.json")
+    figures = json.loads(path.read_text())["baseline"]["overall"]
+    return {k: v for k, v in figures.items() if isinstance(v, float)}
+
+
+def _last_figures(workdir: Path) -> tuple[dict[str, float], int]:
+    """The last evaluation's figures, and its step."""
+    last, step = {}, 0
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
-        if any(key.startswith("eval/") for key in values):
-            last = values
-    return {
-        key.removeprefix("eval/"): value
-        for key, value in last.items()
-        if key.startswith("eval/")
-    }
+        figures = {
+            key.removeprefix("eval/"): value
+            for key, value in values.items()
+            if key.startswith("eval/")
+        }
+        if figures:
+            last, step = figures, values["step"]
+    return last, step
 
 
 def _remove_models(workdir: Path) -> None:

@@ -97,6 +97,9 @@ def base_config() -> ml_collections.ConfigDict:
     # domains are not trained on. Empty: all domains are pooled.
     config.sampling.query_domain = ""
     config.sampling.gallery_domain = ""
+    # Pool the two named domains, and pair their pictures as they come (the
+    # paper's in-domain variant).
+    config.sampling.pool_domains = False
     # C: a minibatch holds C categories with P / C units of each, in place
     # of the single-category rule. Small categories (fewer than P / C) form
     # one pool together (fill), or are never drawn (exclude).

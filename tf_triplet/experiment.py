@@ -163,9 +163,9 @@ def sampling_sides(
 ) -> np.ndarray | None:
     """`[rows]` int32: 0 where a picture queries, 1 where it is searched.
 
-    None without two domains in `config.sampling`.
+    None without two domains in `config.sampling`, and where they are pooled.
     """
-    if not _sampling_domains(config):
+    if config.sampling.pool_domains or not _sampling_domains(config):
         return None
     names = catalog.domain_names[catalog.domains]
     return (names == config.sampling.gallery_domain).astype(np.int32)

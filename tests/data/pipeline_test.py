@@ -127,6 +127,18 @@ def test_labels_are_of_their_pictures(files):
         assert pixels.min() >= 0 and pixels.max() <= 1
 
 
+def test_sides_come_with_the_labels(files):
+    catalog = build(files)
+    sides = np.arange(12) // 2 % 2
+    (plain,) = train(catalog, take=1)
+    (both,) = train(catalog, take=1, sides=sides)
+    assert both[1].dtype == np.int32
+    np.testing.assert_array_equal(both[1][:, 0], plain[1])
+    rows = np.rint(both[0].mean((1, 2, 3)) * 255 / 20).astype(int)
+    np.testing.assert_array_equal(both[1][:, 1], sides[rows])
+    assert set(both[1][:, 1]) == {0, 1}
+
+
 def test_a_bad_picture_takes_its_partner_along(files):
     spoil(files)
     for _, labels in train(build(files), "pairs", take=6):

@@ -1,0 +1,112 @@
+"""tf-triplet-compare, as it is run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+ROOT = Path(__file__).parents[2]
+STUDY = """
+from tf_triplet.comparison import Method
+from tf_triplet.config import base_config
+
+
+def recipe(**changes):
+    config = base_config()
+    config.data.source = "rendered"
+    config.data.image_size = 32
+    config.data.rendered.products = 12
+    config.data.rendered.images_per_product = 4
+    config.model.backbone = "imported"
+    config.model.path = {net!r}
+    config.model.embedding_size = 4
+    config.sampling.units_per_batch = 2
+    config.training.steps = 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def get_study():
+    return {{
+        "plain": Method(recipe(), "Baseline", trained=False),
+        "paper": Method(recipe(), "Trained"),
+        "too_wide": Method(
+            recipe(**{{"sampling.units_per_batch": 99}}), "Trained"
+        ),
+    }}
+"""
+
+
+def compare(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tf_triplet.cli.compare", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    tf.keras.utils.set_random_seed(0)
+    tf.keras.Sequential(
+        [tf.keras.Input([32, 32, 3]), tf.keras.layers.Conv2D(4, 5, 4)]
+    ).save(folder / "net.keras")
+    path = folder / "study.py"
+    path.write_text(STUDY.format(net=str(folder / "net.keras")))
+    return path
+
+
+def test_a_study_with_a_method_that_fails(study, tmp_path):
+    flags = (f"--study={study}", f"--output={tmp_path / 'out'}")
+    first = compare(*flags, "--seeds=0,1")
+    assert first.returncode == 2
+    assert "2 of 6 runs failed" in first.stderr
+    assert "`units_per_batch` is 99" in first.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    runs = {(r["method"], r["seed"]): r for r in results["runs"]}
+    assert len(runs) == 6 and results["machine"]["cores"] >= 1
+    for seed in (0, 1):
+        assert 0 <= runs["plain", seed]["figures"]["recall@1"] <= 1
+        assert runs["too_wide", seed]["figures"] == {}
+        assert runs["paper", seed]["config"]["seed" if seed else "data.source"]
+    # The same pictures are held out; only the training is another.
+    assert runs["plain", 0]["figures"] == runs["plain", 1]["figures"]
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert (
+        table[0] == "| method | recall@1 | recall@10 | map@r | runs | seconds |"
+    )
+    assert table[2].startswith("| **Baseline** |")
+    assert table[3].startswith("| plain | 0.") and "±" in table[3]
+    assert table[-1].startswith("| too_wide | - | - | - | 0 |")
+    folder = tmp_path / "out" / "runs" / "paper" / "0"
+    assert not list(folder.glob("*.keras"))
+    log = (folder / "log.txt").stat().st_mtime_ns
+    again = compare(*flags, "--seeds=0", "--methods=paper", "--metrics=map@r")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (folder / "log.txt").stat().st_mtime_ns == log
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        ([], "--output"),
+        (["--output=x"], "--study or --configs"),
+        (["--output=x", "--study=nowhere.py"], "nowhere.py does not exist"),
+        (["--output=x", "--study=README.md"], "README.md is no Python file"),
+        (["--output=x", "--study=configs/sop.py"], "not define get_study"),
+        (["--output=x", "--configs=configs/sop.py,a/sop.py"], "'sop'"),
+        (["--output=x", "--study=STUDY", "--methods=a"], "plain, paper"),
+        (["--output=x", "--study=STUDY", "--seeds=one"], "--seeds takes"),
+    ],
+)
+def test_mistakes_are_told(study, flags, message):
+    flags = [flag.replace("STUDY", str(study)) for flag in flags]
+    got = compare(*flags)
+    assert got.returncode == 2
+    assert message in got.stderr and "Traceback" not in got.stderr

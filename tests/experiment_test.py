@@ -1,0 +1,79 @@
+"""The config's choices, as they reach sampler and catalogue."""
+
+import numpy as np
+import pytest
+import reference
+
+from tf_triplet import experiment
+from tf_triplet.config import base_config
+
+
+def catalog():
+    domains = ["street", "shop", "studio"] * 6
+    return reference.catalog(
+        [f"{i}.png" for i in range(18)],
+        [f"p{i // 3}" for i in range(18)],
+        domain=domains,
+        split=["train"] * 12 + ["test"] * 6,
+    )
+
+
+def config(**changes):
+    made = base_config()
+    made.sampling.units_per_batch = 2
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+def test_two_domains_train_on_these_alone():
+    crossed = config(
+        **{
+            "sampling.query_domain": "street",
+            "sampling.gallery_domain": "shop",
+        }
+    )
+    training = experiment.training_catalog(crossed, catalog())
+    assert set(training.domain_names) == {"street", "shop"}
+    assert len(training) == 8 and set(training.split_names) == {"train"}
+    sides = experiment.sampling_sides(crossed, training)
+    names = training.domain_names[training.domains]
+    np.testing.assert_array_equal(sides, names == "shop")
+    sampler = experiment.build_sampler(crossed, training)
+    assert sampler.units == 4
+    rows = sampler.batch(0)
+    np.testing.assert_array_equal(sides[rows], [0, 1, 0, 1])
+    crossed.sampling.pool_domains = True
+    assert len(experiment.training_catalog(crossed, catalog())) == 8
+    assert experiment.sampling_sides(crossed, training) is None
+
+
+def test_one_domain_pools_all():
+    training = experiment.training_catalog(config(), catalog())
+    assert len(training) == 12
+    assert experiment.sampling_sides(config(), training) is None
+
+
+def test_an_unknown_domain_lists_the_known():
+    wrong = config(
+        **{
+            "sampling.query_domain": "web",
+            "sampling.gallery_domain": "shop",
+        }
+    )
+    with pytest.raises(ValueError, match="no domain 'web'; it has 'shop'"):
+        experiment.training_catalog(wrong, catalog())
+
+
+def test_sampling_options_reach_the_sampler():
+    several = config(
+        **{
+            "sampling.categories_per_batch": 2,
+            "sampling.units": "products",
+        }
+    )
+    with pytest.raises(ValueError, match="`categories_per_batch` is 2"):
+        experiment.build_sampler(several, catalog())
+    mixed = config(**{"sampling.mixed_draws": 3})
+    plain = experiment.build_sampler(config(), catalog())
+    dealt = experiment.build_sampler(mixed, catalog())
+    assert any((plain.batch(i) != dealt.batch(i)).any() for i in range(3))
