@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tf_triplet import comparison
 from tf_triplet import config as configs
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -16,11 +17,16 @@ def usable():
     return config
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=str)
-def test_every_config_file_is_valid(path):
+def load(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=str)
+def test_every_config_file_is_valid(path):
+    module = load(path)
     config = module.get_config()
     # Where a benchmark lies, its user says.
     assert config.data.source in ("emoji", "rendered") or not config.data.path
@@ -71,3 +77,22 @@ def test_a_bad_value_is_named(field, value, message):
     config[section][name] = value
     with pytest.raises(ValueError, match=message):
         configs.validate(config)
+
+
+def test_sop_comes_in_two_kinds_of_minibatches():
+    sop = load(FOLDER / "sop.py")
+    share = "single_category_probability"
+    assert sop.get_config().sampling[share] == 0.8
+    assert sop.get_config("all_categories").sampling[share] == 0.0
+    with pytest.raises(ValueError, match="single_category.*'both'"):
+        sop.get_config("both")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.glob("studies/*.py")), ids=lambda path: path.stem
+)
+def test_every_study_holds_one_budget(path):
+    study = load(path).get_study()
+    comparison.check(study)
+    texts = [configs.to_json(m.config) for m in study.values() if m.trained]
+    assert len(set(texts)) == len(texts) > 1

@@ -38,7 +38,7 @@ _DOMAINS = {
 @errors.friendly
 def main(argv) -> None:
     """Runs all stages."""
-    del argv
+    errors.refuse_arguments(argv)
     workdir = Path(_WORKDIR.value)
     if (workdir / "summary.json").exists() or (
         workdir / "config.json"

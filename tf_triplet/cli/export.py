@@ -38,7 +38,7 @@ _K = flags.DEFINE_integer("k", None, "Neighbours that an answer holds.")
 @errors.friendly
 def main(argv) -> None:
     """Embeds, builds, checks and publishes."""
-    del argv
+    errors.refuse_arguments(argv)
     if not _WORKDIR.value:
         raise ValueError("Pass --workdir=<folder of a run>.")
     workdir = Path(_WORKDIR.value)

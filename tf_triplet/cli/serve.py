@@ -24,7 +24,7 @@ _PORT = flags.DEFINE_integer("port", 8500, "gRPC port; 0 takes a free one.")
 @errors.friendly
 def main(argv) -> None:
     """Serves until SIGINT or SIGTERM."""
-    del argv
+    errors.refuse_arguments(argv)
     if bool(_WORKDIR.value) == bool(_MODEL_DIR.value):
         raise ValueError("Pass either --workdir or --model_dir.")
     model_dir = _MODEL_DIR.value or str(
