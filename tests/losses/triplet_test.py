@@ -325,3 +325,14 @@ def test_config_round_trip():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         triplet.TripletLoss(**arguments)
+
+
+@pytest.mark.parametrize("mining", ["batch_hard", "paper"])
+def test_sides_of_unknown_width_are_refused_not_flattened(mining):
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    def loss(labels):
+        return triplet.triplet_loss(labels, tf.eye(4), mining=mining)
+
+    assert float(loss([[0], [0], [1], [1]])) >= 0
+    with pytest.raises(tf.errors.InvalidArgumentError, match="set_shape"):
+        loss([[0, 0], [0, 1], [1, 0], [1, 1]])

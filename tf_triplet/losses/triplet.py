@@ -379,9 +379,21 @@ def _as_labels(labels) -> tuple[tf.Tensor, tf.Tensor | None]:
         labels = tf.cast(tf.round(labels), tf.int64)
     if labels.shape.rank == 2 and labels.shape[1] == 2:
         return labels[:, 0], labels[:, 1]
-    if labels.shape.rank is None or labels.shape.rank > 1:
-        labels = tf.reshape(labels, [-1])
-    return labels, None
+    if labels.shape.rank == 1:
+        return labels, None
+    # Only a static shape tells sides from products; flattening both into
+    # products would be silent nonsense.
+    flat = tf.debugging.Assert(
+        tf.size(labels) == tf.shape(labels)[0],
+        [
+            "Labels must be [batch], [batch, 1], or [batch, 2] with a "
+            "static last dimension (labels.set_shape([None, 2])). "
+            "Received the shape:",
+            tf.shape(labels),
+        ],
+    )
+    with tf.control_dependencies([flat]):
+        return tf.reshape(labels, [-1]), None
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

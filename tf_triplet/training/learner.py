@@ -68,8 +68,8 @@ class Learner(tf.keras.Model):
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
         if self._scope == "global" and replicas > 1:
-            y = context.all_gather(tf.convert_to_tensor(y), axis=0)
-            y_pred = context.all_gather(y_pred, axis=0)
+            y = _gather(context, tf.convert_to_tensor(y))
+            y_pred = _gather(context, y_pred)
         terms = self.triplet_loss.terms(y, y_pred)
         loss = self.triplet_loss.reduce(terms)
         self._observe(terms, loss)
@@ -93,3 +93,10 @@ class Learner(tf.keras.Model):
         """The means since the epoch began."""
         del x, y, y_pred, sample_weight
         return self.get_metrics_result()
+
+
+def _gather(context, values: tf.Tensor) -> tf.Tensor:
+    """The rows of all replicas; inside a graph all_gather forgets the rest
+    of the shape, which tells `[batch]` labels from `[batch, 2]`."""
+    gathered = context.all_gather(values, axis=0)
+    return tf.ensure_shape(gathered, [None, *values.shape[1:]])
