@@ -65,7 +65,10 @@ def squared_pairwise(vectors: tf.Tensor):
     products = tf.matmul(centred, centred, transpose_b=True)
     squared = norms[:, None] + norms[None, :] - 2.0 * products
     squared = tf.linalg.set_diag(tf.maximum(squared, 0.0), tf.zeros_like(norms))
-    squared = _recompute_small(squared, centred, norms)
+    off_diagonal = tf.linalg.set_diag(
+        tf.ones_like(squared, tf.bool), tf.zeros_like(norms, tf.bool)
+    )
+    squared = _recompute_small(squared, centred, centred, off_diagonal)
 
     def gradient(upstream):
         both = upstream + tf.transpose(upstream)
@@ -76,29 +79,56 @@ def squared_pairwise(vectors: tf.Tensor):
     return squared, gradient
 
 
-def _recompute_small(squared, centred, norms) -> tf.Tensor:
+@tf.custom_gradient
+def squared_between(anchors: tf.Tensor, keys: tf.Tensor):
+    """`[a, k]` squared Euclidean distances of `[a, dim]` and `[k, dim]`.
+
+    As exact as `squared_pairwise`, and differentiable in both.
+    """
+    centre = tf.reduce_mean(anchors, 0, keepdims=True)
+    a, k = anchors - centre, keys - centre
+    squared = (
+        tf.reduce_sum(tf.square(a), -1)[:, None]
+        + tf.reduce_sum(tf.square(k), -1)[None, :]
+        - 2.0 * tf.matmul(a, k, transpose_b=True)
+    )
+    squared = tf.maximum(squared, 0.0)
+    squared = _recompute_small(squared, a, k, tf.ones_like(squared, tf.bool))
+
+    def gradient(upstream):
+        by_anchor = tf.reduce_sum(upstream, 1)[:, None]
+        by_key = tf.reduce_sum(upstream, 0)[:, None]
+        return (
+            2.0 * (by_anchor * a - tf.matmul(upstream, k)),
+            2.0 * (by_key * k - tf.matmul(upstream, a, transpose_a=True)),
+        )
+
+    return squared, gradient
+
+
+def _recompute_small(squared, anchors, keys, allowed) -> tf.Tensor:
     """Replaces cancelled entries by sums of squared differences."""
-    limit = _CANCELLED * tf.reduce_mean(norms)
-    small = tf.linalg.set_diag(squared < limit, tf.zeros_like(norms, tf.bool))
+    spread = tf.reduce_mean(tf.reduce_sum(tf.square(anchors), -1))
+    small = allowed & (squared < _CANCELLED * spread)
 
     def few():
         pairs = tf.where(small)
-        difference = tf.gather(centred, pairs[:, 0]) - tf.gather(
-            centred, pairs[:, 1]
+        difference = tf.gather(anchors, pairs[:, 0]) - tf.gather(
+            keys, pairs[:, 1]
         )
         return tf.tensor_scatter_nd_update(
             squared, pairs, tf.reduce_sum(tf.square(difference), -1)
         )
 
     def many():
-        # One anchor at a time: [batch, dim] is all that is held.
+        # One anchor at a time: [keys, dim] is all that is held.
         direct = tf.map_fn(
-            lambda row: tf.reduce_sum(tf.square(centred - row), -1), centred
+            lambda row: tf.reduce_sum(tf.square(keys - row), -1), anchors
         )
         return tf.where(small, direct, squared)
 
     count = tf.reduce_sum(tf.cast(small, tf.int64))
-    rows = tf.cast(tf.shape(centred)[0], tf.int64)
+    rows = tf.cast(tf.shape(keys)[0], tf.int64)
     return tf.cond(
         count == 0,
         lambda: squared,

@@ -1,47 +1,51 @@
 """Which triplets of a batch count: choices of rows, without gradient.
 
-Every function takes `[batch]` labels and a `[batch, batch]` matrix of squared
-distances, and holds nothing larger than that matrix.
+Every function takes `[batch, keys]` matrices, of squared distances and of
+who may be whose positive and negative, and holds nothing larger. The keys
+are the batch itself, or other embeddings (a memory).
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_triplet.losses.batch_loss import Keys, split_labels
+
 _INF = float("inf")
 
 
-def positive_mask(
-    labels: tf.Tensor, sides: tf.Tensor | None = None
-) -> tf.Tensor:
-    """`[batch, batch]` true where j is another row of i's product.
+def pair_masks(
+    labels: tf.Tensor, keys: Keys | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which rows are an anchor's positives, and which its negatives.
 
     Args:
-        labels: `[batch]` integers.
-        sides: `[batch]` integers of two domains: only rows of side 0 (the
-            street) may be anchors, only rows of side 1 (the shop) may be
-            their positives and negatives. None: one domain, all may.
+        labels: `[batch]` or `[batch, 1]` integers, products; or `[batch,
+            2]`, products and sides: only rows of side 0 (the street) are
+            anchors, only rows of side 1 (the shop) their positives and
+            negatives.
+        keys: what anchors are compared with; None: the batch itself, where
+            no row is its own positive.
+
+    Returns:
+        Two `[batch, keys]` boolean matrices.
     """
-    same = labels[:, None] == labels[None, :]
-    same = tf.linalg.set_diag(same, tf.zeros_like(labels, tf.bool))
-    return same if sides is None else same & _across(sides)
-
-
-def negative_mask(
-    labels: tf.Tensor, sides: tf.Tensor | None = None
-) -> tf.Tensor:
-    """`[batch, batch]` true where j is a row of another product.
-
-    Args:
-        labels: `[batch]` integers.
-        sides: as in `positive_mask`.
-    """
-    other = labels[:, None] != labels[None, :]
-    return other if sides is None else other & _across(sides)
-
-
-def _across(sides: tf.Tensor) -> tf.Tensor:
-    return (sides == 0)[:, None] & (sides == 1)[None, :]
+    products, sides = split_labels(labels)
+    if keys is None:
+        others, other_sides = products, sides
+    else:
+        others, other_sides = split_labels(keys.labels)
+        others = tf.cast(others, products.dtype)
+    same = products[:, None] == others[None, :]
+    allowed = tf.ones_like(same)
+    if sides is not None:
+        allowed = (sides == 0)[:, None] & (other_sides == 1)[None, :]
+    if keys is not None:
+        allowed &= keys.valid[None, :]
+    negatives = allowed & ~same
+    if keys is None:
+        same = tf.linalg.set_diag(same, tf.zeros_like(products, tf.bool))
+    return allowed & same, negatives
 
 
 def hardest_positive(squared: tf.Tensor, positives: tf.Tensor):
@@ -61,7 +65,7 @@ def random_negative(negatives: tf.Tensor, seed: tf.Tensor):
     """Returns (`[batch]` row, uniform over the true ones, `[batch]` any).
 
     Args:
-        negatives: `[batch, batch]` booleans.
+        negatives: `[batch, keys]` booleans.
         seed: `[2]` integers; the same seed makes the same choice, so that
             all replicas of a global batch agree.
     """
@@ -80,12 +84,12 @@ def semi_hard_negatives(
     """For every (anchor, positive): the nearest negative farther away.
 
     Args:
-        squared: `[batch, batch]`.
-        negatives: `[batch, batch]` booleans.
+        squared: `[batch, keys]`.
+        negatives: `[batch, keys]` booleans.
 
     Returns:
-        `[batch, batch]` rows n_ij: the negative of i least far beyond j;
-        where none is, the farthest negative of i. And `[batch, batch]`
+        `[batch, keys]` rows n_ij: the negative of i least far beyond j;
+        where none is, the farthest negative of i. And `[batch, keys]`
         booleans: whether such a semi-hard negative was found.
 
     References:

@@ -11,6 +11,14 @@ import tensorflow as tf
 
 from tf_triplet.losses import distances
 from tf_triplet.losses import mining as miners
+from tf_triplet.losses.batch_loss import (
+    BatchLoss,
+    BatchValue,
+    Keys,
+    check_choice,
+    per_row,
+    split_labels,
+)
 
 MININGS = ("paper", "random", "batch_hard", "batch_all", "semi_hard")
 # Those whose rows 2i and 2i + 1 are a query and its positive.
@@ -41,6 +49,7 @@ def triplet_terms(
     labels: tf.Tensor,
     embeddings: tf.Tensor,
     *,
+    keys: Keys | None = None,
     mining: str = "batch_hard",
     margin: float = 0.1,
     soft: bool = False,
@@ -56,6 +65,9 @@ def triplet_terms(
             anchors, and only rows of side 1 (shop) are their positives and
             negatives, whatever the mining.
         embeddings: `[batch, dim]` floats; arithmetic is float32.
+        keys: positives and negatives come from these in place of the batch
+            (a pair's own positive stays). Nothing is its own positive there,
+            so `count_lone_anchors` has no effect.
         mining: "paper" (rows 2i and 2i + 1 are a query and its positive; only
             queries are anchors; the nearest row of another product is the
             negative), "random" (as paper, but any row of another product is
@@ -81,24 +93,33 @@ def triplet_terms(
         batch all, soft margin); Schroff et al., 2015,
         https://arxiv.org/abs/1503.03832 (semi-hard).
     """
-    _check("mining", mining, MININGS)
-    _check("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
-    labels, sides = _as_labels(labels)
+    check_choice("mining", mining, MININGS)
+    check_choice("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
+    positives, negatives = miners.pair_masks(labels, keys)
+    labels, _ = split_labels(labels)
     vectors = distances.prepare(embeddings, distance)
-    positives = miners.positive_mask(labels, sides)
-    negatives = miners.negative_mask(labels, sides)
+    others = vectors
+    if keys is not None:
+        others = distances.prepare(tf.stop_gradient(keys.embeddings), distance)
 
     def penalty(positive, negative):
         x = positive - negative + margin
         return tf.math.softplus(x) if soft else tf.nn.relu(x), x > 0
 
-    if mining == "batch_all":
-        return _batch_all(positives, negatives, vectors, distance, margin, soft)
-    if mining == "semi_hard":
+    def squared_distances(anchors):
+        if keys is None:
+            return distances.squared_pairwise(anchors)
+        return distances.squared_between(anchors, others)
+
+    if mining in ("batch_all", "semi_hard"):
+        squared = squared_distances(vectors)
+        if mining == "batch_all":
+            pairwise = distances.from_squared(squared, distance)
+            return _batch_all(positives, negatives, pairwise, margin, soft)
         return _semi_hard(
-            positives, negatives, vectors, distance, penalty, semi_hard_fallback
+            positives, negatives, squared, distance, penalty, semi_hard_fallback
         )
-    squared = distances.squared_pairwise(tf.stop_gradient(vectors))
+    squared = squared_distances(tf.stop_gradient(vectors))
     if mining == "random":
         seed = tf.random.experimental.stateless_fold_in([0, 0], _digest(labels))
         negative, has_negative = miners.random_negative(negatives, seed)
@@ -106,19 +127,19 @@ def triplet_terms(
         negative, has_negative = miners.hardest_negative(squared, negatives)
     if mining in PAIRED:
         positive, has_positive = _own_positive(labels)
+        near = tf.gather(vectors, positive)
     else:
         positive, has_positive = miners.hardest_positive(squared, positives)
-        own = tf.range(tf.shape(labels)[0], dtype=positive.dtype)
-        positive = tf.where(has_positive, positive, own)
-        has_positive |= count_lone_anchors
-    return _one_per_anchor(
-        vectors,
-        distance,
-        penalty,
-        positive,
-        negative,
-        has_positive & has_negative,
-    )
+        if keys is None:
+            own = tf.range(tf.shape(labels)[0], dtype=positive.dtype)
+            positive = tf.where(has_positive, positive, own)
+            has_positive |= count_lone_anchors
+        near = _gather(others, positive)
+    # Only the gathered rows are differentiated: O(batch * dim), and direct
+    # differences keep their digits.
+    d_ap = distances.between(vectors, near, distance)
+    d_an = distances.between(vectors, _gather(others, negative), distance)
+    return _one_per_anchor(d_ap, d_an, penalty, has_positive & has_negative)
 
 
 def reduce_terms(terms: TripletTerms, reduction: str = "mean") -> tf.Tensor:
@@ -147,15 +168,14 @@ def triplet_loss(
 
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
-class TripletLoss(tf.keras.losses.Loss):
+class TripletLoss(BatchLoss):
     """`triplet_loss` for `model.compile(loss=TripletLoss(...))`.
 
-    `y_true` are `[batch]` integer product labels, or `[batch, 2]` of product
-    and side (see `triplet_terms`), `y_pred` the `[batch, dim]`
-    embeddings. Sample weights weigh anchors. Under a strategy, plain
-    `compile` mines each replica's share; `tf_triplet.Learner` mines the
-    global batch.
+    See `BatchLoss` for labels, sides, sample weights and strategies.
     """
+
+    takes_keys = True
+    metric_names = ("active", "positive", "negative")
 
     def __init__(
         self,
@@ -170,9 +190,9 @@ class TripletLoss(tf.keras.losses.Loss):
     ):
         """See `triplet_terms` and `reduce_terms` for the arguments."""
         super().__init__(name=name)
-        _check("mining", mining, MININGS)
-        _check("distance", distance, distances.DISTANCES)
-        _check("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
+        check_choice("mining", mining, MININGS)
+        check_choice("distance", distance, distances.DISTANCES)
+        check_choice("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
         _check_reduction(reduction, soft)
         if not margin >= 0:
             raise ValueError(f"`margin` must be at least 0. Received: {margin}")
@@ -187,8 +207,8 @@ class TripletLoss(tf.keras.losses.Loss):
         }
 
     @property
-    def mining(self) -> str:
-        return self._arguments["mining"]
+    def in_pairs(self) -> bool:
+        return self._arguments["mining"] in PAIRED
 
     @property
     def loss_at_collapse(self) -> float:
@@ -198,19 +218,23 @@ class TripletLoss(tf.keras.losses.Loss):
             return float(tf.math.softplus(margin))
         return margin
 
-    def terms(self, labels, embeddings) -> TripletTerms:
-        """The per-anchor terms, for metrics."""
-        return triplet_terms(labels, embeddings, **self._arguments)
-
-    def reduce(self, terms: TripletTerms) -> tf.Tensor:
-        """The scalar loss of `terms`."""
-        return reduce_terms(terms, self._averaging)
-
-    def call(self, y_true, y_pred) -> tf.Tensor:
-        """`[batch]` values whose mean is the loss."""
-        terms = self.terms(y_true, y_pred)
-        batch = tf.cast(tf.shape(y_pred)[0], tf.float32)
-        return terms.losses * batch / _divisor(terms, self._averaging)
+    def compute(self, labels, embeddings, keys=None) -> BatchValue:
+        """Metrics: `active`, the share of triplets with a loss; `positive`
+        and `negative`, the mean distances to those mined."""
+        terms = triplet_terms(labels, embeddings, keys=keys, **self._arguments)
+        triplets = tf.maximum(tf.reduce_sum(terms.counts), 1.0)
+        anchors = tf.reduce_sum(tf.cast(terms.counts > 0, tf.float32))
+        anchors = tf.maximum(anchors, 1.0)
+        metrics = {
+            "active": tf.reduce_sum(terms.active) / triplets,
+            "positive": tf.reduce_sum(terms.positive_distances) / anchors,
+            "negative": tf.reduce_sum(terms.negative_distances) / anchors,
+        }
+        divisor = _divisor(terms, self._averaging)
+        values = per_row(terms.losses, divisor, tf.shape(embeddings)[0])
+        return BatchValue(
+            values, tf.nest.map_structure(tf.stop_gradient, metrics)
+        )
 
     def get_config(self) -> dict:
         """The constructor's arguments."""
@@ -222,7 +246,7 @@ class TripletLoss(tf.keras.losses.Loss):
 
 
 def _divisor(terms: TripletTerms, reduction: str) -> tf.Tensor:
-    _check("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
     if reduction == "sum":
         return tf.constant(1.0)
     counted = terms.counts if reduction == "mean" else terms.active
@@ -244,14 +268,15 @@ def _digest(labels) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(labels, tf.int64) * places * places)
 
 
-def _one_per_anchor(
-    vectors, distance, penalty, positive, negative, valid
-) -> TripletTerms:
-    """One positive and one negative an anchor, `[batch]` rows each."""
-    # Only the gathered rows are differentiated: O(batch * dim), and direct
-    # differences keep their digits.
-    d_ap = distances.between(vectors, tf.gather(vectors, positive), distance)
-    d_an = distances.between(vectors, tf.gather(vectors, negative), distance)
+def _gather(vectors, rows) -> tf.Tensor:
+    """Rows that may lie one past the last, where nothing was found."""
+    return tf.gather(
+        vectors, tf.minimum(rows, tf.shape(vectors, rows.dtype)[0] - 1)
+    )
+
+
+def _one_per_anchor(d_ap, d_an, penalty, valid) -> TripletTerms:
+    """One positive and one negative an anchor, `[batch]` distances each."""
     losses, active = penalty(d_ap, d_an)
     counts = tf.cast(valid, tf.float32)
     return TripletTerms(
@@ -264,9 +289,8 @@ def _one_per_anchor(
 
 
 def _semi_hard(
-    positives, negatives, vectors, distance, penalty, fallback
+    positives, negatives, squared, distance, penalty, fallback
 ) -> TripletTerms:
-    squared = distances.squared_pairwise(vectors)
     chosen, found = miners.semi_hard_negatives(
         tf.stop_gradient(squared), negatives
     )
@@ -292,11 +316,7 @@ def _semi_hard(
     )
 
 
-def _batch_all(
-    positives, negatives, vectors, distance, margin, soft
-) -> TripletTerms:
-    squared = distances.squared_pairwise(vectors)
-    pairwise = distances.from_squared(squared, distance)
+def _batch_all(positives, negatives, pairwise, margin, soft) -> TripletTerms:
     losses, active = _all_triplets(pairwise, positives, negatives, margin, soft)
     n_pos = tf.reduce_sum(tf.cast(positives, tf.float32), -1)
     n_neg = tf.reduce_sum(tf.cast(negatives, tf.float32), -1)
@@ -371,40 +391,8 @@ def _assert_pairs(labels) -> tf.Operation:
     )
 
 
-def _as_labels(labels) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """`[batch]` products and `[batch]` sides, None where there are none."""
-    labels = tf.convert_to_tensor(labels)
-    # Keras may hand labels over as floats; dense ids below 2^24 survive.
-    if labels.dtype.is_floating:
-        labels = tf.cast(tf.round(labels), tf.int64)
-    if labels.shape.rank == 2 and labels.shape[1] == 2:
-        return labels[:, 0], labels[:, 1]
-    if labels.shape.rank == 1:
-        return labels, None
-    # Only a static shape tells sides from products; flattening both into
-    # products would be silent nonsense.
-    flat = tf.debugging.Assert(
-        tf.size(labels) == tf.shape(labels)[0],
-        [
-            "Labels must be [batch], [batch, 1], or [batch, 2] with a "
-            "static last dimension (labels.set_shape([None, 2])). "
-            "Received the shape:",
-            tf.shape(labels),
-        ],
-    )
-    with tf.control_dependencies([flat]):
-        return tf.reshape(labels, [-1]), None
-
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}"
-        )
-
-
 def _check_reduction(reduction: str, soft: bool) -> None:
-    _check("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
     if soft and reduction == "mean_active":
         raise ValueError(
             "`reduction=mean_active` has no meaning with `soft=True`: every "

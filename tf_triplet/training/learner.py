@@ -1,4 +1,4 @@
-"""A Keras model whose training step mines the global batch.
+"""A Keras model whose training step scores the global batch.
 
 On N replicas the embeddings and labels of all are gathered, every replica
 computes the loss of the whole batch, and takes 1/N of it. `all_gather` is
@@ -11,28 +11,39 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_triplet.losses.triplet import TripletLoss
+from tf_triplet.losses.batch_loss import BatchLoss
+from tf_triplet.training import gradient_cache
+from tf_triplet.training.memory import CrossBatchMemory
 
 SCOPES = ("global", "replica")
 
 
 class Learner(tf.keras.Model):
-    """Trains an encoder with a `TripletLoss` by plain `fit`."""
+    """Trains an encoder with a `BatchLoss` by plain `fit`."""
 
     def __init__(
         self,
         encoder: tf.keras.Model,
-        triplet_loss: TripletLoss,
+        batch_loss: BatchLoss,
         scope: str = "global",
+        memory: CrossBatchMemory | None = None,
+        memory_weight: float = 1.0,
+        micro_batch: int = 0,
         **kwargs,
     ):
         """Wraps `encoder`; create it under the strategy's scope.
 
         Args:
             encoder: pictures to embeddings.
-            triplet_loss: mines and scores a batch.
+            batch_loss: scores a batch; built, if it has variables.
             scope: negatives come from the "global" batch, or from each
                 "replica" alone (then averaged), as most systems do.
+            memory: embeddings of past batches, with which the batch is
+                compared too; needs `scope="global"`.
+            memory_weight: of that second loss.
+            micro_batch: pictures of a replica that are in the network at
+                once; 0 = all. Gradients stay those of the whole batch
+                (`gradient_cache`).
             **kwargs: for `keras.Model`.
         """
         super().__init__(**kwargs)
@@ -40,13 +51,42 @@ class Learner(tf.keras.Model):
             raise ValueError(
                 f"`scope` must be global or replica. Received: {scope!r}"
             )
+        if memory is not None and not batch_loss.takes_keys:
+            raise ValueError(
+                f"`memory` needs a loss over pairs; {batch_loss.name} compares "
+                "with proxies or within the batch only."
+            )
+        if memory is not None and scope != "global":
+            raise ValueError(
+                "`memory` must be the same on every replica, so it needs "
+                f"`scope=global`. Received: {scope!r}"
+            )
+        if micro_batch:
+            gradient_cache.check_repeatable(encoder)
         self.encoder = encoder
-        self.triplet_loss = triplet_loss
+        self.batch_loss = batch_loss
+        # An attribute of its own, so that Keras finds the variables.
+        self.loss_parameters = batch_loss.parameters
+        self.memory = memory
+        self.loss_optimizer = None
         self._scope = scope
-        self._means = {
-            name: tf.keras.metrics.Mean(name)
-            for name in ("loss", "active", "positive", "negative")
-        }
+        self._memory_weight = memory_weight
+        self._micro_batch = micro_batch
+        names = ["loss", *batch_loss.metric_names]
+        if memory is not None:
+            names.append("memory_loss")
+        self._means = {name: tf.keras.metrics.Mean(name) for name in names}
+
+    def compile(self, optimizer="rmsprop", loss_optimizer=None, **kwargs):
+        """As `keras.Model.compile`.
+
+        Args:
+            optimizer: of the encoder.
+            loss_optimizer: of the loss's own variables; None: `optimizer`.
+            **kwargs: for Keras.
+        """
+        super().compile(optimizer, **kwargs)
+        self.loss_optimizer = loss_optimizer
 
     def call(self, inputs, training=None):
         """`[batch, size, size, 3]` pixels to `[batch, dim]` embeddings."""
@@ -54,45 +94,81 @@ class Learner(tf.keras.Model):
 
     @property
     def metrics(self):
-        """Loss, share of active triplets, mean distances of a step."""
+        """The loss, and what the loss itself finds worth logging."""
         return list(self._means.values())
+
+    @property
+    def optimized_variables(self) -> list[tf.Variable]:
+        """Those that `optimizer` steps, in its order."""
+        own = [] if self.loss_optimizer else self._loss_variables()
+        return self.encoder.trainable_variables + own
+
+    def train_step(self, data):
+        """One step; with `micro_batch` in two passes."""
+        x, y, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
+        if weights is not None:
+            raise ValueError(
+                "Learner takes no sample weights; compile a model with the "
+                "loss itself to weigh rows."
+            )
+        groups = [self.encoder.trainable_variables, self._loss_variables()]
+        if self._micro_batch:
+            gradients = gradient_cache.gradients(
+                self.encoder,
+                x,
+                lambda embeddings: self.compute_loss(x, y, embeddings),
+                groups[1],
+                self._micro_batch,
+            )
+        else:
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+                if self.encoder.losses:  # Keras's regularizers.
+                    replicas = self.distribute_strategy.num_replicas_in_sync
+                    loss += tf.add_n(self.encoder.losses) / replicas
+            gradients = tape.gradient(loss, groups)
+        self._apply(groups, gradients)
+        return self.get_metrics_result()
+
+    def _loss_variables(self) -> list[tf.Variable]:
+        if self.loss_parameters is None:
+            return []
+        return self.loss_parameters.trainable_variables
+
+    def _apply(self, groups, gradients) -> None:
+        (variables, own), (slopes, own_slopes) = groups, gradients
+        pairs = list(zip(slopes, variables))
+        own_pairs = list(zip(own_slopes, own))
+        if own and self.loss_optimizer is not None:
+            self.loss_optimizer.apply_gradients(own_pairs)
+        else:
+            pairs += own_pairs
+        self.optimizer.apply_gradients(pairs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
         """This replica's share of the batch's loss; updates the metrics."""
-        del x
-        if sample_weight is not None:
-            raise ValueError(
-                "Learner takes no sample weights; compile a model with "
-                "TripletLoss itself to weigh anchors."
-            )
+        del x, sample_weight
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
+        y = tf.convert_to_tensor(y)
         if self._scope == "global" and replicas > 1:
-            y = _gather(context, tf.convert_to_tensor(y))
+            y = _gather(context, y)
             y_pred = _gather(context, y_pred)
-        terms = self.triplet_loss.terms(y, y_pred)
-        loss = self.triplet_loss.reduce(terms)
-        self._observe(terms, loss)
-        regularization = tf.add_n(self.losses) if self.losses else 0.0
-        return (loss + regularization) / replicas
+        value = self.batch_loss.compute(y, y_pred)
+        loss = tf.reduce_mean(value.values)
+        metrics = dict(value.metrics)
+        if self.memory is not None:
+            keys = self.memory.read(self.optimizer.iterations)
+            past = self.batch_loss.compute(y, y_pred, keys)
+            metrics["memory_loss"] = tf.reduce_mean(past.values)
+            loss += self._memory_weight * metrics["memory_loss"]
+            self.memory.enqueue(y, y_pred)
+        self._observe({"loss": loss, **metrics})
+        return loss / replicas
 
-    def _observe(self, terms, loss) -> None:
-        count = tf.maximum(tf.reduce_sum(terms.counts), 1.0)
-        anchors = tf.cast(terms.counts > 0, tf.float32)
-        any_anchor = tf.maximum(tf.reduce_sum(anchors), 1.0)
-        values = {
-            "loss": loss,
-            "active": tf.reduce_sum(terms.active) / count,
-            "positive": tf.reduce_sum(terms.positive_distances) / any_anchor,
-            "negative": tf.reduce_sum(terms.negative_distances) / any_anchor,
-        }
+    def _observe(self, values: dict[str, tf.Tensor]) -> None:
         for name, value in values.items():
             self._means[name].update_state(tf.stop_gradient(value))
-
-    def compute_metrics(self, x, y, y_pred, sample_weight):
-        """The means since the epoch began."""
-        del x, y, y_pred, sample_weight
-        return self.get_metrics_result()
 
 
 def _gather(context, values: tf.Tensor) -> tf.Tensor:

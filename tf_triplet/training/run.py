@@ -58,9 +58,7 @@ def train(
         The last step; below `settings.steps` if a signal ended the run.
     """
     manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(
-            encoder=learner.encoder, optimizer=learner.optimizer
-        ),
+        _checkpoint(learner),
         str(workdir / "checkpoints"),
         max_to_keep=2,
         checkpoint_name="step",
@@ -104,11 +102,29 @@ def train(
     return step
 
 
+def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
+    """Everything that a resumed run needs; what is None is left out."""
+    parts = {
+        "encoder": learner.encoder,
+        "optimizer": learner.optimizer,
+        "loss_parameters": learner.loss_parameters,
+        "loss_optimizer": learner.loss_optimizer,
+        "memory": learner.memory,
+    }
+    return tf.train.Checkpoint(
+        **{name: part for name, part in parts.items() if part is not None}
+    )
+
+
 def _restore(manager: tf.train.CheckpointManager, learner: Learner) -> int:
     if not manager.latest_checkpoint:
         return 0
+    if learner.loss_optimizer is not None:
+        learner.loss_optimizer.build(
+            learner.loss_parameters.trainable_variables
+        )
     if hasattr(learner.optimizer, "build"):
-        learner.optimizer.build(learner.trainable_variables)
+        learner.optimizer.build(learner.optimized_variables)
         status = manager.checkpoint.restore(manager.latest_checkpoint)
         status.assert_consumed()
     else:
@@ -145,7 +161,7 @@ def _callbacks(
         guard = cb.CollapseGuard(
             pixels[:32].numpy(),
             settings.collapse_every,
-            learner.triplet_loss.loss_at_collapse,
+            learner.batch_loss.loss_at_collapse,
             settings.stop_on_collapse,
         )
         chain.insert(0, guard)

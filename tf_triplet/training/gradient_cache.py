@@ -1,0 +1,118 @@
+"""Gradients of a large batch in the memory of a small one.
+
+The batch goes through the network twice, a few pictures at a time: once for
+the embeddings, of which the loss and its slopes are computed, and once more
+to carry these slopes back into the weights. A loss that compares all rows
+sees them all, and the sum over the parts is the gradient of the whole.
+
+References:
+    Gao et al., 2021, https://arxiv.org/abs/2101.06983 (GradCache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+
+def gradients(
+    encoder: tf.keras.Model,
+    pictures: tf.Tensor,
+    loss: Callable[[tf.Tensor], tf.Tensor],
+    loss_variables: Sequence[tf.Variable],
+    micro_batch: int,
+) -> tuple[list[tf.Tensor | None], list[tf.Tensor | None]]:
+    """The gradients of `loss(encoder(pictures))`.
+
+    Args:
+        encoder: must do the same for a picture in either pass, whatever
+            stands beside it (`check_repeatable`).
+        pictures: `[batch, ...]`.
+        loss: `[batch, dim]` embeddings to a scalar.
+        loss_variables: the loss's own.
+        micro_batch: pictures in the network at once.
+
+    Returns:
+        Those of the encoder's trainable variables, and of the loss's.
+    """
+    variables = encoder.trainable_variables
+    embeddings = _embed(encoder, pictures, micro_batch)
+    with tf.GradientTape() as tape:
+        tape.watch(embeddings)
+        value = loss(embeddings)
+    slopes, of_loss = tape.gradient(value, (embeddings, list(loss_variables)))
+    if slopes is None:
+        slopes = tf.zeros_like(embeddings)
+    used = []
+
+    def carry_back(start, totals):
+        part = slice(start, start + micro_batch)
+        with tf.GradientTape() as tape:
+            fresh = encoder(pictures[part], training=True)
+        found = tape.gradient(fresh, variables, output_gradients=slopes[part])
+        used[:] = [gradient is not None for gradient in found]
+        added = [
+            total if gradient is None else total + gradient
+            for total, gradient in zip(totals, found)
+        ]
+        return start + micro_batch, added
+
+    batch = tf.shape(pictures)[0]
+    _, of_encoder = tf.while_loop(
+        lambda start, totals: start < batch,
+        carry_back,
+        (0, [tf.zeros_like(variable) for variable in variables]),
+        parallel_iterations=1,
+    )
+    if encoder.losses:  # Keras's regularizers.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            penalty = tf.add_n(encoder.losses) / replicas
+        more = tape.gradient(penalty, variables)
+        of_encoder = [
+            total if gradient is None else total + gradient
+            for total, gradient in zip(of_encoder, more)
+        ]
+        used = [a or b is not None for a, b in zip(used, more)]
+    # A variable without a slope keeps none, as in a direct step.
+    return [g if u else None for g, u in zip(of_encoder, used)], of_loss
+
+
+def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
+    batch = tf.shape(pictures)[0]
+    parts = -(-batch // micro_batch)
+    array = tf.TensorArray(
+        tf.float32, parts, infer_shape=False, element_shape=None
+    )
+
+    def one(i, array):
+        part = pictures[i * micro_batch : (i + 1) * micro_batch]
+        fresh = encoder(part, training=True)
+        return i + 1, array.write(i, tf.cast(fresh, tf.float32))
+
+    _, array = tf.while_loop(
+        lambda i, _: i < parts, one, (0, array), parallel_iterations=1
+    )
+    width = encoder.output_shape[-1]
+    return tf.ensure_shape(array.concat(), [None, width])
+
+
+def check_repeatable(encoder: tf.keras.Model) -> None:
+    """Raises ValueError if a picture's embedding depends on its batch, or
+    differs between two passes."""
+    for layer in encoder.submodules:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            if layer.trainable:
+                raise ValueError(
+                    "`training.micro_batch` needs embeddings that do not "
+                    f"depend on the batch, and layer {layer.name!r} normalises "
+                    "by batch statistics. Set model.batch_norm=frozen."
+                )
+        elif (
+            getattr(layer, "rate", 0) and "drop" in type(layer).__name__.lower()
+        ):
+            raise ValueError(
+                "`training.micro_batch` runs every picture twice, and layer "
+                f"{layer.name!r} drops at random. Set its rate to 0."
+            )
