@@ -9,7 +9,7 @@ Smoke:    --methods=pretrained,paper --seeds=0
 
 Every method is the recipe `paper` below but for what its name says. It is
 the paper's in sampling, mining, margin and reduction, scaled to two cores:
-48 pixels, 32 pairs and 120 steps of Adam; frozen batch-norm statistics.
+32 pixels, 32 pairs and 100 steps of Adam; frozen batch-norm statistics.
 """
 
 from tf_triplet.comparison import Method
@@ -20,7 +20,7 @@ def recipe(**changes):
     """The paper's sampling and loss in a budget of two cores."""
     config = base_config()
     config.data.source = "emoji"
-    config.data.image_size = 48
+    config.data.image_size = 32
     config.sampling.units = "pairs"
     config.sampling.units_per_batch = 32
     # Arrows and hands: left and right are two products.
@@ -34,7 +34,7 @@ def recipe(**changes):
     config.optimizer.learning_rate = 1e-4
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 20
-    config.training.steps = 120
+    config.training.steps = 100
     config.training.checkpoint_every = 1000
     config.evaluation.every = 0
     config.update_from_flattened_dict(
