@@ -4,13 +4,13 @@ Command:  tf-triplet-train --config=configs/cars196.py --workdir=runs/cars196 \\
               --config.data.path=cars196
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. Few
           classes: 64 pairs of 98 cars fit, and there are no categories.
-Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
+Smoke:    --config=configs/cars196.py:smoke
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import base_config, sized
 
 
-def get_config():
+def get_config(size="full"):
     """The paper's defaults with a shorter run; whole pictures."""
     config = base_config()
     config.data.source = "cars196"
@@ -23,4 +23,4 @@ def get_config():
     config.evaluation.protocol = "leave_one_out"
     config.evaluation.ks = (1, 2, 4, 8)
     config.export.split = "test"
-    return config
+    return sized(config, size)

@@ -16,13 +16,13 @@ Protocol: Recall@K is the retrieval accuracy: is the item among the K nearest
           it once for each. Figures of every category come along.
 Split:    val is neither trained on nor tested. Published code that tests on
           both: tf-triplet-evaluate --split=val+test
-Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
+Smoke:    --config=configs/consumer2shop.py:smoke
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import base_config, sized
 
 
-def get_config():
+def get_config(size="full"):
     """The defaults are the paper's; consumers' photos ask the shops'."""
     config = base_config()
     config.data.source = "consumer2shop"
@@ -34,4 +34,4 @@ def get_config():
     config.evaluation.ks = (1, 5, 10, 20, 50)
     config.export.split = "test"
     config.export.domains = ("shop",)
-    return config
+    return sized(config, size)

@@ -7,13 +7,13 @@ Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
 Expect:   no figure of the paper could be read. Recall@1 that others published:
           89.4 % NormSoftmax (Zhai and Wu, 2019, arXiv 1811.12649), 91.9 %
           Proxy-Anchor (Kim et al., 2020, arXiv 2003.13911).
-Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
+Smoke:    --config=configs/inshop.py:smoke
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import base_config, sized
 
 
-def get_config():
+def get_config(size="full"):
     """The defaults are the paper's; queries ask the gallery."""
     config = base_config()
     config.data.source = "inshop"
@@ -23,4 +23,4 @@ def get_config():
     config.evaluation.ks = (1, 10, 20, 30, 40, 50)
     config.export.split = "test"
     config.export.domains = ("gallery",)
-    return config
+    return sized(config, size)

@@ -12,23 +12,24 @@ Expect:   the paper's own tables could not be read, so no figure is quoted for
           79.6 % NormSoftmax with ResNet50 (Zhai and Wu, 2019, arXiv
           1811.12649), 80.6 % XBM with ResNet50 (Wang et al., 2020, arXiv
           1912.06798).
-Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
+Smoke:    --config=configs/sop.py:smoke
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import base_config, sized
 
 
-def get_config(minibatches="single_category"):
-    """The defaults are the paper's; the protocol is the data set's."""
-    shares = {"single_category": 0.8, "all_categories": 0.0}
-    if minibatches not in shares:
-        raise ValueError(
-            f"configs/sop.py:<{'|'.join(shares)}>. Received: {minibatches!r}"
-        )
+def get_config(variant="full"):
+    """The defaults are the paper's; the protocol is the data set's.
+
+    Args:
+        variant: "full", "smoke", or "all_categories".
+    """
     config = base_config()
-    config.sampling.single_category_probability = shares[minibatches]
+    if variant == "all_categories":
+        config.sampling.single_category_probability = 0.0
+        variant = "full"
     config.data.source = "sop"
     config.evaluation.protocol = "leave_one_out"
     config.evaluation.ks = (1, 10, 100, 1000)
     config.export.split = "test"
-    return config
+    return sized(config, variant)

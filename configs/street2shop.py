@@ -11,13 +11,13 @@ Pairs:    each street photo with each shop photo of its product; negatives are
 Protocol: top-20 accuracy within a category (Kiapour et al., 2015), which is
           Recall@20. The gallery is the whole shop, products of the training
           split among it, so --check tells of products in two splits.
-Smoke:    --config.training.steps=2 --config.sampling.units_per_batch=2
+Smoke:    --config=configs/street2shop.py:smoke
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import base_config, sized
 
 
-def get_config():
+def get_config(size="full"):
     """The defaults are the paper's; the street asks the shop."""
     config = base_config()
     config.data.source = "street2shop"
@@ -29,4 +29,4 @@ def get_config():
     config.evaluation.ks = (1, 5, 10, 20, 50)
     config.export.split = "test"
     config.export.domains = ("shop",)
-    return config
+    return sized(config, size)

@@ -84,8 +84,22 @@ def test_sop_comes_in_two_kinds_of_minibatches():
     share = "single_category_probability"
     assert sop.get_config().sampling[share] == 0.8
     assert sop.get_config("all_categories").sampling[share] == 0.0
-    with pytest.raises(ValueError, match="single_category.*'both'"):
-        sop.get_config("both")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sop", "inshop", "consumer2shop", "street2shop", "cub200", "cars196"],
+)
+def test_every_benchmark_comes_in_two_sizes(name):
+    module = load(FOLDER / f"{name}.py")
+    full, smoke = module.get_config(), module.get_config("smoke")
+    assert (full.model.backbone, full.data.image_size) == ("resnet50v2", 224)
+    assert full.sampling.units_per_batch == 64
+    assert (smoke.training.steps, smoke.data.image_size) == (2, 32)
+    assert smoke.evaluation == full.evaluation and smoke.loss == full.loss
+    assert f"configs/{name}.py:smoke" in module.__doc__
+    with pytest.raises(ValueError, match="two sizes.*'both'"):
+        module.get_config("both")
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,29 @@ def get_config(saved: str = "") -> ml_collections.ConfigDict:
     return base_config()
 
 
+def sized(config: ml_collections.ConfigDict, size: str):
+    """Returns a recipe "full", as it is, or "smoke": a trial of minutes.
+
+    Smoke takes two steps of two units at 32 pixels from random weights: it
+    shows that data, training, evaluation and export work, and learns nothing.
+    """
+    if size not in ("full", "smoke"):
+        raise ValueError(
+            "A config comes in two sizes, --config=<file>.py:full and "
+            f"--config=<file>.py:smoke. Received: {size!r}"
+        )
+    if size == "smoke":
+        config.data.image_size = 32
+        config.model.weights = "random"
+        config.model.embedding_size = 16
+        config.sampling.units_per_batch = 2
+        config.training.steps = 2
+        config.training.collapse_every = 0
+        config.optimizer.boundaries = ()
+        config.export.k = 5
+    return config
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError for a value that no run could use."""
     for field, choices in CHOICES.items():
