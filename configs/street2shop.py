@@ -11,6 +11,7 @@ Pairs:    each street photo with each shop photo of its product; negatives are
 Protocol: top-20 accuracy within a category (Kiapour et al., 2015), which is
           Recall@20. The gallery is the whole shop, products of the training
           split among it, so --check tells of products in two splits.
+Expect:   no figure of this protocol could be read from a source to name.
 Smoke:    --config=configs/street2shop.py:smoke
 """
 
