@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from tf_triplet import experiment
+from tf_triplet import evaluation, experiment
 from tf_triplet.config import base_config
 
 
@@ -45,6 +45,29 @@ def test_two_domains_train_on_these_alone():
     crossed.sampling.pool_domains = True
     assert len(experiment.training_catalog(crossed, catalog())) == 8
     assert experiment.sampling_sides(crossed, training) is None
+
+
+def test_branches_are_the_sampled_domains_or_the_trained_categories():
+    crossed = config(
+        **{
+            "sampling.query_domain": "street",
+            "sampling.gallery_domain": "shop",
+        }
+    )
+    training = experiment.training_catalog(crossed, catalog())
+    assert experiment.build_branches(crossed, training) is None
+    crossed.model.branch_by = "domain"
+    found = experiment.build_branches(crossed, training)
+    # By name: the catalogue sorts its own, and the shop would come first.
+    assert found.names == ("street", "shop") and found.default == "street"
+    rows = evaluation.branch_of_rows(found, training)
+    sides = experiment.sampling_sides(crossed, training)
+    np.testing.assert_array_equal(rows, sides)
+    with pytest.raises(ValueError, match="no branch for domain 'studio'"):
+        evaluation.branch_of_rows(found, catalog())
+    crossed.model.branch_by = "category"
+    found = experiment.build_branches(crossed, training)
+    assert (found.by, found.names, found.default) == ("category", ("",), "")
 
 
 def test_one_domain_pools_all():
