@@ -57,9 +57,8 @@ def step_of(kind, size, micro_batch=0):
     return before, step
 
 
-@pytest.mark.parametrize("first_shard", [8, 5])
 @pytest.mark.parametrize("kind,size", KINDS)
-def test_two_replicas_equal_one_device(two_replicas, kind, size, first_shard):
+def test_two_replicas_equal_one_device(two_replicas, kind, size):
     before, wanted = step_of(kind, size)
     moved = [np.abs(step).max() > 1e-4 for step in wanted]
     # Of feature weights nothing but they moves.
@@ -69,7 +68,7 @@ def test_two_replicas_equal_one_device(two_replicas, kind, size, first_shard):
 
     def shard(context):
         first = context.replica_id_in_sync_group == 0
-        part = slice(0, first_shard) if first else slice(first_shard, None)
+        part = slice(0, 5) if first else slice(5, None)
         return tf.nest.map_structure(lambda v: tf.constant(v[part]), data())
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
@@ -88,15 +87,17 @@ def test_two_passes_equal_one(kind, size):
         np.testing.assert_allclose(one, want, rtol=1e-4, atol=1e-6)
 
 
-def test_weights_stay_positive_whatever_the_rate():
-    learner = make("weights", 0, optimizer=tf.keras.optimizers.Adam(0.5))
-    layer = learner.encoder.get_layer("weights")
-    roots = learner.encoder.get_layer("weight_roots")
-    dataset = tf.data.Dataset.from_tensors(data()).repeat(12)
-    learner.fit(dataset, verbose=0)
-    kernel = roots.kernel
-    assert float(tf.reduce_min(kernel)) < 0.5
-    assert float(tf.reduce_min(layer([kernel, kernel]))) >= 0
+def test_feature_weights_learn_and_the_backbone_rests():
+    learner = make("weights", 0, optimizer=tf.keras.optimizers.Adam(0.05))
+    trunk = learner.encoder.get_layer("network_0")
+    before = trunk.get_weights()
+    dataset = tf.data.Dataset.from_tensors(data())
+    first = learner.fit(dataset, verbose=0).history["loss"][0]
+    learner.fit(dataset.repeat(20), verbose=0)
+    last = learner.fit(dataset, verbose=0).history["loss"][0]
+    assert last < first - 0.01
+    for got, want in zip(trunk.get_weights(), before):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_a_run_resumes_and_is_guarded(tmp_path):

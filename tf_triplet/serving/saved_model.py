@@ -163,11 +163,11 @@ class ServedModel(tf.Module):
         found = names[:, None] == tf.constant(known)[None, :]
         is_known = tf.reduce_any(found, -1)
         wrong = tf.strings.reduce_join(
-            tf.boolean_mask(names, ~is_known), separator="', '"
+            tf.boolean_mask(names, ~is_known), separator=", "
         )
-        message = f"`{by}` must be one of {', '.join(known)}. Received: '"
+        message = f"`{by}` must be one of {', '.join(known)}. Received: ["
         all_known = tf.debugging.Assert(
-            tf.reduce_all(is_known), [tf.strings.join([message, wrong, "'"])]
+            tf.reduce_all(is_known), [tf.strings.join([message, wrong, "]"])]
         )
         with tf.control_dependencies([one_each, all_known]):
             return tf.argmax(found, -1, output_type=tf.int32)
