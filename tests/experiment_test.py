@@ -6,6 +6,7 @@ import reference
 
 from tf_triplet import evaluation, experiment
 from tf_triplet.config import base_config
+from tf_triplet.models import branches
 
 
 def catalog():
@@ -66,8 +67,12 @@ def test_branches_are_the_sampled_domains_or_the_trained_categories():
     with pytest.raises(ValueError, match="no branch for domain 'studio'"):
         evaluation.branch_of_rows(found, catalog())
     crossed.model.branch_by = "category"
-    found = experiment.build_branches(crossed, training)
-    assert (found.by, found.names, found.default) == ("category", ("",), "")
+    with pytest.raises(ValueError, match="catalogue 'test' names none. Add"):
+        experiment.build_branches(crossed, training)
+    frame = training.to_frame().assign(category=["hats", "bags"] * 4)
+    named = type(training).from_frame(frame, "test")
+    found = experiment.build_branches(crossed, named)
+    assert found == branches.Branches("category", ("bags", "hats"))
 
 
 def test_one_domain_pools_all():

@@ -210,11 +210,20 @@ def build_branches(
     Args:
         config: of the run.
         training: the training catalogue, whose categories they are.
+
+    Raises:
+        ValueError: a branch a category, and the catalogue names none.
     """
     by = config.model.branch_by
     if not by:
         return None
     if by == "category":
+        if list(training.category_names) == [""]:
+            raise ValueError(
+                "`model.branch_by=category` needs pictures with a category, "
+                f"and catalogue {training.name!r} names none. Add a column "
+                "`category`, or leave model.branch_by empty."
+            )
         return branches.Branches(by, tuple(training.category_names))
     # A photo of no named domain is a shopper's.
     query = config.sampling.query_domain

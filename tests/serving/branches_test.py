@@ -1,8 +1,14 @@
 """Exports with a domain or a category a picture: signatures to client."""
 
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from tf_triplet.models import branches as br
 from tf_triplet.serving import client, parity, server
@@ -24,12 +30,8 @@ def export(shop, folder, by="domain", default="street", index="exact"):
     names = np.array([NAMES[i % 2] for i in range(12)])
     embeddings = shop.embeddings * ROOTS[np.arange(12) % 2] ** 2
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    plain, shop.encoder = shop.encoder, encoder
-    try:
-        version = shop.export(folder, index, embeddings=embeddings)
-    finally:
-        shop.encoder = plain
-    return version, names, embeddings
+    branched = dataclasses.replace(shop, encoder=encoder, embeddings=embeddings)
+    return branched.export(folder, index), names, embeddings
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,23 @@ def test_a_client_says_the_domain(shop, address, domains):
             client.QueryError, match="INVALID_ARGUMENT.*needs --domain"
         ):
             client.query(images[:1], address, **wrong)
+
+
+@pytest.mark.parametrize("address", ["domains"], indirect=True)
+def test_the_client_of_the_kit_says_it_too(shop, address, domains):
+    path = Path(__file__).parents[2] / "export" / "client.py"
+    spec = importlib.util.spec_from_file_location("kit", path)
+    kit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kit)
+    image = client.read_picture(shop.paths[3])
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        own, other = (
+            kit.search(stub, [image], timeout_s=30, domain=domain)[0][0]
+            for domain in ("shop", "street")
+        )
+    assert own[2] == shop.paths[3] and own[1] == pytest.approx(1, abs=1e-4)
+    assert other[1] < 0.9999
 
 
 @pytest.mark.parametrize("address", ["categories"], indirect=True)

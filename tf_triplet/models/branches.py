@@ -153,7 +153,7 @@ def build_branched_encoder(
             backbone and head a branch; every picture runs through all of
             them and one answer is taken, so a step costs as many passes,
             and batch norm in training sees the pictures of all branches.
-            "weights": nothing of the backbone trains; its features, at unit
+            "weights": the backbone is frozen, in place; its features, at unit
             length, are multiplied by a vector a branch that is learned, not
             negative and 1 at the start. Of two pictures of one branch the
             cosine is then a weighted one.
@@ -191,7 +191,7 @@ def build_branched_encoder(
                 features, embedding_size, len(branches.names), seed
             )
         features = _select(features, chosen)
-    unit = embedding.unit_length(features, "unit_length")
+    unit = embedding.unit_length(features)
     inputs = {"pixels": pixels, "branch": branch}
     return tf.keras.Model(inputs, unit, name="encoder")
 

@@ -50,7 +50,7 @@ def build_encoder(
         features = tf.keras.layers.Dense(
             embedding_size, kernel_initializer=initializer, name="embedding"
         )(features)
-    unit = unit_length(features, "unit_length")
+    unit = unit_length(features)
     return tf.keras.Model(backbone.input, unit, name="encoder")
 
 
@@ -86,17 +86,18 @@ def pool(backbone: tf.keras.Model) -> tf.Tensor:
     return features
 
 
-def unit_length(features: tf.Tensor, name: str) -> tf.Tensor:
+def unit_length(features: tf.Tensor, name: str = "unit_length") -> tf.Tensor:
     """A Keras tensor `[batch, dim]` at unit length, in float32.
 
     Args:
         features: `[batch, dim]` of any float type.
-        name: of the layer.
+        name: of the last of its layers.
     """
     layers = tf.keras.layers
     # float16 has too few digits for a length of one.
-    cast = "to_float32" if name == "unit_length" else f"{name}_to_float32"
-    features = layers.Activation("linear", dtype="float32", name=cast)(features)
+    features = layers.Activation(
+        "linear", dtype="float32", name=f"{name}_in_float32"
+    )(features)
     return layers.UnitNormalization(dtype="float32", name=name)(features)
 
 

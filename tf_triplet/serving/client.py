@@ -123,7 +123,7 @@ def _explain(error: grpc.RpcError, server: str) -> str:
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{server} did not answer in time."
     text = f"{server} refused: {error.code().name}: {error.details()}"
-    if "input size does not match signature" in error.details():
+    if "input size does not match signature" in (error.details() or ""):
         text += (
             " A model with branches needs --domain (empty: the domain that "
             "queries) or --category; another takes neither."
