@@ -266,7 +266,7 @@ def _weigh(features, chosen):
         dtype="float32",
         name="weight_roots",
     )(chosen)
-    # A square is never negative, whatever the optimizer does; a constraint
-    # could not be assigned on replicas.
+    # A square is never negative, whatever steps it; a constraint holds only
+    # where an optimizer heeds it.
     weights = layers.Multiply(dtype="float32", name="weights")([roots, roots])
     return layers.Multiply(dtype="float32", name="weighted")([unit, weights])
