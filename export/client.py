@@ -12,13 +12,30 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
-def search(stub, pictures, model="product_search", timeout_s=5.0):
-    """Returns a list of (product id, score, picture path) a picture."""
+def search(
+    stub,
+    pictures,
+    model="product_search",
+    timeout_s=5.0,
+    domain=None,
+    category=None,
+):
+    """Returns a list of (product id, score, picture path) a picture.
+
+    Only a model with branches takes a domain, or a category, of the pictures.
+    """
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.inputs["image_bytes"].CopyFrom(
         tf.make_tensor_proto(pictures, tf.string, [len(pictures)])
     )
+    for name, value in (("domain", domain), ("category", category)):
+        if value is not None:
+            request.inputs[name].CopyFrom(
+                tf.make_tensor_proto(
+                    [value] * len(pictures), tf.string, [len(pictures)]
+                )
+            )
     answer = stub.Predict(request, timeout=timeout_s)
     ids, scores, paths = (
         tf.make_ndarray(answer.outputs[name])
@@ -36,11 +53,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", help="JPEG, PNG, GIF or BMP file")
     parser.add_argument("server", nargs="?", default="localhost:8500")
+    parser.add_argument("--domain", help="of a model with a branch a domain")
+    parser.add_argument("--category", help="of one with a branch a category")
     arguments = parser.parse_args()
     picture = pathlib.Path(arguments.picture).read_bytes()
     with grpc.insecure_channel(arguments.server) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        for product, score, path in search(stub, [picture])[0]:
+        (found,) = search(
+            stub,
+            [picture],
+            domain=arguments.domain,
+            category=arguments.category,
+        )
+        for product, score, path in found:
             print(f"{score:.4f}  {product}  {path}")
 
 

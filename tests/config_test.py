@@ -69,6 +69,9 @@ def test_unknown_saved_field_is_an_error():
         ("sampling.gallery_domain", "shop", "`sampling.gallery_domain` go"),
         ("sampling.categories_per_batch", 3, "must divide"),
         ("sampling.mixed_draws", 0, "at least 1"),
+        ("model.branch_by", "colour", "one of empty, domain, category"),
+        ("model.branch_by", "domain", "two domains that are not pooled"),
+        ("model.branches", "weights", "needs `model.branch_by`"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -77,6 +80,63 @@ def test_a_bad_value_is_named(field, value, message):
     config[section][name] = value
     with pytest.raises(ValueError, match=message):
         configs.validate(config)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        (
+            {"model.branch_by": "category", "model.branches": "networks"},
+            "needs `model.branch_by=domain`. Received: 'category'",
+        ),
+        (
+            {"model.branch_by": "category", "model.embedding_size": 0},
+            "`model.branches=heads` needs `model.embedding_size`",
+        ),
+        (
+            {"model.branch_by": "category", "model.branches": "weights"},
+            "`model.batch_norm=frozen`. Received: 512 and 'train'",
+        ),
+        (
+            {
+                "model.branch_by": "domain",
+                "sampling.query_domain": "street",
+                "sampling.gallery_domain": "shop",
+                "sampling.pool_domains": True,
+            },
+            "pool_domains=True. Name both",
+        ),
+    ],
+)
+def test_branches_that_do_not_go_together(changes, message):
+    config = usable()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        configs.validate(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.branch_by": "category"},
+        {
+            "model.branch_by": "domain",
+            "model.branches": "networks",
+            "sampling.query_domain": "street",
+            "sampling.gallery_domain": "shop",
+        },
+        {
+            "model.branch_by": "category",
+            "model.branches": "weights",
+            "model.embedding_size": 0,
+            "model.batch_norm": "frozen",
+        },
+    ],
+)
+def test_branches_that_do(changes):
+    config = usable()
+    config.update_from_flattened_dict(changes)
+    configs.validate(config)
 
 
 def test_sop_comes_in_two_kinds_of_minibatches():

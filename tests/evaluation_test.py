@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_triplet import evaluation
+from tf_triplet.models import branches
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,29 @@ def test_one_domain_queries_another(embeddings, catalog):
     assert result.queries == 4 and result.gallery == 5
     with pytest.raises(ValueError, match="attic"):
         evaluation.evaluate(embeddings, catalog, (1,), "attic", "shop")
+
+
+def test_each_picture_goes_through_the_branch_of_its_name(encoder, catalog):
+    own = branches.Branches("domain", ("street", "shop"))
+    features = tf.keras.Model(encoder.input, encoder.layers[-2].output)
+    branched = branches.build_branched_encoder(features, 0, own, "weights")
+    roots = np.float32([[1, 0, 1], [0, 1, 1]])
+    branched.get_layer("weight_roots").set_weights([roots])
+    # Selected and without a name of the first rows: labels are others now.
+    chosen = catalog.select(np.arange(8, 0, -1))
+    got = evaluation.compute_embeddings(branched, chosen, 4, 3)
+    pixels = np.float32([np.asarray(Image.open(p)) for p in chosen.paths])
+    names = chosen.domain_names[chosen.domains]
+    want = pixels.mean((1, 2)) * roots[(names == "shop").astype(int)]
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(got.vectors, want, atol=1e-5)
+    other = branches.build_branched_encoder(
+        features, 0, branches.Branches("category", ("x", "z")), "weights"
+    )
+    with pytest.raises(
+        ValueError, match=r"category 'y' \(of 5 pictures\); it has 'x', 'z'"
+    ):
+        evaluation.compute_embeddings(other, catalog, 4, 4)
 
 
 def test_nothing_to_find_is_an_error(embeddings, catalog):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import reference
 
-from tf_triplet import experiment
+from tf_triplet import evaluation, experiment
 from tf_triplet.config import base_config
+from tf_triplet.models import branches
 
 
 def catalog():
@@ -45,6 +46,33 @@ def test_two_domains_train_on_these_alone():
     crossed.sampling.pool_domains = True
     assert len(experiment.training_catalog(crossed, catalog())) == 8
     assert experiment.sampling_sides(crossed, training) is None
+
+
+def test_branches_are_the_sampled_domains_or_the_trained_categories():
+    crossed = config(
+        **{
+            "sampling.query_domain": "street",
+            "sampling.gallery_domain": "shop",
+        }
+    )
+    training = experiment.training_catalog(crossed, catalog())
+    assert experiment.build_branches(crossed, training) is None
+    crossed.model.branch_by = "domain"
+    found = experiment.build_branches(crossed, training)
+    # By name: the catalogue sorts its own, and the shop would come first.
+    assert found.names == ("street", "shop") and found.default == "street"
+    rows = evaluation.branch_of_rows(found, training)
+    sides = experiment.sampling_sides(crossed, training)
+    np.testing.assert_array_equal(rows, sides)
+    with pytest.raises(ValueError, match="no branch for domain 'studio'"):
+        evaluation.branch_of_rows(found, catalog())
+    crossed.model.branch_by = "category"
+    with pytest.raises(ValueError, match="catalogue 'test' names none. Add"):
+        experiment.build_branches(crossed, training)
+    frame = training.to_frame().assign(category=["hats", "bags"] * 4)
+    named = type(training).from_frame(frame, "test")
+    found = experiment.build_branches(crossed, named)
+    assert found == branches.Branches("category", ("bags", "hats"))
 
 
 def test_one_domain_pools_all():

@@ -16,6 +16,7 @@ _PUBLIC = {
     "Learner": "tf_triplet.training.learner",
     "TripletLoss": "tf_triplet.losses.triplet",
     "triplet_loss": "tf_triplet.losses.triplet",
+    "build_branched_encoder": "tf_triplet.models.branches",
     "build_encoder": "tf_triplet.models.embedding",
     "import_backbone": "tf_triplet.models.keras_import",
 }

@@ -28,6 +28,8 @@ CHOICES = {
     "model.backbone": ("resnet50v2", "resnet50", "imported"),
     "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe"),
     "model.batch_norm": ("train", "frozen", "sync"),
+    "model.branch_by": ("", "domain", "category"),
+    "model.branches": ("heads", "networks", "weights"),
     "loss.mining": ("paper", "random", "batch_hard", "batch_all", "semi_hard"),
     "loss.distance": ("cosine", "euclidean", "squared_euclidean"),
     "loss.reduction": ("mean", "mean_active", "sum"),
@@ -142,6 +144,14 @@ def base_config() -> ml_collections.ConfigDict:
     # train: batch statistics (the paper); frozen: the pretrained ones;
     # sync: batch statistics over all replicas.
     config.model.batch_norm = "train"
+    # Embed a picture by the branch of its domain (the two of `sampling`) or
+    # of its category (those of the training split); empty: one for all.
+    config.model.branch_by = ""
+    # heads: one backbone, a linear head a branch. networks: a backbone and
+    # head a domain, at twice the cost. weights: only a vector a branch
+    # trains, which weighs the pretrained backbone's features (with
+    # embedding_size = 0 and batch_norm = frozen).
+    config.model.branches = "heads"
 
     config.loss = ml_collections.ConfigDict()
     # paper (the pair's own positive, the hardest negative), random (the
@@ -272,7 +282,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         value = _get(config, field)
         if value not in choices:
             raise ValueError(
-                f"`{field}` must be one of {', '.join(choices)}. "
+                f"`{field}` must be one of "
+                f"{', '.join(choice or 'empty' for choice in choices)}. "
                 f"Received: {value!r}"
             )
     for field in (
@@ -366,6 +377,7 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
                 f"together. Received: {query!r} and {gallery!r}"
             )
     _validate_sampling(config.sampling)
+    _validate_branches(config)
     protocol = config.evaluation.protocol
     domains = bool(config.evaluation.query_domain)
     if protocol in ("query_gallery", "per_pair") and not domains:
@@ -401,6 +413,47 @@ def _validate_sampling(sampling: ml_collections.ConfigDict) -> None:
             "`sampling.mixed_draws` mixes draws of one category, so it needs "
             "`sampling.categories_per_batch` of 0 or 1. Received: "
             f"{sampling.mixed_draws} and {categories}"
+        )
+
+
+def _validate_branches(config: ml_collections.ConfigDict) -> None:
+    model, sampling = config.model, config.sampling
+    kind = model.branches
+    if not model.branch_by:
+        if kind != "heads":
+            raise ValueError(
+                f"`model.branches={kind}` needs `model.branch_by`, domain or "
+                "category. Received: ''"
+            )
+        return
+    if model.branch_by == "domain" and (
+        not sampling.query_domain or sampling.pool_domains
+    ):
+        raise ValueError(
+            "`model.branch_by=domain` needs two domains that are not pooled. "
+            f"Received: sampling.query_domain={sampling.query_domain!r}, "
+            f"sampling.gallery_domain={sampling.gallery_domain!r}, "
+            f"sampling.pool_domains={sampling.pool_domains}. Name both, and "
+            "set sampling.pool_domains=false."
+        )
+    if kind == "networks" and model.branch_by != "domain":
+        raise ValueError(
+            "`model.branches=networks` is a whole backbone a branch, so it "
+            f"needs `model.branch_by=domain`. Received: {model.branch_by!r}. "
+            "Set model.branches=heads, or weights."
+        )
+    if kind == "heads" and not model.embedding_size:
+        raise ValueError(
+            "`model.branches=heads` needs `model.embedding_size` of at least "
+            "1. Received: 0"
+        )
+    if kind == "weights" and (
+        model.embedding_size or model.batch_norm != "frozen"
+    ):
+        raise ValueError(
+            "`model.branches=weights` trains neither head nor backbone, so it "
+            "needs `model.embedding_size=0` and `model.batch_norm=frozen`. "
+            f"Received: {model.embedding_size} and {model.batch_norm!r}"
         )
 
 

@@ -125,7 +125,8 @@ def compute_embeddings(
 
     Args:
         encoder: A Keras model from `[b, size, size, 3]` float32 pixels in
-            [0, 1] to `[b, dim]`.
+            [0, 1] to `[b, dim]`, or one with branches: then each picture
+            goes through that of its own domain or category.
         catalog: The pictures.
         image_size: Pixels a side.
         batch_size: Pictures a forward pass.
@@ -137,22 +138,24 @@ def compute_embeddings(
             log every ten seconds.
 
     Raises:
-        ValueError: an unreadable picture, no picture at all, or an
-            embedding that is not finite.
+        ValueError: an unreadable picture, no picture at all, an embedding
+            that is not finite, or a picture that no branch is for.
     """
     # Scoring saved vectors needs no TensorFlow, which takes seconds to load.
     import tensorflow as tf
 
     from tf_triplet.data import pipeline
+    from tf_triplet.models import branches
 
+    branch = branch_of_rows(branches.find(encoder), catalog)
     bad = pipeline.BadImages(on_bad_image)
     batches = pipeline.evaluation_batches(
         catalog, image_size, batch_size, resize, use_boxes, bad_images=bad
     )
 
     @tf.function(reduce_retracing=True)
-    def embed(pixels):
-        return encoder(pixels, training=False)
+    def embed(pictures):
+        return encoder(pictures, training=False)
 
     rows, vectors = [], []
     try:
@@ -160,7 +163,11 @@ def compute_embeddings(
             for batch_rows, pixels in batches:
                 if len(batch_rows):
                     rows.append(batch_rows.numpy())
-                    vectors.append(embed(pixels).numpy())
+                    pictures = pixels
+                    if branch is not None:
+                        own = tf.constant(branch[rows[-1]])
+                        pictures = {"pixels": pixels, "branch": own}
+                    vectors.append(embed(pictures).numpy())
                     advance(int(rows[-1][-1]) + 1)
     except tf.errors.OpError as error:
         if bad.counts and on_bad_image == "stop":
@@ -176,6 +183,27 @@ def compute_embeddings(
     _check_finite(vectors, catalog.paths[rows])
     skipped = np.delete(catalog.paths, rows)
     return Embeddings(vectors, rows, tuple(map(str, skipped)))
+
+
+def branch_of_rows(branches, catalog: Catalog) -> np.ndarray | None:
+    """`[n]` int32: the branch of each picture, by its name.
+
+    Args:
+        branches: The encoder's (`models.branches.Branches`); None: it has
+            none, and so has the picture.
+        catalog: The pictures. Its labels are dense anew in every selection,
+            so only names can tell a branch.
+    """
+    if branches is None:
+        return None
+    return branches.index(branch_names(branches.by, catalog))
+
+
+def branch_names(by: str, catalog: Catalog) -> np.ndarray:
+    """`[n]` strings: the domain, or the category, of each picture."""
+    if by == "domain":
+        return catalog.domain_names[catalog.domains].astype(str)
+    return catalog.category_names[catalog.categories].astype(str)
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from tf_triplet.data.sources import (
     street2shop,
 )
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.models import backbones, embedding, keras_import
+from tf_triplet.models import backbones, branches, embedding, keras_import
 from tf_triplet.training import schedules
 
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
@@ -202,15 +202,71 @@ def build_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     return Augmentation(**config.augment.to_dict())
 
 
-def build_encoder(config: ml_collections.ConfigDict) -> tf.keras.Model:
-    """The encoder to train; call it under the strategy's scope."""
+def build_branches(
+    config: ml_collections.ConfigDict, training: Catalog
+) -> branches.Branches | None:
+    """What the encoder's branches stand for; None: it has none.
+
+    Args:
+        config: of the run.
+        training: the training catalogue, whose categories they are.
+
+    Raises:
+        ValueError: a branch a category, and the catalogue names none.
+    """
+    by = config.model.branch_by
+    if not by:
+        return None
+    if by == "category":
+        if list(training.category_names) == [""]:
+            raise ValueError(
+                "`model.branch_by=category` needs pictures with a category, "
+                f"and catalogue {training.name!r} names none. Add a column "
+                "`category`, or leave model.branch_by empty."
+            )
+        return branches.Branches(by, tuple(training.category_names))
+    # A photo of no named domain is a shopper's.
+    query = config.sampling.query_domain
+    return branches.Branches(by, tuple(_sampling_domains(config)), query)
+
+
+def build_encoder(
+    config: ml_collections.ConfigDict,
+    own_branches: branches.Branches | None = None,
+) -> tf.keras.Model:
+    """The encoder to train; call it under the strategy's scope.
+
+    Args:
+        config: of the run.
+        own_branches: from `build_branches`.
+    """
     with embedding.precision(config.training.mixed_precision):
+        if own_branches is not None:
+            return _build_branched(config, own_branches)
         return embedding.build_encoder(
             _backbone(config),
             config.model.embedding_size,
             batch_norm=config.model.batch_norm,
             seed=config.seed,
         )
+
+
+def _build_branched(
+    config: ml_collections.ConfigDict, own_branches: branches.Branches
+) -> tf.keras.Model:
+    model = config.model
+    backbone = _backbone(config)
+    if model.branches == "networks":
+        more = len(own_branches.names) - 1
+        backbone = [backbone, *(_backbone(config) for _ in range(more))]
+    return branches.build_branched_encoder(
+        backbone,
+        model.embedding_size,
+        own_branches,
+        model.branches,
+        batch_norm=model.batch_norm,
+        seed=config.seed,
+    )
 
 
 def build_baseline(config: ml_collections.ConfigDict) -> tf.keras.Model:
@@ -295,7 +351,8 @@ def build_optimizer(
 def load_encoder(
     workdir: str | Path, checkpoint: str = "best"
 ) -> tf.keras.Model:
-    """Loads a run's encoder; plain Keras, nothing of ours is needed."""
+    """Loads a run's encoder; plain Keras, and `models.branches` where it has
+    branches."""
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
             f"`checkpoint` must be best or last. Received: {checkpoint!r}"

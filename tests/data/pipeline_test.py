@@ -139,6 +139,18 @@ def test_sides_come_with_the_labels(files):
     assert set(both[1][:, 1]) == {0, 1}
 
 
+def test_branches_come_with_the_pixels(files):
+    spoil(files)
+    catalog = build(files)
+    branches = np.arange(12) % 3
+    for inputs, labels in train(catalog, take=4, branches=branches):
+        pixels, branch = inputs["pixels"], inputs["branch"]
+        assert branch.dtype == np.int32
+        assert len(pixels) == len(branch) == len(labels)
+        rows = np.rint(pixels.mean((1, 2, 3)) * 255 / 20).astype(int)
+        np.testing.assert_array_equal(branch, branches[rows])
+
+
 def test_a_bad_picture_takes_its_partner_along(files):
     spoil(files)
     for _, labels in train(build(files), "pairs", take=6):

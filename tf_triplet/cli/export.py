@@ -44,7 +44,8 @@ def main(argv) -> None:
     workdir = Path(_WORKDIR.value)
     import numpy as np
 
-    from tf_triplet import experiment
+    from tf_triplet import evaluation, experiment
+    from tf_triplet.models import branches
     from tf_triplet.serving import parity, saved_model, versions
 
     config = experiment.load_config(workdir)
@@ -66,6 +67,11 @@ def main(argv) -> None:
         leaves_to_search=config.export.leaves_to_search,
         reorder=config.export.reorder,
     )
+    own_branches = branches.find(encoder)
+    names = {}
+    if own_branches is not None:
+        by = own_branches.by
+        names[by] = evaluation.branch_names(by, catalog)
     # A served picture is whole: boxed ones are no measure of parity.
     whole = np.flatnonzero(np.isnan(catalog.boxes).any(1))
     if not config.data.use_boxes:
@@ -88,6 +94,7 @@ def main(argv) -> None:
             sample[: config.export.parity_images],
             index=index,
             min_recall=config.export.min_recall,
+            more_inputs=names,
         )
         extra = folder / "assets.extra"
         extra.mkdir(exist_ok=True)
@@ -96,6 +103,7 @@ def main(argv) -> None:
             "index": index,
             "pictures": len(catalog),
             "products": len(catalog.product_ids),
+            "branches": own_branches and dataclasses.asdict(own_branches),
             "parity": dataclasses.asdict(figures),
         }
         (extra / "export.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,6 +1,9 @@
 """Asks a server for the products in pictures.
 
 tf-triplet-query --image=photo.jpg,other.webp --server=localhost:8500
+
+Of a model with branches: --domain=street, --domain= (the domain that queries)
+or --category=hats, which all the pictures are of.
 """
 
 from __future__ import annotations
@@ -15,6 +18,17 @@ from tf_triplet.cli import errors
 _IMAGE = flags.DEFINE_list("image", [], "Picture files, comma-separated.")
 _SERVER = flags.DEFINE_string("server", "localhost:8500", "host:port")
 _MODEL = flags.DEFINE_string("model", "product_search", "Name of the model.")
+_DOMAIN = flags.DEFINE_string(
+    "domain",
+    None,
+    "Domain of the pictures, for a model with a branch a domain; empty: the "
+    "one that queries.",
+)
+_CATEGORY = flags.DEFINE_string(
+    "category",
+    None,
+    "Category of the pictures, for a model with a branch a category.",
+)
 _ROWS = flags.DEFINE_integer("rows", 5, "Neighbours shown a picture.")
 _EXACT = flags.DEFINE_bool("exact", False, "Search by brute force.")
 _JSON = flags.DEFINE_bool("json", False, "Print JSON, not a table.")
@@ -33,7 +47,14 @@ def main(argv) -> None:
 
     images = [client.read_picture(path) for path in paths]
     signature = "encode_and_search_exact" if _EXACT.value else "serving_default"
-    answers = client.query(images, _SERVER.value, _MODEL.value, signature)
+    answers = client.query(
+        images,
+        _SERVER.value,
+        _MODEL.value,
+        signature,
+        domain=_DOMAIN.value,
+        category=_CATEGORY.value,
+    )
     shown = {
         path: [dataclasses.asdict(n) for n in answer[: _ROWS.value]]
         for path, answer in zip(paths, answers)

@@ -133,6 +133,9 @@ def _train(config, workdir: Path) -> None:
     sampler = experiment.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
     bad_images = pipeline.BadImages(config.data.on_bad_image)
+    branches = experiment.build_branches(config, training)
+    # Now, and not at the first evaluation, hours from here.
+    evaluation.branch_of_rows(branches, held_out)
 
     def batches(start_step):
         return pipeline.training_batches(
@@ -147,6 +150,7 @@ def _train(config, workdir: Path) -> None:
             use_boxes=config.data.use_boxes,
             bad_images=bad_images,
             sides=experiment.sampling_sides(config, training),
+            branches=evaluation.branch_of_rows(branches, training),
         )
 
     def evaluate(encoder):
@@ -167,7 +171,7 @@ def _train(config, workdir: Path) -> None:
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
         learner = Learner(
-            experiment.build_encoder(config),
+            experiment.build_encoder(config, branches),
             experiment.build_loss(config),
             config.loss.scope,
         )

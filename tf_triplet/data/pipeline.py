@@ -153,6 +153,7 @@ def training_batches(
     use_boxes: bool = True,
     bad_images: BadImages | None = None,
     sides: np.ndarray | None = None,
+    branches: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """The endless batches of a sampler, augmented, from `start_step` on.
 
@@ -170,10 +171,12 @@ def training_batches(
         bad_images: collects the names of unreadable pictures.
         sides: `[rows]` 0 (query) or 1 (gallery), for losses that keep two
             domains apart.
+        branches: `[rows]` int32, each picture's branch of the encoder.
 
     Returns:
         A dataset of (`[b, size, size, 3]` pixels, `[b]` int32 labels), or,
-        with sides, `[b, 2]` int32 labels and sides.
+        with sides, `[b, 2]` int32 labels and sides. With branches the first
+        is `{"pixels": ..., "branch": [b] int32}`.
     """
     bad = bad_images or BadImages("skip")
     with tf.device("cpu:0"):
@@ -182,6 +185,8 @@ def training_batches(
         if sides is not None:
             labels = np.stack([labels, sides], 1).astype(np.int32)
         labels = tf.constant(labels)
+        if branches is not None:
+            branches = tf.constant(branches, tf.int32)
         boxes = tf.constant(_boxes(catalog, use_boxes))
     batch = sampler.batch_size
 
@@ -210,7 +215,11 @@ def training_batches(
         rows, pixels = _leave_out(
             good, path, bad, rows_together, row[:, 0], pixels
         )
-        return pixels, tf.gather(labels, rows)
+        pictures = pixels
+        if branches is not None:
+            branch = tf.gather(branches, rows)
+            pictures = {"pixels": pixels, "branch": branch}
+        return pictures, tf.gather(labels, rows)
 
     return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
 

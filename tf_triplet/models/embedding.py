@@ -37,43 +37,68 @@ def build_encoder(
         `[batch, dim]` of unit length, also under mixed precision. It holds
         Keras's own layers only, so plain `load_model` opens it.
     """
-    if batch_norm not in BATCH_NORMS:
-        raise ValueError(
-            f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}. "
-            f"Received: {batch_norm!r}"
-        )
     if embedding_size < 0:
         raise ValueError(
             f"`embedding_size` must be at least 0. Received: {embedding_size}"
         )
     if isinstance(backbone, str):
         backbone = backbones.build_backbone(backbone, image_size, weights)
-    if batch_norm == "sync":
+    backbone = with_batch_norm(backbone, batch_norm)
+    features = pool(backbone)
+    if embedding_size:
+        initializer = tf.keras.initializers.GlorotUniform(seed)
+        features = tf.keras.layers.Dense(
+            embedding_size, kernel_initializer=initializer, name="embedding"
+        )(features)
+    unit = unit_length(features)
+    return tf.keras.Model(backbone.input, unit, name="encoder")
+
+
+def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
+    """The backbone with batch norm of a kind; "frozen" changes it in place.
+
+    Args:
+        backbone: any Keras model.
+        kind: one of `BATCH_NORMS`, see `build_encoder`.
+    """
+    if kind not in BATCH_NORMS:
+        raise ValueError(
+            f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}. "
+            f"Received: {kind!r}"
+        )
+    if kind == "sync":
         backbone = _with_synchronized_batch_norm(backbone)
-    if batch_norm == "frozen":
+    if kind == "frozen":
         _freeze_batch_norm(backbone)
-    layers = tf.keras.layers
+    return backbone
+
+
+def pool(backbone: tf.keras.Model) -> tf.Tensor:
+    """The backbone's output as a Keras tensor `[batch, features]`."""
     features = backbone.output
     if features.shape.rank == 4:
-        features = layers.GlobalAveragePooling2D(name="pool")(features)
-    elif features.shape.rank != 2:
+        return tf.keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    if features.shape.rank != 2:
         raise ValueError(
             "A backbone must give [batch, features] or a [batch, height, "
             f"width, channels] map. Received shape: {features.shape}"
         )
-    if embedding_size:
-        initializer = tf.keras.initializers.GlorotUniform(seed)
-        features = layers.Dense(
-            embedding_size, kernel_initializer=initializer, name="embedding"
-        )(features)
+    return features
+
+
+def unit_length(features: tf.Tensor, name: str = "unit_length") -> tf.Tensor:
+    """A Keras tensor `[batch, dim]` at unit length, in float32.
+
+    Args:
+        features: `[batch, dim]` of any float type.
+        name: of the last of its layers.
+    """
+    layers = tf.keras.layers
     # float16 has too few digits for a length of one.
-    features = layers.Activation("linear", dtype="float32", name="to_float32")(
-        features
-    )
-    unit = layers.UnitNormalization(dtype="float32", name="unit_length")(
-        features
-    )
-    return tf.keras.Model(backbone.input, unit, name="encoder")
+    features = layers.Activation(
+        "linear", dtype="float32", name=f"{name}_in_float32"
+    )(features)
+    return layers.UnitNormalization(dtype="float32", name=name)(features)
 
 
 @contextlib.contextmanager

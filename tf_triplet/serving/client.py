@@ -46,12 +46,25 @@ def query(
     model: str = "product_search",
     signature: str = "serving_default",
     timeout_s: float = 30.0,
+    domain: str | None = None,
+    category: str | None = None,
 ) -> list[list[Neighbour]]:
     """Sends picture bytes; returns each one's neighbours, nearest first.
 
+    Args:
+        images: picture files' bytes, as `read_picture` gives them.
+        server: host:port.
+        model: its name.
+        signature: one that answers products.
+        timeout_s: seconds to wait for the answer.
+        domain: of all the pictures, for a model with a branch a domain; ""
+            is the domain that queries. None sends none.
+        category: of all the pictures, for a model with a branch a category.
+
     Raises:
-        QueryError: no server, an unknown model, a refused picture, or a
-            signature that answers no products.
+        QueryError: no server, an unknown model, a refused picture, a domain
+            or category that the model does not take, or a signature that
+            answers no products.
     """
     import tensorflow as tf
     from tensorflow_serving.apis import (
@@ -65,6 +78,12 @@ def query(
     request.inputs["image_bytes"].CopyFrom(
         tf.make_tensor_proto(list(images), tf.string, [len(images)])
     )
+    for name, value in (("domain", domain), ("category", category)):
+        if value is not None:
+            values = [value] * len(images)
+            request.inputs[name].CopyFrom(
+                tf.make_tensor_proto(values, tf.string, [len(images)])
+            )
     size = MAX_MESSAGE_BYTES
     options = [
         ("grpc.max_send_message_length", size),
@@ -103,4 +122,10 @@ def _explain(error: grpc.RpcError, server: str) -> str:
         )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{server} did not answer in time."
-    return f"{server} refused: {error.code().name}: {error.details()}"
+    text = f"{server} refused: {error.code().name}: {error.details()}"
+    if "input size does not match signature" in (error.details() or ""):
+        text += (
+            " A model with branches needs --domain (empty: the domain that "
+            "queries) or --category; another takes neither."
+        )
+    return text

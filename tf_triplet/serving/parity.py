@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ def check(
     index: str,
     min_recall: float,
     searched: int = 1000,
+    more_inputs: Mapping[str, Sequence[str]] | None = None,
 ) -> Parity:
     """Loads the written model anew, and holds it against evaluation.
 
@@ -60,6 +61,8 @@ def check(
         index: "scann" or "exact".
         min_recall: of ScaNN's answers against exact search.
         searched: how many of the catalogue's vectors are searched.
+        more_inputs: of a model with branches, `{"domain": [n] names}` or
+            `{"category": [n] names}` of the catalogue's pictures.
 
     Raises:
         ParityError: they disagree.
@@ -69,7 +72,13 @@ def check(
     loaded = tf.saved_model.load(str(directory))
     try:
         return _compare(
-            loaded.signatures, paths, embeddings, rows, min_recall, searched
+            loaded.signatures,
+            paths,
+            embeddings,
+            rows,
+            min_recall,
+            searched,
+            more_inputs or {},
         )
     finally:
         # The index would stay for as long as the process.
@@ -77,9 +86,16 @@ def check(
             loaded.release()
 
 
-def _compare(signatures, paths, embeddings, rows, min_recall, searched):
+def _compare(
+    signatures, paths, embeddings, rows, min_recall, searched, more_inputs
+):
     files = [transcode.servable(Path(paths[row]).read_bytes()) for row in rows]
-    served = signatures["encode"](tf.constant(files))["embedding"].numpy()
+    own = {
+        name: tf.constant([str(values[row]) for row in rows])
+        for name, values in more_inputs.items()
+    }
+    answer = signatures["encode"](image_bytes=tf.constant(files), **own)
+    served = answer["embedding"].numpy()
     gaps = np.abs(served - embeddings[rows]).max(1)
     worst = int(gaps.argmax())
     if not gaps[worst] <= TOLERANCE:

@@ -12,6 +12,10 @@ Signatures, for n requests and k neighbours:
 
 Product ids are strings. Where fewer than k are found, the rest have id and
 path "" and score -2, below any cosine.
+
+An encoder with branches adds an input to the signatures that take image_bytes:
+`domain` or `category`, `[n]` strings, a name a picture. "" stands for the
+domain that queries; no category stands for the others.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_triplet.data import preprocessing
+from tf_triplet.models import branches
 
 INDEXES = ("scann", "exact")
 
@@ -48,7 +53,7 @@ class ServedModel(tf.Module):
         """Builds the index.
 
         Args:
-            encoder: pixels to embeddings.
+            encoder: pixels to embeddings, with branches or without.
             embeddings: `[n, dim]` float32 of the catalogue, unit length.
             product_ids: `[n]` ids.
             paths: `[n]` picture paths, as the answer shows them.
@@ -74,6 +79,12 @@ class ServedModel(tf.Module):
                 f"{len(paths)}"
             )
         self.encoder = encoder
+        self._branches = branches.find(encoder)
+        if self._branches is not None:
+            # Not for the graph: a server warms up with one of them.
+            self.branch_names = tf.Variable(
+                list(self._branches.names), trainable=False
+            )
         self.k = min(k, len(embeddings))
         self._image_size, self._resize = image_size, resize
         # Variables, not constants: a graph must stay below 2 GB.
@@ -95,10 +106,15 @@ class ServedModel(tf.Module):
 
     def save(self, directory: str | Path) -> None:
         """Writes the SavedModel with all signatures."""
-        images = tf.TensorSpec([None], tf.string, name="image_bytes")
-        vectors = tf.TensorSpec(
-            [None, self.embeddings.shape[1]], tf.float32, name="embedding"
-        )
+        images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+        if self._branches is not None:
+            by = self._branches.by
+            images.append(tf.TensorSpec([None], tf.string, name=by))
+        vectors = [
+            tf.TensorSpec(
+                [None, self.embeddings.shape[1]], tf.float32, name="embedding"
+            )
+        ]
         functions = {
             "serving_default": (self.encode_and_search, images),
             "encode": (self.encode, images),
@@ -107,8 +123,8 @@ class ServedModel(tf.Module):
             "encode_and_search_exact": (self.encode_and_search_exact, images),
         }
         signatures = {
-            name: tf.function(function).get_concrete_function(spec)
-            for name, (function, spec) in functions.items()
+            name: tf.function(function).get_concrete_function(*specs)
+            for name, (function, specs) in functions.items()
         }
         if self.scann is not None:
             self.release = tf.function(self._release, input_signature=[])
@@ -123,15 +139,42 @@ class ServedModel(tf.Module):
         self.scann.release()
         return tf.constant(True)
 
-    def _embed(self, image_bytes):
+    def _embed(self, image_bytes, names):
         pixels = preprocessing.load_images(
             image_bytes, self._image_size, self._resize
         )
-        return self.encoder(pixels, training=False)
+        if self._branches is None:
+            return self.encoder(pixels, training=False)
+        branch = self._branch(names, tf.shape(image_bytes)[0])
+        inputs = {"pixels": pixels, "branch": branch}
+        return self.encoder(inputs, training=False)
 
-    def encode(self, image_bytes):
-        """Picture files to embeddings."""
-        return {"embedding": self._embed(image_bytes)}
+    def _branch(self, names, pictures):
+        """`[n]` names to the numbers of their branches."""
+        by, known = self._branches.by, list(self._branches.names)
+        # One name for several pictures would be broadcast silently.
+        one_each = tf.debugging.Assert(
+            tf.shape(names)[0] == pictures,
+            [f"`{by}` must hold a name a picture. Received:", tf.shape(names)]
+            + ["names and pictures:", pictures],
+        )
+        if self._branches.default:
+            names = tf.where(names == "", self._branches.default, names)
+        found = names[:, None] == tf.constant(known)[None, :]
+        is_known = tf.reduce_any(found, -1)
+        wrong = tf.strings.reduce_join(
+            tf.boolean_mask(names, ~is_known), separator=", "
+        )
+        message = f"`{by}` must be one of {', '.join(known)}. Received: ["
+        all_known = tf.debugging.Assert(
+            tf.reduce_all(is_known), [tf.strings.join([message, wrong, "]"])]
+        )
+        with tf.control_dependencies([one_each, all_known]):
+            return tf.argmax(found, -1, output_type=tf.int32)
+
+    def encode(self, image_bytes, names=None):
+        """Picture files (and their domains or categories) to embeddings."""
+        return {"embedding": self._embed(image_bytes, names)}
 
     def search(self, embedding):
         """Embeddings to neighbours, by ScaNN where there is one."""
@@ -145,13 +188,13 @@ class ServedModel(tf.Module):
         scores, indices = tf.math.top_k(scores, self.k)
         return self._answer(indices, scores)
 
-    def encode_and_search(self, image_bytes):
+    def encode_and_search(self, image_bytes, names=None):
         """Picture files to neighbours."""
-        return self.search(self._embed(image_bytes))
+        return self.search(self._embed(image_bytes, names))
 
-    def encode_and_search_exact(self, image_bytes):
+    def encode_and_search_exact(self, image_bytes, names=None):
         """Picture files to neighbours, by all dot products."""
-        return self.search_exact(self._embed(image_bytes))
+        return self.search_exact(self._embed(image_bytes, names))
 
     def _answer(self, indices, scores):
         last = tf.shape(self.paths)[0] - 1

@@ -23,6 +23,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tf_triplet.models import branches
 from tf_triplet.serving import client, scann_index, versions
 
 Code = grpc.StatusCode
@@ -68,7 +69,9 @@ class LoadedModel:
         # The first search builds the C++ index; an empty batch does not.
         arguments = {}
         for key, info in self.signature_defs[name].inputs.items():
-            if info.dtype == tf.string.as_datatype_enum:
+            if key in branches.CHOSEN_BY:
+                arguments[key] = self._model.branch_names[:1]
+            elif info.dtype == tf.string.as_datatype_enum:
                 blank = np.zeros([8, 8, 3], np.uint8)
                 arguments[key] = tf.io.encode_png(blank)[None]
             else:

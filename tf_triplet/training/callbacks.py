@@ -245,26 +245,25 @@ class CollapseGuard(StepCounter):
     one) with no gradient, for ever; nothing else tells.
     """
 
-    def __init__(
-        self, pixels: np.ndarray, every: int, at_collapse: float, stop: bool
-    ):
+    def __init__(self, pictures, every: int, at_collapse: float, stop: bool):
         """Watches the embeddings of a fixed batch of pictures.
 
         Args:
-            pixels: `[n, size, size, 3]`, n at least 2.
+            pictures: what the encoder takes, `[n, size, size, 3]` pixels or
+                a dictionary of them and their branches, n at least 2.
             every: steps between looks.
             at_collapse: the loss when all embeddings are equal.
             stop: raise at the second bad look in a row; else only warn.
         """
         super().__init__()
-        self._pixels, self._every = pixels, every
+        self._pictures, self._every = pictures, every
         self._at_collapse, self._stop = at_collapse, stop
         self._bad_looks = 0
 
     def on_train_batch_end(self, batch, logs=None):
         if self.step % self._every:
             return
-        vectors = self.model.encoder(self._pixels, training=False).numpy()
+        vectors = self.model.encoder(self._pictures, training=False).numpy()
         distance, rank = spread(vectors)
         loss = float((logs or {}).get("loss", np.nan))
         at_rest = abs(loss - self._at_collapse) <= 0.02 * self._at_collapse

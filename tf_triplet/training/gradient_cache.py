@@ -18,7 +18,7 @@ import tensorflow as tf
 
 def gradients(
     encoder: tf.keras.Model,
-    pictures: tf.Tensor,
+    pictures: tf.Tensor | dict[str, tf.Tensor],
     loss: Callable[[tf.Tensor], tf.Tensor],
     loss_variables: Sequence[tf.Variable],
     micro_batch: int,
@@ -28,7 +28,8 @@ def gradients(
     Args:
         encoder: must do the same for a picture in either pass, whatever
             stands beside it (`check_repeatable`).
-        pictures: `[batch, ...]`.
+        pictures: `[batch, ...]`, or what the encoder takes beside them, too:
+            a structure of tensors with a row a picture.
         loss: `[batch, dim]` embeddings to a scalar.
         loss_variables: the loss's own.
         micro_batch: pictures in the network at once.
@@ -49,7 +50,7 @@ def gradients(
     def carry_back(start, totals):
         part = slice(start, start + micro_batch)
         with tf.GradientTape() as tape:
-            fresh = encoder(pictures[part], training=True)
+            fresh = encoder(_rows(pictures, part), training=True)
         found = tape.gradient(fresh, variables, output_gradients=slopes[part])
         used[:] = [gradient is not None for gradient in found]
         added = [
@@ -58,7 +59,7 @@ def gradients(
         ]
         return start + micro_batch, added
 
-    batch = tf.shape(pictures)[0]
+    batch = _batch_size(pictures)
     _, of_encoder = tf.while_loop(
         lambda start, totals: start < batch,
         carry_back,
@@ -80,15 +81,15 @@ def gradients(
 
 
 def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
-    batch = tf.shape(pictures)[0]
+    batch = _batch_size(pictures)
     parts = -(-batch // micro_batch)
     array = tf.TensorArray(
         tf.float32, parts, infer_shape=False, element_shape=None
     )
 
     def one(i, array):
-        part = pictures[i * micro_batch : (i + 1) * micro_batch]
-        fresh = encoder(part, training=True)
+        part = slice(i * micro_batch, (i + 1) * micro_batch)
+        fresh = encoder(_rows(pictures, part), training=True)
         return i + 1, array.write(i, tf.cast(fresh, tf.float32))
 
     _, array = tf.while_loop(
@@ -96,6 +97,14 @@ def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
     )
     width = encoder.output_shape[-1]
     return tf.ensure_shape(array.concat(), [None, width])
+
+
+def _rows(pictures, part: slice):
+    return tf.nest.map_structure(lambda values: values[part], pictures)
+
+
+def _batch_size(pictures) -> tf.Tensor:
+    return tf.shape(tf.nest.flatten(pictures)[0])[0]
 
 
 def check_repeatable(encoder: tf.keras.Model) -> None:

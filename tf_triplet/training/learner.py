@@ -89,7 +89,13 @@ class Learner(tf.keras.Model):
         self.loss_optimizer = loss_optimizer
 
     def call(self, inputs, training=None):
-        """`[batch, size, size, 3]` pixels to `[batch, dim]` embeddings."""
+        """Pictures to `[batch, dim]` embeddings.
+
+        Args:
+            inputs: what the encoder takes: `[batch, size, size, 3]` pixels,
+                or a dictionary of them and the `branch` of each.
+            training: as Keras has it.
+        """
         return self.encoder(inputs, training=training)
 
     @property

@@ -157,9 +157,9 @@ def _callbacks(
         stop,
     ]
     if settings.collapse_every:
-        pixels, _ = next(iter(batches(0).take(1)))
+        pictures, _ = next(iter(batches(0).take(1)))
         guard = cb.CollapseGuard(
-            pixels[:32].numpy(),
+            tf.nest.map_structure(lambda values: values[:32], pictures),
             settings.collapse_every,
             learner.batch_loss.loss_at_collapse,
             settings.stop_on_collapse,
