@@ -169,13 +169,29 @@ class Evaluator(StepCounter):
         self._writer.write(step, {f"eval/{k}": v for k, v in figures.items()})
         shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
         logging.info("step %d: %s", step, shown)
-        best = self._workdir / "best.json"
-        value = figures[self._monitor]
-        if best.exists() and json.loads(best.read_text())["value"] >= value:
-            return
-        save_encoder(self.model.encoder, self._workdir / "encoder.keras")
-        text = {"step": step, "monitor": self._monitor, "value": value}
-        best.write_text(json.dumps(text))
+        keep_best(
+            self.model.encoder,
+            step,
+            self._monitor,
+            figures[self._monitor],
+            self._workdir,
+        )
+
+
+def keep_best(
+    encoder: tf.keras.Model,
+    step: int,
+    monitor: str,
+    value: float,
+    workdir: Path,
+) -> None:
+    """Saves the encoder, unless one as good is there already."""
+    best = workdir / "best.json"
+    if best.exists() and json.loads(best.read_text())["value"] >= value:
+        return
+    save_encoder(encoder, workdir / "encoder.keras")
+    text = {"step": step, "monitor": monitor, "value": value}
+    best.write_text(json.dumps(text))
 
 
 def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
@@ -246,14 +262,19 @@ class CollapseGuard(StepCounter):
     """
 
     def __init__(
-        self, pixels: np.ndarray, every: int, at_collapse: float, stop: bool
+        self,
+        pixels: np.ndarray,
+        every: int,
+        at_collapse: float | None,
+        stop: bool,
     ):
         """Watches the embeddings of a fixed batch of pictures.
 
         Args:
             pixels: `[n, size, size, 3]`, n at least 2.
             every: steps between looks.
-            at_collapse: the loss when all embeddings are equal.
+            at_collapse: the loss when all embeddings are equal; None where
+                that is not known.
             stop: raise at the second bad look in a row; else only warn.
         """
         super().__init__()
@@ -267,7 +288,11 @@ class CollapseGuard(StepCounter):
         vectors = self.model.encoder(self._pixels, training=False).numpy()
         distance, rank = spread(vectors)
         loss = float((logs or {}).get("loss", np.nan))
-        at_rest = abs(loss - self._at_collapse) <= 0.02 * self._at_collapse
+        at_rest, costs = False, ""
+        if self._at_collapse is not None:
+            gap = abs(loss - self._at_collapse)
+            at_rest = gap <= 0.02 * self._at_collapse
+            costs = f" where a point costs {self._at_collapse:.6f}"
         if distance > 0.02 or (rank > 1.5 and not at_rest):
             self._bad_looks = 0
             return
@@ -275,10 +300,9 @@ class CollapseGuard(StepCounter):
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "
             f"distance {distance:.2g} (of at most 2), effective rank "
-            f"{rank:.2f}, loss {loss:.6f} where a point costs "
-            f"{self._at_collapse:.6f}. Try a lower optimizer.learning_rate, "
-            "optimizer.warmup_steps, loss.soft=true, loss.mining=semi_hard, "
-            "or model.batch_norm=frozen."
+            f"{rank:.2f}, loss {loss:.6f}{costs}. Try a lower "
+            "optimizer.learning_rate, optimizer.warmup_steps, "
+            "loss.soft=true, loss.mining=semi_hard, or model.batch_norm=frozen."
         )
         if self._stop and self._bad_looks > 1:
             raise CollapseError(message)
