@@ -15,13 +15,13 @@ from tf_triplet.losses.batch_loss import BatchLoss, BatchValue, Keys
 def split_learners(embeddings: tf.Tensor, learners: int) -> tf.Tensor:
     """`[batch, M * dim]` of unit length to `[batch, M, dim]`, each of unit
     length, float32."""
+    embeddings = tf.cast(embeddings, tf.float32)
     width = embeddings.shape[-1]
     if width is None or width % learners:
         raise ValueError(
             f"`learners` is {learners}, which must divide the embedding's "
             f"width. Received embeddings of shape {embeddings.shape}"
         )
-    embeddings = tf.cast(embeddings, tf.float32)
     parts = tf.reshape(embeddings, [-1, learners, width // learners])
     return parts * learners**0.5
 

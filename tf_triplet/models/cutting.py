@@ -63,19 +63,21 @@ def _split(model: tf.keras.Model, name: str):
         inner = _split(node.layer, name)
         if inner is None:
             continue
-        head = tf.keras.Model(node.layer.input, inner[0], name="spatial")
+        head = tf.keras.Model(node.layer.input, inner[0], name=f"to_{name}")
         tail = inner[1]
         if node.outputs is not model.output:
             rest = _rest(model, node.outputs, node.layer.name)
             start = tf.keras.Input(inner[0].shape[1:])
-            tail = tf.keras.Model(start, rest(tail(start)))
+            tail = tf.keras.Model(
+                start, rest(tail(start)), name=f"after_{name}"
+            )
         return head(node.input_tensors), tail
     return None
 
 
 def _rest(model: tf.keras.Model, start, name: str) -> tf.keras.Model:
     try:
-        return tf.keras.Model(start, model.output, name="trunk")
+        return tf.keras.Model(start, model.output, name=f"after_{name}")
     except ValueError as error:
         raise ValueError(
             f"The model cannot be split at layer {name!r}: a shortcut passes "

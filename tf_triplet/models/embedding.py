@@ -151,9 +151,9 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
     features = cutting.output_of(encoder, name)
     # Names of their own: those of the encoder's end may be taken.
     average = tf.keras.layers.GlobalAveragePooling2D(
-        dtype="float32", name=f"{name}_average"
+        dtype="float32", name=f"at_{name}_average"
     )
-    unit = _unit_length(f"{name}_unit_length", f"{name}_float32")(
+    unit = _unit_length(f"at_{name}", f"at_{name}_float32")(
         _pooled(features, average)
     )
     return tf.keras.Model(encoder.input, unit, name="encoder")

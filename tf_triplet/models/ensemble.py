@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from tf_triplet.models import cutting
 
-# The last output of conv4, in both ResNets.
+# The last output of conv4: 14 x 14 places at 224 pixels in ResNet50, and 7 x
+# 7 in ResNet50V2, which strides at the end of conv4.
 ATTENTION_AT = "conv4_block6_out"
 # The paper's attention is an Inception block; this is a bottleneck.
 _BOTTLENECK = 4

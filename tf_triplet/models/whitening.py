@@ -43,7 +43,9 @@ def fit_whitening(
             f"{components} pictures. Received: {count}. Lower "
             "model.whitening."
         )
-    pca = decomposition.PCA(components, svd_solver="full").fit(features)
+    pca = decomposition.PCA(components, svd_solver="full")
+    with np.errstate(invalid="ignore"):  # Shares of no variance at all.
+        pca.fit(features)
     variance = pca.explained_variance_
     usable = variance > max(_LEAST_VARIANCE * variance[0], _NO_VARIANCE)
     if not usable.all():
