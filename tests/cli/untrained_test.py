@@ -114,5 +114,7 @@ def test_a_layer_is_served(codes, tmp_path):
 
 
 def test_an_unknown_layer_lists_those_there_are(codes):
-    with pytest.raises(ValueError, match="no layer 'pol'.*features, pool"):
+    with pytest.raises(
+        ValueError, match="no layer 'pol'.*embedding, features, .*pool, "
+    ):
         experiment.load_encoder(codes, layer="pol")

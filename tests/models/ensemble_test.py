@@ -38,7 +38,7 @@ def doubly_nested():
 
 
 @pytest.mark.parametrize("make", [network, nested, doubly_nested])
-@pytest.mark.parametrize("name", ["early", "norm"])
+@pytest.mark.parametrize("name", ["early", "norm", "late"])
 def test_the_two_parts_make_the_whole(make, name):
     model = make()
     middle, tail = cutting.split(model, name)

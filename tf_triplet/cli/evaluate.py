@@ -11,8 +11,8 @@ it is a hit when a picture of the same product is among the K nearest. The
 search is exact and the query itself is never found. What is not given is
 taken from the run's config.
 
---layer reads a layer before the embedding, which often tells products that
-were never seen apart better; its files have the layer's name at the end. To
+--layer reads a layer before the embedding, which may tell products that were
+never seen apart better; its files have the layer's name at the end. To
 train a new head on it, see tf-triplet-train --help.
 
 Writes to the workdir:

@@ -39,7 +39,7 @@ def divergence(parts: tf.Tensor, margin: float) -> tf.Tensor:
         mean a weight means the same for every M.
 
     References:
-        Kim et al., 2018, https://arxiv.org/abs/1804.00382, equation 6.
+        Kim et al., 2018, https://arxiv.org/abs/1804.00382.
     """
     pairs = list(itertools.combinations(range(parts.shape[1]), 2))
     first, second = zip(*pairs)

@@ -66,8 +66,8 @@ def _split(model: tf.keras.Model, name: str):
         head = tf.keras.Model(node.layer.input, inner[0], name=f"to_{name}")
         tail = inner[1]
         if node.outputs is not model.output:
-            rest = _rest(model, node.outputs, node.layer.name)
             start = tf.keras.Input(inner[0].shape[1:])
+            rest = _rest(model, node.outputs, node.layer.name)
             tail = tf.keras.Model(
                 start, rest(tail(start)), name=f"after_{name}"
             )
@@ -76,6 +76,10 @@ def _split(model: tf.keras.Model, name: str):
 
 
 def _rest(model: tf.keras.Model, start, name: str) -> tf.keras.Model:
+    if start is model.output:  # Keras makes no model of nothing.
+        same = tf.keras.Input(start.shape[1:])
+        last = tf.keras.layers.Activation("linear")(same)
+        return tf.keras.Model(same, last, name=f"after_{name}")
     try:
         return tf.keras.Model(start, model.output, name=f"after_{name}")
     except ValueError as error:

@@ -145,8 +145,8 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
         ValueError: there is no such layer; lists those there are.
 
     References:
-        Vo and Hays, 2018, https://arxiv.org/abs/1712.03492: the layer before
-        the embedding often retrieves unseen classes better.
+        Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: another layer
+        than the embedding may generalise better to unseen classes.
     """
     features = cutting.output_of(encoder, name)
     # Names of their own: those of the encoder's end may be taken.

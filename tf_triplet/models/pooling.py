@@ -51,7 +51,7 @@ class GeneralizedMean(tf.keras.layers.Layer):
     channels is learned.
 
     References:
-        Radenovic et al., 2017, https://arxiv.org/abs/1711.02512, equation 3.
+        Radenovic et al., 2017, https://arxiv.org/abs/1711.02512.
     """
 
     def __init__(self, p: float = 3.0, epsilon: float = 1e-6, **kwargs):
@@ -105,7 +105,7 @@ class RegionalMax(tf.keras.layers.Layer):
     Nothing is learned: the paper's whitening of each region is left out.
 
     References:
-        Tolias et al., 2015, https://arxiv.org/abs/1511.05879, section 3.2.
+        Tolias et al., 2015, https://arxiv.org/abs/1511.05879.
     """
 
     def __init__(self, levels: int = 3, **kwargs):

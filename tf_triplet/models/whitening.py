@@ -27,8 +27,7 @@ def fit_whitening(
             do not vary in k directions.
 
     References:
-        Babenko et al., 2014, https://arxiv.org/abs/1404.1777, section 4.1;
-        Jegou and Chum, 2012 (whitening).
+        Babenko et al., 2014, https://arxiv.org/abs/1404.1777 (neural codes).
     """
     features = np.asarray(features, np.float64)
     count, width = features.shape
