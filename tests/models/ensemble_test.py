@@ -59,6 +59,21 @@ def test_a_shortcut_cannot_be_cut():
     cutting.split(model, "first")
 
 
+def test_a_model_of_ones_own_class_is_told():
+    class Own(tf.keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match="Only a functional or Seq.*Own"):
+        cutting.cut(Own(), "first")
+    inputs = tf.keras.Input([8, 8, 3])
+    around = tf.keras.Model(inputs, Own(name="own")(inputs))
+    middle, _ = cutting.split(around, "own")
+    assert middle.shape == (None, 8, 8, 3)
+    with pytest.raises(ValueError, match="no layer 'x'.*: own"):
+        cutting.split(around, "x")
+
+
 def test_an_unknown_layer_lists_the_maps():
     with pytest.raises(ValueError, match="conv4_block6_out.*late, norm, early"):
         embedding.build_encoder(nested(), 4, learners=2)

@@ -121,6 +121,10 @@ def network():
     )
 
 
+def vectors():
+    return tf.keras.Sequential([network(), LAYERS.GlobalAveragePooling2D()])
+
+
 @pytest.mark.parametrize("kind", ["gem", "rmac"])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_encoders_are_unit_float32_and_load_again(tmp_path, kind, mixed):
@@ -159,6 +163,10 @@ def test_p_is_learned():
     "make,message",
     [
         (lambda: pooling.build_pooling("mean"), "average, max.*'mean'"),
+        (
+            lambda: embedding.build_encoder(vectors(), 3, pooling="gem"),
+            "`pooling=gem` needs a backbone that gives a map.*None, 4",
+        ),
         (lambda: pooling.GeneralizedMean(p=0.0), "`p` must be more than 0"),
         (lambda: pooling.RegionalMax(levels=0), "`levels` must be at least 1"),
         (

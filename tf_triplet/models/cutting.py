@@ -58,7 +58,7 @@ def _split(model: tf.keras.Model, name: str):
     if output is not None and output.shape.rank == 4:
         return output, _rest(model, output, name)
     for node in _nodes(model):
-        if not isinstance(node.layer, tf.keras.Model):
+        if not _is_graph(node.layer):
             continue
         inner = _split(node.layer, name)
         if inner is None:
@@ -90,17 +90,22 @@ def _rest(model: tf.keras.Model, start, name: str) -> tf.keras.Model:
         ) from error
 
 
+def _is_graph(layer: tf.keras.layers.Layer) -> bool:
+    """Whether it is a model whose calls are known: no subclass of its own."""
+    return hasattr(layer, "_nodes_by_depth")
+
+
 def _nodes(model: tf.keras.Model) -> list:
     """The model's calls of its layers, in order.
 
     `layer.output` would be of whichever model called the layer first.
     """
-    by_depth = getattr(model, "_nodes_by_depth", None)
-    if by_depth is None:
+    if not _is_graph(model):
         raise ValueError(
             "Only a functional or Sequential Keras model can be cut at a "
             f"layer. Received: {type(model).__name__} {model.name!r}"
         )
+    by_depth = model._nodes_by_depth
     return [
         node
         for depth in sorted(by_depth, reverse=True)
@@ -127,7 +132,7 @@ def _names(model: tf.keras.Model) -> list[tuple[str, int]]:
     """Names and ranks, also of the models inside."""
     names = []
     for node in _nodes(model):
-        if isinstance(node.layer, tf.keras.Model):
+        if _is_graph(node.layer):
             names += _names(node.layer)
     return names + [(n, o.shape.rank) for n, o in _outputs(model).items()]
 

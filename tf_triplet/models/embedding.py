@@ -37,8 +37,8 @@ def build_encoder(
         batch_norm: "train", "frozen" (the pretrained statistics, never
             updated) or "sync" (statistics over all replicas).
         seed: of the head's initial weights.
-        pooling: of a feature map, see `pooling.build_pooling`; unused where
-            the backbone gives vectors.
+        pooling: of a feature map, see `pooling.build_pooling`. A backbone
+            that gives vectors leaves it at "average".
         learners: M of an attention ensemble (`ensemble`): each embeds into
             `embedding_size / M` with one head, or without a head into the
             pooled features. 0 and 1: no ensemble.
@@ -61,6 +61,11 @@ def build_encoder(
         backbone = _with_synchronized_batch_norm(backbone)
     if batch_norm == "frozen":
         _freeze_batch_norm(backbone)
+    if backbone.output.shape.rank == 2 and pooling != "average":
+        raise ValueError(
+            f"`pooling={pooling}` needs a backbone that gives a map. Received "
+            f"one that gives {backbone.output.shape}: leave it at average."
+        )
     learners = max(learners, 1)
     pool = build_pooling(pooling)
     head = _build_head(embedding_size // learners, unit_features, seed)

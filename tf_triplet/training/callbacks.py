@@ -274,7 +274,7 @@ class CollapseGuard(StepCounter):
             pixels: `[n, size, size, 3]`, n at least 2.
             every: steps between looks.
             at_collapse: the loss when all embeddings are equal; None where
-                that is not known.
+                it is not known (proxies), and only the distance tells.
             stop: raise at the second bad look in a row; else only warn.
         """
         super().__init__()
@@ -288,11 +288,8 @@ class CollapseGuard(StepCounter):
         vectors = self.model.encoder(self._pixels, training=False).numpy()
         distance, rank = spread(vectors)
         loss = float((logs or {}).get("loss", np.nan))
-        at_rest, costs = False, ""
-        if self._at_collapse is not None:
-            gap = abs(loss - self._at_collapse)
-            at_rest = gap <= 0.02 * self._at_collapse
-            costs = f" where a point costs {self._at_collapse:.6f}"
+        rest = self._at_collapse
+        at_rest = rest is None or abs(loss - rest) <= 0.02 * rest
         if distance > 0.02 or (rank > 1.5 and not at_rest):
             self._bad_looks = 0
             return
@@ -300,9 +297,11 @@ class CollapseGuard(StepCounter):
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "
             f"distance {distance:.2g} (of at most 2), effective rank "
-            f"{rank:.2f}, loss {loss:.6f}{costs}. Try a lower "
-            "optimizer.learning_rate, optimizer.warmup_steps, "
-            "loss.soft=true, loss.mining=semi_hard, or model.batch_norm=frozen."
+            f"{rank:.2f}, loss {loss:.6f}"
+            + ("" if rest is None else f" where a point costs {rest:.6f}")
+            + ". Try a lower optimizer.learning_rate, "
+            "optimizer.warmup_steps, loss.soft=true, loss.mining=semi_hard, "
+            "or model.batch_norm=frozen."
         )
         if self._stop and self._bad_looks > 1:
             raise CollapseError(message)
