@@ -122,7 +122,9 @@ def network():
 
 
 def vectors():
-    return tf.keras.Sequential([network(), LAYERS.GlobalAveragePooling2D()])
+    network_to_vectors = network()
+    network_to_vectors.add(LAYERS.GlobalAveragePooling2D())
+    return network_to_vectors
 
 
 @pytest.mark.parametrize("kind", ["gem", "rmac"])

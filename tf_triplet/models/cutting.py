@@ -19,7 +19,8 @@ def cut(model: tf.keras.Model, name: str) -> tf.keras.Model:
     Raises:
         ValueError: there is no such layer; lists those there are.
     """
-    return tf.keras.Model(model.input, output_of(model, name), name="cut")
+    output = output_of(model, name)
+    return tf.keras.Model(model.input, output, name="cut")
 
 
 def output_of(model: tf.keras.Model, name: str):
