@@ -61,6 +61,18 @@ def test_one_table_needs_one_budget(other, message):
         comparison.check(study)
 
 
+def test_a_method_without_training_stands_beside_trained_ones():
+    codes = {"training.steps": 0, "model.embedding_size": 0}
+    study = {
+        "codes": comparison.Method(config(**codes)),
+        "a": comparison.Method(config()),
+    }
+    comparison.check(study)
+    study["b"] = comparison.Method(config(**{"training.steps": 7}))
+    with pytest.raises(ValueError, match="'a' and 'b' differ in `training.st"):
+        comparison.check(study)
+
+
 def test_what_is_allowed_to_differ_may():
     study = {
         "a": comparison.Method(config()),

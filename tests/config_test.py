@@ -72,6 +72,14 @@ def test_unknown_saved_field_is_an_error():
         ("model.branch_by", "colour", "one of empty, domain, category"),
         ("model.branch_by", "domain", "two domains that are not pooled"),
         ("model.branches", "weights", "needs `model.branch_by`"),
+        ("model.pooling", "mean", "`model.pooling` must be one of average"),
+        ("model.layer", "pool", "needs `model.backbone=imported`"),
+        ("model.learners", 3, "`model.learners` must divide.*3 and 512"),
+        ("model.attention_at", "conv", "needs `model.learners` of at least 2"),
+        ("model.whitening", 64, "must be the same. Received: 64 and 512"),
+        ("training.steps", 0, "Set `model.embedding_size=0`"),
+        ("training.steps", -1, "`training.steps` must be at least 0"),
+        ("loss.divergence_margin", -1.0, "must be at least 0"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -106,9 +114,29 @@ def test_a_bad_value_is_named(field, value, message):
             },
             "pool_domains=True. Name both",
         ),
+        (
+            {"model.branch_by": "category", "model.learners": 2},
+            "`model.branch_by` does not go with `model.learners`",
+        ),
+        (
+            {
+                "model.backbone": "imported",
+                "model.path": "net.keras",
+                "model.learners": 2,
+            },
+            "`model.learners` of an imported model needs `model.attention_at`",
+        ),
+        (
+            {"model.whitening": 512, "model.learners": 2},
+            "`model.whitening` and `model.learners` do not go together",
+        ),
+        (
+            {"training.steps": 0, "model.learners": 2},
+            "`training.steps=0` learns nothing",
+        ),
     ],
 )
-def test_branches_that_do_not_go_together(changes, message):
+def test_values_that_do_not_go_together_are_named(changes, message):
     config = usable()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
@@ -133,9 +161,18 @@ def test_branches_that_do_not_go_together(changes, message):
         },
     ],
 )
-def test_branches_that_do(changes):
+def test_branches_that_do_go_together(changes):
     config = usable()
     config.update_from_flattened_dict(changes)
+    configs.validate(config)
+
+
+@pytest.mark.parametrize("size,whitening", [(0, 0), (64, 64)])
+def test_no_training_of_features_or_whitened_features_is_valid(size, whitening):
+    config = usable()
+    config.training.steps = 0
+    config.model.embedding_size = size
+    config.model.whitening = whitening
     configs.validate(config)
 
 

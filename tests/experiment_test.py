@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 
 from tf_triplet import evaluation, experiment
 from tf_triplet.config import base_config
+from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.models import branches
 
 
@@ -105,3 +107,49 @@ def test_sampling_options_reach_the_sampler():
     plain = experiment.build_sampler(config(), catalog())
     dealt = experiment.build_sampler(mixed, catalog())
     assert any((plain.batch(i) != dealt.batch(i)).any() for i in range(3))
+
+
+def test_learners_make_an_ensemble_and_its_loss(tmp_path):
+    tf.keras.Sequential(
+        [
+            tf.keras.Input([32, 32, 3]),
+            tf.keras.layers.Conv2D(4, 3, 4, name="first"),
+            tf.keras.layers.Conv2D(4, 3, name="second"),
+        ]
+    ).save(tmp_path / "net.keras")
+    made = config(
+        **{
+            "data.image_size": 32,
+            "model.backbone": "imported",
+            "model.path": str(tmp_path / "net.keras"),
+            "model.embedding_size": 6,
+            "model.learners": 2,
+            "model.attention_at": "first",
+            "model.pooling": "max",
+            "loss.divergence_margin": 0.5,
+            "loss.divergence_weight": 0.25,
+        }
+    )
+    encoder = experiment.build_encoder(made)
+    assert encoder.output_shape == (None, 6)
+    assert encoder.get_layer("attended_1").output.shape[1:] == (8, 8, 4)
+    pool = encoder.get_layer("pool")
+    assert isinstance(pool, tf.keras.layers.GlobalMaxPooling2D)
+    loss = experiment.build_loss(made)
+    assert isinstance(loss, EnsembleLoss)
+    settings = loss.get_config()
+    assert settings["learners"] == 2
+    assert settings["divergence_margin"] == 0.5
+    assert settings["divergence_weight"] == 0.25
+    assert settings["base"]["config"]["mining"] == "paper"
+    made.model.learners = 0
+    assert not isinstance(experiment.build_loss(made), EnsembleLoss)
+    made.model.layer = "first"
+    baseline = experiment.build_baseline(made)
+    assert baseline.get_layer("pool").input_shape == (None, 8, 8, 4)
+
+
+def test_neural_codes_need_a_width():
+    headless = config(**{"model.embedding_size": 0})
+    with pytest.raises(ValueError, match="pass --components=<k>"):
+        experiment.build_neural_codes(headless, catalog())

@@ -12,6 +12,7 @@ from tf_triplet.version import __version__
 
 _PUBLIC = {
     "Catalog": "tf_triplet.data.catalog",
+    "EnsembleLoss": "tf_triplet.losses.ensemble",
     "GroupedSampler": "tf_triplet.data.sampling",
     "Learner": "tf_triplet.training.learner",
     "TripletLoss": "tf_triplet.losses.triplet",

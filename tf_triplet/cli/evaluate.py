@@ -2,6 +2,7 @@
 
   tf-triplet-evaluate --workdir=runs/shop
   tf-triplet-evaluate --workdir=runs/shop --baseline=pretrained --neighbours=8
+  tf-triplet-evaluate --workdir=runs/shop --layer=pool
   tf-triplet-evaluate --workdir=runs/shop --query_domain=street \\
       --gallery_domain=shop --ks=1,20
 
@@ -9,6 +10,10 @@ Every picture of the split queries all others (or one domain queries another);
 it is a hit when a picture of the same product is among the K nearest. The
 search is exact and the query itself is never found. What is not given is
 taken from the run's config.
+
+--layer reads a layer before the embedding, which may tell products that were
+never seen apart better; its files have the layer's name at the end. To
+train a new head on it, see tf-triplet-train --help.
 
 Writes to the workdir:
   report/evaluation-<split>.json           the figures
@@ -45,9 +50,22 @@ _CHECKPOINT = flags.DEFINE_enum(
 _BASELINE = flags.DEFINE_enum(
     "baseline",
     "none",
-    ["none", "pretrained"],
+    ["none", "pretrained", "neural_codes"],
     "Score also the pretrained backbone's features without any training of "
-    "ours, and show the change.",
+    "ours, and show the change; neural_codes: with a PCA-whitening fitted on "
+    "the training pictures.",
+)
+_COMPONENTS = flags.DEFINE_integer(
+    "components",
+    None,
+    "Components of --baseline=neural_codes. [the run's embedding size]",
+    lower_bound=1,
+)
+_LAYER = flags.DEFINE_string(
+    "layer",
+    "",
+    "Read this layer of the trained encoder, averaged over a map and of unit "
+    "length, in place of its embedding; a wrong name lists them.",
 )
 _SPLIT = flags.DEFINE_string(
     "split",
@@ -119,15 +137,18 @@ class _Options:
     batch_size: int
     protocol: str
     clustering: bool
+    layer: str
 
     @property
     def name(self) -> str:
-        """For a file: `test`, or `test-street-to-shop-per_pair`."""
+        """For a file: `test`, or `test-street-to-shop-per_pair-pool`."""
         name = self.split
         if self.query_domain:
             name += f"-{self.query_domain}-to-{self.gallery_domain}"
         if self.protocol in ("per_pair", "within_category"):
             name += f"-{self.protocol}"
+        if self.layer:
+            name += f"-{self.layer}"
         return _file_name(name)
 
 
@@ -147,6 +168,16 @@ def main(argv) -> None:
             "--checkpoint=none leaves only a baseline to score: add "
             "--baseline=pretrained."
         )
+    if _CHECKPOINT.value == "none" and _LAYER.value:
+        raise ValueError(
+            "--layer reads the trained encoder, which --checkpoint=none "
+            f"leaves out. Received: --layer={_LAYER.value}"
+        )
+    if _COMPONENTS.value and _BASELINE.value != "neural_codes":
+        raise ValueError(
+            "--components are those of --baseline=neural_codes. Received: "
+            f"--components={_COMPONENTS.value} --baseline={_BASELINE.value}"
+        )
     ks = _parse_ks(_KS.value)
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
@@ -155,14 +186,9 @@ def main(argv) -> None:
     workdir = Path(_WORKDIR.value)
     config = experiment.load_config(workdir)
     options = _read_options(config, ks)
-    catalog = experiment.build_catalog(config).split(options.split)
-    encoders = {}
-    if _BASELINE.value != "none":
-        encoders["baseline"] = lambda: experiment.build_baseline(config)
-    if _CHECKPOINT.value != "none":
-        encoders["trained"] = lambda: experiment.load_encoder(
-            workdir, _CHECKPOINT.value
-        )
+    whole = experiment.build_catalog(config)
+    catalog = whole.split(options.split)
+    encoders = _encoders(workdir, config, whole, options)
     results, seconds = {}, {}
     for kind, load in encoders.items():
         start = time.monotonic()
@@ -173,6 +199,24 @@ def main(argv) -> None:
     _write_json(workdir, results, seconds, options)
     # Of the trained encoder, which comes last where there is one.
     _write_pictures(workdir, embeddings, catalog, options)
+
+
+def _encoders(workdir: Path, config, catalog, options: _Options) -> dict:
+    """What is scored, in order: a function that makes each."""
+    from tf_triplet import experiment
+
+    encoders = {}
+    if _BASELINE.value == "pretrained":
+        encoders["baseline"] = lambda: experiment.build_baseline(config)
+    if _BASELINE.value == "neural_codes":
+        encoders["baseline"] = lambda: experiment.build_neural_codes(
+            config, catalog, _COMPONENTS.value or 0, options.batch_size
+        )
+    if _CHECKPOINT.value != "none":
+        encoders["trained"] = lambda: experiment.load_encoder(
+            workdir, _CHECKPOINT.value, options.layer
+        )
+    return encoders
 
 
 def _parse_ks(values: list[str] | None) -> tuple[int, ...] | None:
@@ -198,10 +242,11 @@ def _read_options(config, ks: tuple[int, ...] | None) -> _Options:
         "clustering": _CLUSTERING.value,
     }
     return _Options(
+        layer=_LAYER.value,
         **{
             name: config.evaluation[name] if value is None else value
             for name, value in given.items()
-        }
+        },
     )
 
 
@@ -227,12 +272,15 @@ def _score(encoder, catalog, config, options: _Options):
 def _save(workdir: Path, kind: str, embeddings, catalog, options) -> None:
     from tf_triplet import evaluation, experiment
 
-    name, source = "pretrained", "pretrained"
+    name = source = _BASELINE.value
     if kind == "trained":
         name = _CHECKPOINT.value
         encoder = workdir / experiment.CHECKPOINTS[name]
         source = f"sha256:{hashlib.sha256(encoder.read_bytes()).hexdigest()}"
-    file_name = f"{_file_name(options.split)}-{name}.npz"
+        if options.layer:
+            name += f"-{options.layer}"
+            source += f", layer {options.layer}"
+    file_name = f"{_file_name(f'{options.split}-{name}')}.npz"
     path = workdir / "embeddings" / file_name
     evaluation.save_embeddings(path, embeddings, catalog, source)
     print(f"Embeddings: {path}")
@@ -258,7 +306,11 @@ def _show(results: dict[str, Any], seconds: dict[str, float]) -> None:
         console.print(
             tables.category_table(result.overall, before, "By category")
         )
-    what = "pretrained features" if last == "baseline" else "trained encoder"
+    what = "trained encoder"
+    if last == "baseline":
+        what = f"{_BASELINE.value.replace('_', ' ')} features"
+    elif _LAYER.value:
+        what += f", layer {_LAYER.value}"
     title = f"{result.catalog}, {what}: {result.protocol}"
     console.print(tables.overall_table(result.overall, before, title, caption))
     for name, value in result.clustering.items():
@@ -271,6 +323,8 @@ def _show(results: dict[str, Any], seconds: dict[str, float]) -> None:
 
 def _write_json(workdir: Path, results, seconds, options: _Options) -> None:
     suffix = "" if _CHECKPOINT.value == "best" else f"-{_CHECKPOINT.value}"
+    if suffix == "-none" and _BASELINE.value != "pretrained":
+        suffix += f"-{_BASELINE.value}"
     path = workdir / "report" / f"evaluation-{options.name}{suffix}.json"
     if _OUTPUT.value:
         path = Path(_OUTPUT.value)
@@ -278,6 +332,8 @@ def _write_json(workdir: Path, results, seconds, options: _Options) -> None:
     report = {
         "split": options.split,
         "checkpoint": _CHECKPOINT.value,
+        "layer": options.layer,
+        "baseline_kind": _BASELINE.value,
         "seconds": seconds,
         **{kind: result.to_dict() for kind, result in results.items()},
     }

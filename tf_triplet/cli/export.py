@@ -3,6 +3,9 @@
 Writes <workdir>/models/product_search/<version>/, a SavedModel that takes a
 picture file's bytes and answers the nearest products. It is published only
 if it answers what evaluation measured.
+
+--layer=pool serves a layer before the embedding in place of it; measure it
+first with tf-triplet-evaluate --layer=pool.
 """
 
 from __future__ import annotations
@@ -19,6 +22,12 @@ from tf_triplet.cli import errors
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Which encoder."
+)
+_LAYER = flags.DEFINE_string(
+    "layer",
+    "",
+    "Serve this layer of the encoder, averaged over a map and of unit length, "
+    "in place of its embedding; a wrong name lists them.",
 )
 _SPLIT = flags.DEFINE_string(
     "split", None, "Pictures to index: a split, or all. Default: the config's."
@@ -50,7 +59,7 @@ def main(argv) -> None:
 
     config = experiment.load_config(workdir)
     index = _INDEX.value or config.export.index
-    encoder = experiment.load_encoder(workdir, _CHECKPOINT.value)
+    encoder = experiment.load_encoder(workdir, _CHECKPOINT.value, _LAYER.value)
     catalog = _chosen(experiment.build_catalog(config), config)
     embeddings = experiment.compute_embeddings(config, encoder, catalog)
     catalog = catalog.select(embeddings.rows)
@@ -100,6 +109,7 @@ def main(argv) -> None:
         extra.mkdir(exist_ok=True)
         record = {
             "checkpoint": _CHECKPOINT.value,
+            "layer": _LAYER.value,
             "index": index,
             "pictures": len(catalog),
             "products": len(catalog.product_ids),

@@ -7,11 +7,22 @@ Your own pictures need no config file:
 A folder per product: --config.data.source=folder --config.data.path=pictures
 Without any files:    --config.data.source=rendered
 
+A new head on what a run has learned, from the layer before its embedding:
+
+  --config.model.backbone=imported --config.model.layer=pool \\
+      --config.model.path=runs/shop/encoder.keras
+
+Neural codes, pretrained features whitened by PCA, without any training:
+
+  --config.training.steps=0 --config.model.whitening=128 \\
+      --config.model.embedding_size=128
+
 The same command again goes on where the run stopped. Ctrl-C saves and ends.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -130,6 +141,13 @@ def _train(config, workdir: Path) -> None:
     catalog = experiment.build_catalog(config)
     training = experiment.training_catalog(config, catalog)
     held_out = catalog.split(config.evaluation.split)
+    evaluate = _evaluator(config, held_out)
+    monitor = f"recall@{min(config.evaluation.ks)}"
+    if not config.training.steps:
+        build = functools.partial(_build_untrained, config, training)
+        run.finish_untrained(build, evaluate, workdir, monitor, _RESUME.value)
+        print(f"Built without training: {workdir / 'encoder.keras'}")
+        return
     sampler = experiment.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
     bad_images = pipeline.BadImages(config.data.on_bad_image)
@@ -153,6 +171,44 @@ def _train(config, workdir: Path) -> None:
             branches=evaluation.branch_of_rows(branches, training),
         )
 
+    with strategy.scope():
+        tf.keras.utils.set_random_seed(config.seed)
+        encoder = experiment.build_encoder(config, branches)
+        # A resumed run's head is in its checkpoint.
+        saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
+        if config.model.whitening and not (_RESUME.value and saved):
+            experiment.whiten(config, encoder, training)
+        learner = Learner(
+            encoder,
+            experiment.build_loss(config),
+            config.loss.scope,
+        )
+        learner.compile(experiment.build_optimizer(config))
+    settings = run.Settings(
+        steps=config.training.steps,
+        checkpoint_every=config.training.checkpoint_every,
+        log_every=config.training.log_every,
+        evaluate_every=config.evaluation.every,
+        collapse_every=config.training.collapse_every,
+        stop_on_collapse=config.training.stop_on_collapse,
+        monitor=monitor,
+    )
+    run.train(
+        learner,
+        batches,
+        evaluate,
+        bad_images,
+        workdir,
+        settings,
+        resume=_RESUME.value,
+    )
+    print(f"Trained: {workdir / 'encoder.keras'}")
+
+
+def _evaluator(config, held_out):
+    """An encoder to its figures on the held-out pictures."""
+    from tf_triplet import evaluation, experiment
+
     def evaluate(encoder):
         embeddings = experiment.compute_embeddings(
             config, encoder, held_out, progress=False
@@ -168,33 +224,16 @@ def _train(config, workdir: Path) -> None:
         )
         return result.overall.named()
 
-    with strategy.scope():
-        tf.keras.utils.set_random_seed(config.seed)
-        learner = Learner(
-            experiment.build_encoder(config, branches),
-            experiment.build_loss(config),
-            config.loss.scope,
-        )
-        learner.compile(experiment.build_optimizer(config))
-    settings = run.Settings(
-        steps=config.training.steps,
-        checkpoint_every=config.training.checkpoint_every,
-        log_every=config.training.log_every,
-        evaluate_every=config.evaluation.every,
-        collapse_every=config.training.collapse_every,
-        stop_on_collapse=config.training.stop_on_collapse,
-        monitor=f"recall@{min(config.evaluation.ks)}",
-    )
-    run.train(
-        learner,
-        batches,
-        evaluate,
-        bad_images,
-        workdir,
-        settings,
-        resume=_RESUME.value,
-    )
-    print(f"Trained: {workdir / 'encoder.keras'}")
+    return evaluate
+
+
+def _build_untrained(config, training):
+    from tf_triplet import experiment
+
+    encoder = experiment.build_encoder(config)
+    if config.model.whitening:
+        experiment.whiten(config, encoder, training)
+    return encoder
 
 
 def _describe(training, held_out, sampler, strategy) -> None:

@@ -137,6 +137,7 @@ def build_branched_encoder(
     kind: str = "heads",
     batch_norm: str = "train",
     seed: int | None = None,
+    pooling: str = "average",
 ) -> tf.keras.Model:
     """Builds (pictures, branches) → embeddings.
 
@@ -159,6 +160,7 @@ def build_branched_encoder(
             cosine is then a weighted one.
         batch_norm: see `embedding.build_encoder`; "weights" freezes it.
         seed: of the heads' initial weights.
+        pooling: see `embedding.build_encoder`.
 
     Returns:
         A model from `{"pixels": [batch, size, size, 3] float32, "branch":
@@ -178,7 +180,7 @@ def build_branched_encoder(
         branches.by, branches.names, branches.default, name="branches"
     )(branch)
     trunks = [
-        _trunk(network, batch_norm, f"network_{i}")
+        _trunk(network, batch_norm, pooling, f"network_{i}")
         for i, network in enumerate(networks)
     ]
     if kind == "weights":
@@ -191,7 +193,7 @@ def build_branched_encoder(
                 features, embedding_size, len(branches.names), seed
             )
         features = _select(features, chosen)
-    unit = embedding.unit_length(features)
+    unit = embedding.unit_length()(features)
     inputs = {"pixels": pixels, "branch": branch}
     return tf.keras.Model(inputs, unit, name="encoder")
 
@@ -221,11 +223,12 @@ def _check(backbone, embedding_size: int, branches: Branches, kind: str):
 
 
 def _trunk(
-    backbone: tf.keras.Model, batch_norm: str, name: str
+    backbone: tf.keras.Model, batch_norm: str, pooling: str, name: str
 ) -> tf.keras.Model:
     """Its pooled features, as one layer: two networks may share names."""
     backbone = embedding.with_batch_norm(backbone, batch_norm)
-    return tf.keras.Model(backbone.input, embedding.pool(backbone), name=name)
+    pool = embedding.pooled_by(backbone, pooling)
+    return tf.keras.Model(backbone.input, pool(backbone.output), name=name)
 
 
 def _heads(features: list, size: int, count: int, seed: int | None) -> list:
@@ -258,7 +261,7 @@ def _select(features: list, chosen):
 def _weigh(features, chosen):
     """Unit features times the squares of a vector a branch."""
     layers = tf.keras.layers
-    unit = embedding.unit_length(features, "unit_features")
+    unit = embedding.unit_length("unit_features")(features)
     roots = layers.Dense(
         features.shape[-1],
         use_bias=False,

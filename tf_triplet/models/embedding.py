@@ -1,13 +1,15 @@
-"""The encoder: a backbone, average pooling, a linear layer, unit length."""
+"""The encoder: a backbone, pooling, a linear layer, unit length."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
 
-from tf_triplet.models import backbones
+from tf_triplet.models import backbones, cutting, ensemble
+from tf_triplet.models.pooling import build_pooling
 
 BATCH_NORMS = ("train", "frozen", "sync")
 
@@ -19,6 +21,10 @@ def build_encoder(
     image_size: int = 224,
     batch_norm: str = "train",
     seed: int | None = None,
+    pooling: str = "average",
+    learners: int = 0,
+    attention_at: str = "",
+    unit_features: bool = False,
 ) -> tf.keras.Model:
     """Builds pictures → embeddings as a plain Keras model.
 
@@ -31,27 +37,51 @@ def build_encoder(
         batch_norm: "train", "frozen" (the pretrained statistics, never
             updated) or "sync" (statistics over all replicas).
         seed: of the head's initial weights.
+        pooling: of a feature map, see `pooling.build_pooling`. A backbone
+            that gives vectors leaves it at "average".
+        learners: M of an attention ensemble (`ensemble`): each embeds into
+            `embedding_size / M` with one head, or without a head into the
+            pooled features. 0 and 1: no ensemble.
+        attention_at: layer of the backbone that the masks are laid on; empty:
+            the last output of a ResNet's conv4.
+        unit_features: the linear head gets features of unit length and is
+            float32: the place for `whitening.fit_whitening`.
 
     Returns:
         A model from float32 `[batch, size, size, 3]` in [0, 1] to float32
         `[batch, dim]` of unit length, also under mixed precision. It holds
-        Keras's own layers only, so plain `load_model` opens it.
+        Keras's own layers only, so plain `load_model` opens it, but with
+        pooling "gem" or "rmac": then import `tf_triplet.models.pooling`
+        first.
     """
+    _check(embedding_size, learners)
+    if isinstance(backbone, str):
+        backbone = backbones.build_backbone(backbone, image_size, weights)
+    backbone = with_batch_norm(backbone, batch_norm)
+    pool = pooled_by(backbone, pooling)
+    learners = max(learners, 1)
+    head = _build_head(embedding_size // learners, unit_features, seed)
+    if learners == 1:
+        unit = unit_length()(head(pool(backbone.output)))
+    else:
+        to_unit = unit_length("learner_unit_length")
+        unit = ensemble.join(
+            ensemble.attend(backbone, learners, attention_at, seed),
+            lambda features: to_unit(head(pool(features))),
+        )
+    return tf.keras.Model(backbone.input, unit, name="encoder")
+
+
+def _check(embedding_size: int, learners: int) -> None:
     if embedding_size < 0:
         raise ValueError(
             f"`embedding_size` must be at least 0. Received: {embedding_size}"
         )
-    if isinstance(backbone, str):
-        backbone = backbones.build_backbone(backbone, image_size, weights)
-    backbone = with_batch_norm(backbone, batch_norm)
-    features = pool(backbone)
-    if embedding_size:
-        initializer = tf.keras.initializers.GlorotUniform(seed)
-        features = tf.keras.layers.Dense(
-            embedding_size, kernel_initializer=initializer, name="embedding"
-        )(features)
-    unit = unit_length(features)
-    return tf.keras.Model(backbone.input, unit, name="encoder")
+    if learners < 0 or embedding_size % max(learners, 1):
+        raise ValueError(
+            "`learners` must divide `embedding_size`. Received: "
+            f"{learners} and {embedding_size}"
+        )
 
 
 def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
@@ -73,32 +103,95 @@ def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
     return backbone
 
 
-def pool(backbone: tf.keras.Model) -> tf.Tensor:
-    """The backbone's output as a Keras tensor `[batch, features]`."""
-    features = backbone.output
-    if features.shape.rank == 4:
-        return tf.keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    if features.shape.rank != 2:
-        raise ValueError(
-            "A backbone must give [batch, features] or a [batch, height, "
-            f"width, channels] map. Received shape: {features.shape}"
-        )
-    return features
-
-
-def unit_length(features: tf.Tensor, name: str = "unit_length") -> tf.Tensor:
-    """A Keras tensor `[batch, dim]` at unit length, in float32.
+def pooled_by(backbone: tf.keras.Model, pooling: str) -> Callable:
+    """A function from what the backbone gives to `[batch, features]`.
 
     Args:
-        features: `[batch, dim]` of any float type.
-        name: of the last of its layers.
+        backbone: gives vectors, or a `[batch, height, width, channels]` map.
+        pooling: of a map, see `pooling.build_pooling`.
+
+    Raises:
+        ValueError: it gives something else, or vectors to be pooled.
+    """
+    if backbone.output.shape.rank == 2 and pooling != "average":
+        raise ValueError(
+            f"`pooling={pooling}` needs a backbone that gives a map. Received "
+            f"one that gives {backbone.output.shape}: leave it at average."
+        )
+    pool = build_pooling(pooling)
+    return lambda features: _pooled(features, pool)
+
+
+def _pooled(features, pool: Callable):
+    """`[batch, features]` of what a backbone gives."""
+    if features.shape.rank == 4:
+        return pool(features)
+    if features.shape.rank == 2:
+        return features
+    raise ValueError(
+        "A backbone must give [batch, features] or a [batch, height, "
+        f"width, channels] map. Received shape: {features.shape}"
+    )
+
+
+def _build_head(size: int, unit_features: bool, seed: int | None) -> Callable:
+    """The linear layer, or nothing where `size` is 0."""
+    if not size:
+        return lambda features: features
+    dense = tf.keras.layers.Dense(
+        size,
+        kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
+        name="embedding",
+        # Whitening divides by small deviations.
+        dtype="float32" if unit_features else None,
+    )
+    if not unit_features:
+        return dense
+    unit = unit_length("features")
+    return lambda features: dense(unit(features))
+
+
+def unit_length(name: str = "unit_length") -> Callable:
+    """Layers that bring `[batch, dim]` of any type to float32 unit length.
+
+    Args:
+        name: of the last of them.
     """
     layers = tf.keras.layers
     # float16 has too few digits for a length of one.
-    features = layers.Activation(
+    cast = layers.Activation(
         "linear", dtype="float32", name=f"{name}_in_float32"
-    )(features)
-    return layers.UnitNormalization(dtype="float32", name=name)(features)
+    )
+    unit = layers.UnitNormalization(dtype="float32", name=name)
+    return lambda features: unit(cast(features))
+
+
+def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
+    """An encoder that reads a layer before the embedding.
+
+    Args:
+        encoder: of `build_encoder`, or any functional Keras model.
+        name: of a layer that gives vectors or a map, which is averaged; for
+            instance "pool".
+
+    Returns:
+        A model from the same pictures to float32 `[batch, dim]` of unit
+        length, with the same weights.
+
+    Raises:
+        ValueError: there is no such layer; lists those there are.
+
+    References:
+        Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: another layer
+        than the embedding may generalise better to unseen classes.
+    """
+    features = cutting.output_of(encoder, name)
+    # Names of their own: those of the encoder's end may be taken.
+    average = tf.keras.layers.GlobalAveragePooling2D(
+        dtype="float32", name=f"at_{name}_average"
+    )
+    unit = unit_length(f"at_{name}")(_pooled(features, average))
+    return tf.keras.Model(encoder.input, unit, name="encoder")
 
 
 @contextlib.contextmanager
@@ -127,6 +220,8 @@ def _freeze_batch_norm(model: tf.keras.Model) -> None:
 
 def _with_synchronized_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
     def clone(layer):
+        if isinstance(layer, tf.keras.Model):  # An imported one.
+            return _with_synchronized_batch_norm(layer)
         config = layer.get_config()
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             config["synchronized"] = True

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_triplet.models import backbones
+from tf_triplet.models import (
+    backbones,
+    cutting,
+    pooling,  # noqa: F401  Registers the layers of saved encoders.
+)
 
 
 def import_backbone(
-    source: str | Path | tf.keras.Model, image_size: int, scaling: str = "0_1"
+    source: str | Path | tf.keras.Model,
+    image_size: int,
+    scaling: str = "0_1",
+    layer: str = "",
 ) -> tf.keras.Model:
     """Wraps a foreign model so that it takes pixels in [0, 1].
 
@@ -18,17 +25,21 @@ def import_backbone(
         source: a `.keras` or `.h5` file, a SavedModel folder, or a model.
         image_size: pixels a side that it will be fed.
         scaling: of the pixels that it expects, see `scale_pixels`.
+        layer: take what this layer gives in place of the model's end, for
+            instance "pool" of an encoder of ours, to train a new head.
 
     Returns:
         A model for `build_encoder(backbone=...)`.
 
     Raises:
-        ValueError: no such file, not a Keras model, or it does not take
-            `[batch, image_size, image_size, 3]`.
+        ValueError: no such file, not a Keras model, it does not take
+            `[batch, image_size, image_size, 3]`, or there is no such layer.
     """
     model = source
     if not isinstance(source, tf.keras.Model):
         model = _load(Path(source))
+    if layer:
+        model = cutting.cut(model, layer)
     pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
     try:
         features = model(backbones.scale_pixels(pixels, scaling))

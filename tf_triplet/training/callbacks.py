@@ -169,13 +169,29 @@ class Evaluator(StepCounter):
         self._writer.write(step, {f"eval/{k}": v for k, v in figures.items()})
         shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
         logging.info("step %d: %s", step, shown)
-        best = self._workdir / "best.json"
-        value = figures[self._monitor]
-        if best.exists() and json.loads(best.read_text())["value"] >= value:
-            return
-        save_encoder(self.model.encoder, self._workdir / "encoder.keras")
-        text = {"step": step, "monitor": self._monitor, "value": value}
-        best.write_text(json.dumps(text))
+        keep_best(
+            self.model.encoder,
+            step,
+            self._monitor,
+            figures[self._monitor],
+            self._workdir,
+        )
+
+
+def keep_best(
+    encoder: tf.keras.Model,
+    step: int,
+    monitor: str,
+    value: float,
+    workdir: Path,
+) -> None:
+    """Saves the encoder, unless one as good is there already."""
+    best = workdir / "best.json"
+    if best.exists() and json.loads(best.read_text())["value"] >= value:
+        return
+    save_encoder(encoder, workdir / "encoder.keras")
+    text = {"step": step, "monitor": monitor, "value": value}
+    best.write_text(json.dumps(text))
 
 
 def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
@@ -245,14 +261,21 @@ class CollapseGuard(StepCounter):
     one) with no gradient, for ever; nothing else tells.
     """
 
-    def __init__(self, pictures, every: int, at_collapse: float, stop: bool):
+    def __init__(
+        self,
+        pictures,
+        every: int,
+        at_collapse: float | None,
+        stop: bool,
+    ):
         """Watches the embeddings of a fixed batch of pictures.
 
         Args:
             pictures: what the encoder takes, `[n, size, size, 3]` pixels or
                 a dictionary of them and their branches, n at least 2.
             every: steps between looks.
-            at_collapse: the loss when all embeddings are equal.
+            at_collapse: the loss when all embeddings are equal; None where
+                it is not known (proxies), and only the distance tells.
             stop: raise at the second bad look in a row; else only warn.
         """
         super().__init__()
@@ -266,7 +289,8 @@ class CollapseGuard(StepCounter):
         vectors = self.model.encoder(self._pictures, training=False).numpy()
         distance, rank = spread(vectors)
         loss = float((logs or {}).get("loss", np.nan))
-        at_rest = abs(loss - self._at_collapse) <= 0.02 * self._at_collapse
+        rest = self._at_collapse
+        at_rest = rest is None or abs(loss - rest) <= 0.02 * rest
         if distance > 0.02 or (rank > 1.5 and not at_rest):
             self._bad_looks = 0
             return
@@ -274,8 +298,9 @@ class CollapseGuard(StepCounter):
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "
             f"distance {distance:.2g} (of at most 2), effective rank "
-            f"{rank:.2f}, loss {loss:.6f} where a point costs "
-            f"{self._at_collapse:.6f}. Try a lower optimizer.learning_rate, "
+            f"{rank:.2f}, loss {loss:.6f}"
+            + ("" if rest is None else f" where a point costs {rest:.6f}")
+            + ". Try a lower optimizer.learning_rate, "
             "optimizer.warmup_steps, loss.soft=true, loss.mining=semi_hard, "
             "or model.batch_norm=frozen."
         )

@@ -102,6 +102,36 @@ def train(
     return step
 
 
+def finish_untrained(
+    build: Callable[[], tf.keras.Model],
+    evaluate: Callable[[tf.keras.Model], dict[str, float]],
+    workdir: Path,
+    monitor: str,
+    resume: bool = True,
+) -> None:
+    """A run of 0 steps: leaves in the workdir what training would.
+
+    Args:
+        build: makes the encoder; not called if the run is complete.
+        evaluate: an encoder to held-out figures, among them the monitor.
+        workdir: gets metrics and encoders.
+        monitor: the figure that best.json holds.
+        resume: keep a complete run; else begin anew.
+    """
+    last = workdir / "encoder_last.keras"
+    if resume and last.exists():
+        logging.info("The run is complete: step 0.")
+        return
+    encoder = build()
+    figures = evaluate(encoder)
+    # A line of step 0 is from a run that was cut short.
+    writer = cb.MetricsWriter(workdir, every=1, start_step=-1)
+    writer.write(0, {f"eval/{k}": v for k, v in figures.items()})
+    writer.on_train_end()
+    cb.keep_best(encoder, 0, monitor, figures[monitor], workdir)
+    cb.save_encoder(encoder, last)
+
+
 def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
     """Everything that a resumed run needs; what is None is left out."""
     parts = {

@@ -1,0 +1,157 @@
+"""Attention ensembles: the split, the masks, one trunk, unit length."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_triplet.models import cutting, embedding, ensemble, keras_import
+
+LAYERS = tf.keras.layers
+
+
+def network():
+    tf.keras.utils.set_random_seed(0)
+    return tf.keras.Sequential(
+        [
+            tf.keras.Input([16, 16, 3]),
+            LAYERS.Conv2D(8, 3, 2, activation="relu", name="early"),
+            LAYERS.BatchNormalization(name="norm"),
+            LAYERS.Conv2D(6, 3, activation="relu", name="late"),
+        ]
+    )
+
+
+def pictures():
+    random = np.random.default_rng(0)
+    return random.random((3, 16, 16, 3)).astype(np.float32)
+
+
+def nested():
+    return keras_import.import_backbone(network(), 16, "-1_1")
+
+
+def doubly_nested():
+    """The inner model is not the last layer of the one around it."""
+    inputs = tf.keras.Input([16, 16, 3])
+    outputs = LAYERS.Conv2D(5, 1, name="last")(nested()(inputs))
+    return tf.keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("make", [network, nested, doubly_nested])
+@pytest.mark.parametrize("name", ["early", "norm", "late"])
+def test_the_two_parts_make_the_whole(make, name):
+    model = make()
+    middle, tail = cutting.split(model, name)
+    head = tf.keras.Model(model.input, middle)
+    got = tail(head(pictures()))
+    np.testing.assert_allclose(got, model(pictures()), rtol=1e-5, atol=1e-6)
+    ours = {id(w) for w in head.weights + tail.weights}
+    assert ours == {id(w) for w in model.weights}
+
+
+def test_a_shortcut_cannot_be_cut():
+    inputs = tf.keras.Input([8, 8, 3])
+    first = LAYERS.Conv2D(4, 1, name="first")(inputs)
+    second = LAYERS.Conv2D(4, 1, name="second")(first)
+    model = tf.keras.Model(inputs, LAYERS.Add()([first, second]))
+    with pytest.raises(ValueError, match="at layer 'second': a shortcut"):
+        cutting.split(model, "second")
+    cutting.split(model, "first")
+
+
+def test_a_model_of_ones_own_class_is_told():
+    class Own(tf.keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match="Only a functional or Seq.*Own"):
+        cutting.cut(Own(), "first")
+    inputs = tf.keras.Input([8, 8, 3])
+    around = tf.keras.Model(inputs, Own(name="own")(inputs))
+    middle, _ = cutting.split(around, "own")
+    assert middle.shape == (None, 8, 8, 3)
+    with pytest.raises(ValueError, match="no layer 'x'.*: own"):
+        cutting.split(around, "x")
+
+
+def test_an_unknown_layer_lists_the_maps():
+    with pytest.raises(ValueError, match="conv4_block6_out.*late, norm, early"):
+        embedding.build_encoder(nested(), 4, learners=2)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("pooling", ["average", "gem"])
+def test_equals_the_parts_by_hand(mixed, pooling):
+    with embedding.precision(mixed):
+        backbone = network()
+        encoder = embedding.build_encoder(
+            backbone,
+            6,
+            seed=1,
+            pooling=pooling,
+            learners=3,
+            attention_at="norm",
+        )
+    vectors = encoder(pictures())
+    assert vectors.dtype == tf.float32 and vectors.shape == (3, 6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    spatial = backbone.get_layer("norm")(
+        backbone.get_layer("early")(pictures())
+    )
+    parts = []
+    for i in range(3):
+        hidden = encoder.get_layer(f"attention_{i}_hidden")(spatial)
+        mask = encoder.get_layer(f"attention_{i}_mask")(hidden)
+        assert mask.shape == spatial.shape
+        features = backbone.get_layer("late")(spatial * mask)
+        if pooling == "gem":
+            pooled = encoder.get_layer("pool")(features)
+        else:
+            pooled = tf.reduce_mean(tf.cast(features, tf.float32), [1, 2])
+        part = tf.cast(encoder.get_layer("embedding")(pooled), tf.float32)
+        parts.append(part / tf.norm(part, axis=1, keepdims=True))
+    want = tf.concat(parts, 1) / 3**0.5
+    atol = 0.02 if mixed else 1e-5
+    np.testing.assert_allclose(vectors, want, atol=atol)
+    # The trunk and the head are one for all; the masks are not.
+    assert len(encoder.get_layer("embedding").weights) == 2
+    assert np.abs(parts[0] - parts[1]).max() > 1e-4
+
+
+def test_plain_keras_loads_it_and_every_weight_learns(tmp_path):
+    encoder = embedding.build_encoder(
+        nested(), 4, batch_norm="frozen", learners=2, attention_at="early"
+    )
+    encoder.save(tmp_path / "encoder.keras")
+    again = tf.keras.models.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_allclose(
+        again(pictures()), encoder(pictures()), atol=1e-6
+    )
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(encoder(pictures(), training=True)[:, 0])
+    slopes = tape.gradient(value, encoder.trainable_weights)
+    assert len(slopes) == 4 + 2 + 2 * 4
+    assert all(slope is not None for slope in slopes)
+    for layer in encoder.submodules:
+        assert type(layer).__module__.split(".")[0] in ("keras", "tensorflow")
+
+
+def test_without_a_head_each_gives_its_features():
+    encoder = embedding.build_encoder(
+        network(), 0, learners=2, attention_at="early"
+    )
+    assert encoder.output_shape == (None, 12)
+
+
+def test_a_resnet_is_split_after_conv4():
+    encoder = embedding.build_encoder("resnet50v2", 4, "random", 32, learners=2)
+    attended = encoder.get_layer("attended_1")
+    assert attended.output_shape == (None, 1, 1, 1024)
+    assert ensemble.ATTENTION_AT in [la.name for la in encoder.layers]
+    assert encoder.output_shape == (None, 4)
+
+
+@pytest.mark.parametrize("learners", [3, -1])
+def test_learners_must_divide_the_embedding(learners):
+    with pytest.raises(ValueError, match="`learners` must divide"):
+        embedding.build_encoder(network(), 4, learners=learners)
