@@ -246,14 +246,19 @@ class CollapseGuard(StepCounter):
     """
 
     def __init__(
-        self, pixels: np.ndarray, every: int, at_collapse: float, stop: bool
+        self,
+        pixels: np.ndarray,
+        every: int,
+        at_collapse: float | None,
+        stop: bool,
     ):
         """Watches the embeddings of a fixed batch of pictures.
 
         Args:
             pixels: `[n, size, size, 3]`, n at least 2.
             every: steps between looks.
-            at_collapse: the loss when all embeddings are equal.
+            at_collapse: the loss when all embeddings are equal; None where
+                it is not known (proxies), and only the distance tells.
             stop: raise at the second bad look in a row; else only warn.
         """
         super().__init__()
@@ -267,7 +272,8 @@ class CollapseGuard(StepCounter):
         vectors = self.model.encoder(self._pixels, training=False).numpy()
         distance, rank = spread(vectors)
         loss = float((logs or {}).get("loss", np.nan))
-        at_rest = abs(loss - self._at_collapse) <= 0.02 * self._at_collapse
+        rest = self._at_collapse
+        at_rest = rest is None or abs(loss - rest) <= 0.02 * rest
         if distance > 0.02 or (rank > 1.5 and not at_rest):
             self._bad_looks = 0
             return
@@ -275,8 +281,9 @@ class CollapseGuard(StepCounter):
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "
             f"distance {distance:.2g} (of at most 2), effective rank "
-            f"{rank:.2f}, loss {loss:.6f} where a point costs "
-            f"{self._at_collapse:.6f}. Try a lower optimizer.learning_rate, "
+            f"{rank:.2f}, loss {loss:.6f}"
+            + ("" if rest is None else f" where a point costs {rest:.6f}")
+            + ". Try a lower optimizer.learning_rate, "
             "optimizer.warmup_steps, loss.soft=true, loss.mining=semi_hard, "
             "or model.batch_norm=frozen."
         )
