@@ -82,7 +82,7 @@ KNOWN_FAULTS: dict[str, str] = {
     "paper holds them constant.",
     "tfsim_pn": _LONE + _NO_NEGATIVE,
     "tfsim_soft_nn": "Where every other row of an anchor is far (squared "
-    "distance above about 104 times the temperature), it is 0 / 0: NaN.",
+    "distance above about 100 times the temperature), it is 0 / 0: NaN.",
 }
 
 
