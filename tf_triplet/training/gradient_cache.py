@@ -45,12 +45,15 @@ def gradients(
     slopes, of_loss = tape.gradient(value, (embeddings, list(loss_variables)))
     if slopes is None:
         slopes = tf.zeros_like(embeddings)
-    used = []
+    # Mined rows alone may have a slope, and come as rows with numbers.
+    slopes = tf.convert_to_tensor(slopes)
+    used = [False] * len(variables)
 
     def carry_back(start, totals):
         part = slice(start, start + micro_batch)
         with tf.GradientTape() as tape:
             fresh = encoder(_rows(pictures, part), training=True)
+            fresh = tf.cast(fresh, tf.float32)
         found = tape.gradient(fresh, variables, output_gradients=slopes[part])
         used[:] = [gradient is not None for gradient in found]
         added = [
@@ -118,10 +121,28 @@ def check_repeatable(encoder: tf.keras.Model) -> None:
                     f"depend on the batch, and layer {layer.name!r} normalises "
                     "by batch statistics. Set model.batch_norm=frozen."
                 )
-        elif (
-            getattr(layer, "rate", 0) and "drop" in type(layer).__name__.lower()
-        ):
+        elif _is_random(layer):
             raise ValueError(
                 "`training.micro_batch` runs every picture twice, and layer "
-                f"{layer.name!r} drops at random. Set its rate to 0."
+                f"{layer.name!r} changes it at random. Set its rate to 0, or "
+                "leave it out."
             )
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise ValueError(
+                "`training.micro_batch` sums gradients of parts of a batch, "
+                f"and layer {layer.name!r} adds a loss of its activity. Set "
+                "its activity_regularizer to None."
+            )
+
+
+def _is_random(layer: tf.Module) -> bool:
+    """Dropout of any kind, noise, or augmentation, at a rate above 0."""
+    kind = type(layer).__name__
+    if "drop" in kind.lower():
+        return bool(getattr(layer, "rate", 0))
+    if isinstance(layer, tf.keras.layers.GaussianNoise):
+        return bool(layer.stddev)
+    # RandomFlip and its kin.
+    return isinstance(layer, tf.keras.layers.Layer) and kind.startswith(
+        "Random"
+    )

@@ -61,6 +61,11 @@ class Learner(tf.keras.Model):
                 "`memory` must be the same on every replica, so it needs "
                 f"`scope=global`. Received: {scope!r}"
             )
+        if micro_batch < 0:
+            raise ValueError(
+                "`micro_batch` must be at least 0; 0 takes all pictures at "
+                f"once. Received: {micro_batch}"
+            )
         if micro_batch:
             gradient_cache.check_repeatable(encoder)
         self.encoder = encoder
@@ -85,7 +90,15 @@ class Learner(tf.keras.Model):
             loss_optimizer: of the loss's own variables; None: `optimizer`.
             **kwargs: for Keras.
         """
+        if loss_optimizer is not None and not self.loss_variables:
+            raise ValueError(
+                f"`loss_optimizer` has nothing to step: {self.batch_loss.name} "
+                "has no variables. Leave it out, or build the loss before "
+                "the learner is made."
+            )
         super().compile(optimizer, **kwargs)
+        if isinstance(loss_optimizer, (str, dict)):
+            loss_optimizer = tf.keras.optimizers.get(loss_optimizer)
         self.loss_optimizer = loss_optimizer
 
     def call(self, inputs, training=None):
@@ -106,8 +119,21 @@ class Learner(tf.keras.Model):
     @property
     def optimized_variables(self) -> list[tf.Variable]:
         """Those that `optimizer` steps, in its order."""
-        own = [] if self.loss_optimizer else self._loss_variables()
+        own = self.loss_variables if self.loss_optimizer is None else []
         return self.encoder.trainable_variables + own
+
+    @property
+    def loss_variables(self) -> list[tf.Variable]:
+        """The loss's own; `loss_optimizer` steps them, where there is one."""
+        if self.batch_loss.parameters is not self.loss_parameters:
+            # They would be compared with, yet neither trained nor saved.
+            raise ValueError(
+                f"{self.batch_loss.name} was built after the learner was "
+                "made. Call `build` first."
+            )
+        if self.loss_parameters is None:
+            return []
+        return self.loss_parameters.trainable_variables
 
     def train_step(self, data):
         """One step; with `micro_batch` in two passes."""
@@ -117,7 +143,7 @@ class Learner(tf.keras.Model):
                 "Learner takes no sample weights; compile a model with the "
                 "loss itself to weigh rows."
             )
-        groups = [self.encoder.trainable_variables, self._loss_variables()]
+        groups = [self.encoder.trainable_variables, self.loss_variables]
         if self._micro_batch:
             gradients = gradient_cache.gradients(
                 self.encoder,
@@ -135,11 +161,6 @@ class Learner(tf.keras.Model):
             gradients = tape.gradient(loss, groups)
         self._apply(groups, gradients)
         return self.get_metrics_result()
-
-    def _loss_variables(self) -> list[tf.Variable]:
-        if self.loss_parameters is None:
-            return []
-        return self.loss_parameters.trainable_variables
 
     def _apply(self, groups, gradients) -> None:
         (variables, own), (slopes, own_slopes) = groups, gradients

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_triplet.losses.batch_loss import Keys
+from tf_triplet.losses.batch_loss import Keys, split_labels
 
 
 class CrossBatchMemory(tf.keras.layers.Layer):
@@ -79,9 +79,24 @@ class CrossBatchMemory(tf.keras.layers.Layer):
         Args:
             labels: `[batch]`, `[batch, 1]` or, with sides, `[batch, 2]`.
             embeddings: `[batch, dim]`, batch at most `size`.
+
+        Raises:
+            ValueError: labels with sides for a memory without, or the
+                reverse.
+            tf.errors.InvalidArgumentError: the batch is larger than `size`.
         """
+        products, sides = split_labels(labels)
+        if (sides is not None) != (self._width == 2):
+            raise ValueError(
+                f"The memory was made with sides={self._width == 2}, but the "
+                f"labels have {1 if sides is None else 2} columns. Make it "
+                "with `sides=True` where labels are product and side."
+            )
+        labels = products[:, None]
+        if sides is not None:
+            labels = tf.stack([products, sides], 1)
         batch = tf.shape(embeddings)[0]
-        tf.debugging.Assert(
+        fits = tf.debugging.Assert(
             batch <= self.size,
             [
                 "The cross-batch memory must hold at least one batch. "
@@ -90,7 +105,10 @@ class CrossBatchMemory(tf.keras.layers.Layer):
                 batch,
             ],
         )
-        labels = tf.cast(tf.reshape(labels, [-1, self._width]), tf.int32)
+        # Without it a graph writes while it finds out.
+        with tf.control_dependencies([fits]):
+            labels = tf.cast(labels, tf.int32)
+            batch = tf.identity(batch)
         places = tf.range(tf.cast(batch, tf.int64)) + self.written
         places = (places % self.size)[:, None]
         fresh = tf.cast(tf.stop_gradient(embeddings), tf.float32)

@@ -149,23 +149,30 @@ def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
 def _restore(manager: tf.train.CheckpointManager, learner: Learner) -> int:
     if not manager.latest_checkpoint:
         return 0
+    built = _build_optimizer(learner.optimizer, learner.optimized_variables)
     if learner.loss_optimizer is not None:
-        learner.loss_optimizer.build(
-            learner.loss_parameters.trainable_variables
+        built &= _build_optimizer(
+            learner.loss_optimizer, learner.loss_variables
         )
-    if hasattr(learner.optimizer, "build"):
-        learner.optimizer.build(learner.optimized_variables)
-        status = manager.checkpoint.restore(manager.latest_checkpoint)
+    status = manager.checkpoint.restore(manager.latest_checkpoint)
+    if built:
         status.assert_consumed()
     else:
-        # TF Addons' optimizers make their variables at the first step, and
-        # each is restored when it is made.
-        learner.optimizer.iterations  # noqa: B018
-        status = manager.checkpoint.restore(manager.latest_checkpoint)
         status.assert_existing_objects_matched()
     step = int(learner.optimizer.iterations.numpy())
     logging.info("Resuming at step %d.", step)
     return step
+
+
+def _build_optimizer(optimizer, variables) -> bool:
+    """Returns whether all its variables exist now."""
+    if hasattr(optimizer, "build"):
+        optimizer.build(variables)
+        return True
+    # TF Addons' optimizers make their variables at the first step, and each
+    # is restored when it is made.
+    optimizer.iterations  # noqa: B018
+    return False
 
 
 def _callbacks(
