@@ -48,6 +48,26 @@ def pair_masks(
     return allowed & same, negatives
 
 
+def assert_pairs(labels: tf.Tensor) -> tf.Operation:
+    """Rows 2i and 2i + 1 must be one product's.
+
+    Args:
+        labels: `[batch]` integers, products.
+    """
+    size = tf.shape(labels)[0]
+    even = size // 2 * 2
+    return tf.debugging.Assert(
+        (size % 2 == 0) & tf.reduce_all(labels[0:even:2] == labels[1:even:2]),
+        [
+            "This loss (`mining=paper` or `random`, or N-pairs) needs batches "
+            "of interleaved pairs: rows 2i and 2i + 1 of one product. Sample "
+            "with units=pairs, or mine with batch_hard. Received labels:",
+            labels,
+        ],
+        summarize=16,
+    )
+
+
 def hardest_positive(squared: tf.Tensor, positives: tf.Tensor):
     """Returns (`[batch]` row, `[batch]` whether there is one)."""
     # where, not a product: a masked entry must never beat a genuine one.
