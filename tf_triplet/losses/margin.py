@@ -17,9 +17,6 @@ from tf_triplet.losses.batch_loss import (
 
 SAMPLINGS = ("distance_weighted", "all")
 BETA_PER = ("all", "product")
-# Nearer negatives are drawn as if they were this far, or noise would win;
-# farther ones than the second have no loss at the usual boundary.
-_NEAREST, _FARTHEST = 0.5, 1.4
 
 
 def margin_loss(
@@ -43,9 +40,9 @@ def margin_loss(
         beta: the boundary, a Euclidean distance; a scalar, or `[batch]`:
             each anchor's.
         sampling: "distance_weighted": for each positive pair one negative
-            of the anchor, drawn by `distance_weighted_negatives`; an anchor
-            without negative is left out. "all": every positive and every
-            negative pair, where a pair needs nothing beside itself.
+            of the anchor, drawn by `mining.distance_weighted_negatives`; an
+            anchor without negative is left out. "all": every positive and
+            every negative pair, where a pair needs nothing beside itself.
 
     Returns:
         `BatchValue`. Its metrics: `active`, the share of the pairs used
@@ -61,7 +58,7 @@ def margin_loss(
     d_ap = d_an = pairs.pairwise(embeddings, "euclidean", keys)
     if sampling == "distance_weighted":
         positives &= tf.reduce_any(negatives, -1, keepdims=True)
-        chosen = distance_weighted_negatives(
+        chosen = mining.distance_weighted_negatives(
             tf.stop_gradient(d_ap),
             negatives,
             tf.shape(embeddings)[-1],
@@ -87,72 +84,6 @@ def margin_loss(
         "negative": pairs.mean(d_an, negatives),
     }
     return BatchValue(values, tf.nest.map_structure(tf.stop_gradient, metrics))
-
-
-def log_weights(
-    distances: tf.Tensor, embedding_size: int | tf.Tensor
-) -> tf.Tensor:
-    """The inverse density of distances on the unit sphere, as a logarithm.
-
-    `(2 - n) log D - (n - 3) / 2 log(1 - D^2 / 4)`, up to a constant, with D
-    held between 0.5 and 1.4: a weight itself overflows float32 from n = 128
-    on.
-
-    Args:
-        distances: floats, Euclidean.
-        embedding_size: n.
-
-    Returns:
-        As `distances`, float32.
-    """
-    n = tf.cast(embedding_size, tf.float32)
-    d = tf.clip_by_value(distances, _NEAREST, _FARTHEST)
-    near = (2.0 - n) * tf.math.log(d)
-    return near - (n - 3.0) / 2.0 * tf.math.log1p(-0.25 * tf.square(d))
-
-
-def distance_weighted_negatives(
-    distances: tf.Tensor,
-    negatives: tf.Tensor,
-    embedding_size: int | tf.Tensor,
-    seed: tf.Tensor,
-) -> tf.Tensor:
-    """Draws a negative of the anchor for every (anchor, key).
-
-    Only negatives nearer than 1.4 are drawn, by `log_weights`. An anchor
-    that has none takes its nearest negative: at the usual boundary (alpha +
-    beta = 1.4) that costs nothing, and once the boundary has grown it is
-    the one that counts. (The authors' code divides by 0 there.)
-
-    Args:
-        distances: `[batch, keys]` floats.
-        negatives: `[batch, keys]` booleans.
-        embedding_size: width of the embeddings.
-        seed: `[2]` integers, the same on all replicas.
-
-    Returns:
-        `[batch, keys]` int32 columns; where an anchor has no negative they
-        mean nothing.
-    """
-    allowed = negatives & (distances < _FARTHEST)
-    logits = log_weights(distances, embedding_size)
-    logits = tf.where(allowed, logits, -float("inf"))
-    # Less the largest: exp of it is 1, and none overflows.
-    largest = tf.reduce_max(logits, -1, keepdims=True)
-    largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
-    cumulative = tf.cumsum(tf.exp(logits - largest), -1)
-    draws = tf.random.stateless_uniform(tf.shape(distances), seed)
-    columns = tf.searchsorted(
-        cumulative, draws * cumulative[:, -1:], side="right"
-    )
-    last = tf.maximum(tf.shape(distances)[1] - 1, 0)
-    columns = tf.minimum(columns, last)
-    # A parallel sum may round a step into a column of weight 0; that falls
-    # back too.
-    drawn = tf.gather(allowed, columns, batch_dims=1)
-    nearest, _ = mining.hardest_negative(distances, negatives)
-    nearest = tf.minimum(tf.cast(nearest, tf.int32), last)
-    return tf.where(drawn, columns, nearest[:, None])
 
 
 class Boundary(tf.keras.layers.Layer):
@@ -276,11 +207,12 @@ class MarginLoss(BatchLoss):
         beta = tf.convert_to_tensor(self.parameters.beta)
         if self._beta_per == "all":
             return beta[0]
+        size = beta.shape[0]
         known = tf.debugging.Assert(
-            tf.reduce_all((products >= 0) & (products < len(beta))),
+            tf.reduce_all((products >= 0) & (products < size)),
             [
                 "MarginLoss with `beta_per=product` was built for products 0 "
-                f"to {len(beta) - 1}. Build it for all, or use beta_per=all. "
+                f"to {size - 1}. Build it for all, or use beta_per=all. "
                 "Received labels:",
                 products,
             ],
