@@ -132,6 +132,23 @@ def split_labels(labels) -> tuple[tf.Tensor, tf.Tensor | None]:
         return tf.reshape(labels, [-1]), None
 
 
+def batch_seed(labels: tf.Tensor) -> tf.Tensor:
+    """A stateless seed that tells batches apart.
+
+    It comes from the labels alone, so that all replicas of a global batch
+    draw the same.
+
+    Args:
+        labels: `[batch]` integers, products.
+
+    Returns:
+        `[2]` integers.
+    """
+    places = tf.range(1, tf.size(labels) + 1, dtype=tf.int64)
+    digest = tf.reduce_sum(tf.cast(labels, tf.int64) * places * places)
+    return tf.random.experimental.stateless_fold_in([0, 0], digest)
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:

@@ -12,6 +12,9 @@ import tensorflow as tf
 from tf_triplet.losses.batch_loss import Keys, split_labels
 
 _INF = float("inf")
+# Nearer negatives are drawn as if they were this far, or noise would win;
+# farther ones than the second have no loss at the usual boundary.
+_NEAREST, _FARTHEST = 0.5, 1.4
 
 
 def pair_masks(
@@ -46,6 +49,26 @@ def pair_masks(
     if keys is None:
         same = tf.linalg.set_diag(same, tf.zeros_like(products, tf.bool))
     return allowed & same, negatives
+
+
+def assert_pairs(labels: tf.Tensor) -> tf.Operation:
+    """Rows 2i and 2i + 1 must be one product's.
+
+    Args:
+        labels: `[batch]` integers, products.
+    """
+    size = tf.shape(labels)[0]
+    even = size // 2 * 2
+    return tf.debugging.Assert(
+        (size % 2 == 0) & tf.reduce_all(labels[0:even:2] == labels[1:even:2]),
+        [
+            "This loss (`mining=paper` or `random`, or N-pairs) needs batches "
+            "of interleaved pairs: rows 2i and 2i + 1 of one product. Sample "
+            "with units=pairs, or mine with batch_hard. Received labels:",
+            labels,
+        ],
+        summarize=16,
+    )
 
 
 def hardest_positive(squared: tf.Tensor, positives: tf.Tensor):
@@ -104,3 +127,72 @@ def semi_hard_negatives(
     found = at < counts
     at = tf.where(found, at, tf.maximum(counts - 1, 0))
     return tf.gather(order, at, batch_dims=1), found
+
+
+def distance_log_weights(
+    distances: tf.Tensor, embedding_size: int | tf.Tensor
+) -> tf.Tensor:
+    """The inverse density of distances on the unit sphere, as a logarithm.
+
+    `(2 - n) log D - (n - 3) / 2 log(1 - D^2 / 4)`, up to a constant, with D
+    held between 0.5 and 1.4: a weight itself overflows float32 from n = 125
+    on.
+
+    Args:
+        distances: floats, Euclidean.
+        embedding_size: n.
+
+    Returns:
+        As `distances`, float32.
+    """
+    n = tf.cast(embedding_size, tf.float32)
+    d = tf.clip_by_value(distances, _NEAREST, _FARTHEST)
+    near = (2.0 - n) * tf.math.log(d)
+    return near - (n - 3.0) / 2.0 * tf.math.log1p(-0.25 * tf.square(d))
+
+
+def distance_weighted_negatives(
+    distances: tf.Tensor,
+    negatives: tf.Tensor,
+    embedding_size: int | tf.Tensor,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """Draws a negative of the anchor for every (anchor, key).
+
+    Only negatives nearer than 1.4 are drawn, by `distance_log_weights`. An
+    anchor that has none takes its nearest negative: at the usual boundary
+    (alpha + beta = 1.4) that costs nothing, and once the boundary has grown
+    it is the one that counts.
+
+    Args:
+        distances: `[batch, keys]` floats.
+        negatives: `[batch, keys]` booleans.
+        embedding_size: width of the embeddings.
+        seed: `[2]` integers, the same on all replicas.
+
+    Returns:
+        `[batch, keys]` int32 columns; where an anchor has no negative they
+        mean nothing.
+
+    References:
+        Wu et al., 2017, https://arxiv.org/abs/1706.07567.
+    """
+    allowed = negatives & (distances < _FARTHEST)
+    logits = distance_log_weights(distances, embedding_size)
+    logits = tf.where(allowed, logits, -float("inf"))
+    # Less the largest: exp of it is 1, and none overflows.
+    largest = tf.reduce_max(logits, -1, keepdims=True)
+    largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
+    cumulative = tf.cumsum(tf.exp(logits - largest), -1)
+    draws = tf.random.stateless_uniform(tf.shape(distances), seed)
+    columns = tf.searchsorted(
+        cumulative, draws * cumulative[:, -1:], side="right"
+    )
+    last = tf.maximum(tf.shape(distances)[1] - 1, 0)
+    columns = tf.minimum(columns, last)
+    # A parallel sum may round a step into a column of weight 0; that falls
+    # back too.
+    drawn = tf.gather(allowed, columns, batch_dims=1)
+    nearest, _ = hardest_negative(distances, negatives)
+    nearest = tf.minimum(tf.cast(nearest, tf.int32), last)
+    return tf.where(drawn, columns, nearest[:, None])

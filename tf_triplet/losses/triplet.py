@@ -15,6 +15,7 @@ from tf_triplet.losses.batch_loss import (
     BatchLoss,
     BatchValue,
     Keys,
+    batch_seed,
     check_choice,
     per_row,
     split_labels,
@@ -121,7 +122,7 @@ def triplet_terms(
         )
     squared = squared_distances(tf.stop_gradient(vectors))
     if mining == "random":
-        seed = tf.random.experimental.stateless_fold_in([0, 0], _digest(labels))
+        seed = batch_seed(labels)
         negative, has_negative = miners.random_negative(negatives, seed)
     else:
         negative, has_negative = miners.hardest_negative(squared, negatives)
@@ -257,15 +258,9 @@ def _divisor(terms: TripletTerms, reduction: str) -> tf.Tensor:
 def _own_positive(labels) -> tuple[tf.Tensor, tf.Tensor]:
     """The row after a query; every other row is one."""
     rows = tf.range(tf.shape(labels)[0])
-    with tf.control_dependencies([_assert_pairs(labels)]):
+    with tf.control_dependencies([miners.assert_pairs(labels)]):
         is_query = rows % 2 == 0
     return tf.minimum(rows + 1, tf.shape(labels)[0] - 1), is_query
-
-
-def _digest(labels) -> tf.Tensor:
-    """A number that tells batches apart, the same on every replica."""
-    places = tf.range(1, tf.size(labels) + 1, dtype=tf.int64)
-    return tf.reduce_sum(tf.cast(labels, tf.int64) * places * places)
 
 
 def _gather(vectors, rows) -> tf.Tensor:
@@ -373,22 +368,6 @@ def _all_triplets(pairwise, positives, negatives, margin, soft):
         return (losses, active), gradient
 
     return sums(pairwise)
-
-
-def _assert_pairs(labels) -> tf.Operation:
-    """Rows 2i and 2i + 1 must be one product's."""
-    size = tf.shape(labels)[0]
-    even = size // 2 * 2
-    return tf.debugging.Assert(
-        (size % 2 == 0) & tf.reduce_all(labels[0:even:2] == labels[1:even:2]),
-        [
-            "`mining=paper` and `random` need batches of interleaved pairs: "
-            "rows 2i and 2i + 1 of one product. Sample with units=pairs, or "
-            "mine with batch_hard. Received labels:",
-            labels,
-        ],
-        summarize=16,
-    )
 
 
 def _check_reduction(reduction: str, soft: bool) -> None:
