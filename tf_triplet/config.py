@@ -31,6 +31,21 @@ CHOICES = {
     "model.batch_norm": ("train", "frozen", "sync"),
     "model.branch_by": ("", "domain", "category"),
     "model.branches": ("heads", "networks", "weights"),
+    "loss.name": (
+        *("triplet", "contrastive", "lifted", "margin_loss", "npairs"),
+        *("multi_similarity", "proxy_nca", "proxy_anchor", "norm_softmax"),
+        # Other libraries' own, for comparison; losses/foreign.py tells what
+        # is wrong with each.
+        *("tfa_hard", "tfa_semihard", "tfa_lifted", "tfa_npairs"),
+        *("tfsim_triplet", "tfsim_triplet_hard", "tfsim_multisim"),
+        *("tfsim_circle", "tfsim_pn", "tfsim_soft_nn"),
+    ),
+    "loss.contrastive.reduction": ("mean", "balanced"),
+    "loss.contrastive.distance": ("cosine", "euclidean", "squared_euclidean"),
+    "loss.lifted.variant": ("original", "generalized"),
+    "loss.lifted.distance": ("cosine", "euclidean", "squared_euclidean"),
+    "loss.margin_loss.beta_per": ("all", "product"),
+    "loss.margin_loss.sampling": ("distance_weighted", "all"),
     "loss.mining": ("paper", "random", "batch_hard", "batch_all", "semi_hard"),
     "loss.distance": ("cosine", "euclidean", "squared_euclidean"),
     "loss.reduction": ("mean", "mean_active", "sum"),
@@ -171,6 +186,9 @@ def base_config() -> ml_collections.ConfigDict:
     config.model.branches = "heads"
 
     config.loss = ml_collections.ConfigDict()
+    # triplet: the fields from `mining` to `reduction`. The others have a
+    # section of their own below; tfa_ and tfsim_ come as they are.
+    config.loss.name = "triplet"
     # paper (the pair's own positive, the hardest negative), random (the
     # pair's own positive, any negative), batch_hard, batch_all, semi_hard.
     config.loss.mining = "paper"
@@ -185,6 +203,12 @@ def base_config() -> ml_collections.ConfigDict:
     config.loss.reduction = "mean"
     # Negatives come from the whole batch (global) or a replica's share.
     config.loss.scope = "global"
+    # Embeddings of past batches (XBM) that the batch is compared with too,
+    # by any loss over pairs; 0 = none. From step `memory_warmup` on.
+    config.loss.memory_size = 0
+    config.loss.memory_warmup = 1_000
+    config.loss.memory_weight = 1.0
+    _add_losses(config.loss)
     # With model.learners: two learners of one picture should be so far
     # apart (squared Euclidean distance, at most 4), and the weight of it.
     config.loss.divergence_margin = 1.0
@@ -196,6 +220,9 @@ def base_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 0.0
+    # Rate of the loss's own variables (proxies, boundaries), on the same
+    # schedule; 0 = the encoder's.
+    config.optimizer.loss_learning_rate = 0.0
     # Largest norm of the gradient; 0 = no clipping.
     config.optimizer.clip_norm = 0.0
     # constant, piecewise (x 0.1 at each boundary), cosine (to 0 at the end).
@@ -213,6 +240,10 @@ def base_config() -> ml_collections.ConfigDict:
     config.training.checkpoint_every = 500
     # Write metrics and TensorBoard scalars every so many steps.
     config.training.log_every = 10
+    # Pictures of a replica in the network at once; 0 = all. Fewer need less
+    # memory and a second pass; gradients stay those of the whole batch. Needs
+    # model.batch_norm=frozen.
+    config.training.micro_batch = 0
     # 0: all GPUs, or the one CPU; N: N GPUs, or N logical CPU devices.
     config.training.replicas = 0
     # float16 / bfloat16 arithmetic, float32 embeddings and loss.
@@ -262,6 +293,43 @@ def base_config() -> ml_collections.ConfigDict:
     # Least recall@k of ScaNN against exact search; less fails the export.
     config.export.min_recall = 0.95
     return config
+
+
+def _add_losses(loss: ml_collections.ConfigDict) -> None:
+    """A section for each loss but the triplet's: `loss.<name>.<field>`."""
+    # Siamese: d^2 of positives, max(0, margin - d)^2 of negatives; mean over
+    # all pairs, or balanced: the mean of each kind, added.
+    loss.contrastive = ml_collections.ConfigDict(
+        {"margin": 1.0, "distance": "euclidean", "reduction": "mean"}
+    )
+    # Lifted structure, original (per pair) or generalized (per anchor).
+    loss.lifted = ml_collections.ConfigDict(
+        {"variant": "generalized", "margin": 1.0, "distance": "euclidean"}
+    )
+    # Sampling Matters: alpha around a boundary beta that is learned, one for
+    # all products or one per product; negatives distance_weighted or all.
+    loss.margin_loss = ml_collections.ConfigDict(
+        {
+            "alpha": 0.2,
+            "beta": 1.2,
+            "learn_beta": True,
+            "beta_per": "all",
+            "beta_regularization": 0.0,
+            "sampling": "distance_weighted",
+        }
+    )
+    # N-pairs (sampling.units = pairs): scale of the inner products.
+    loss.npairs = ml_collections.ConfigDict({"scale": 20.0})
+    # Sharpness among positives and negatives, the similarity that divides
+    # them, the miner's slack.
+    loss.multi_similarity = ml_collections.ConfigDict(
+        {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1}
+    )
+    # One learned vector a product: their length, or sharpness and margin, or
+    # temperature. optimizer.loss_learning_rate is their rate.
+    loss.proxy_nca = ml_collections.ConfigDict({"scale": 3.0})
+    loss.proxy_anchor = ml_collections.ConfigDict({"alpha": 32.0, "delta": 0.1})
+    loss.norm_softmax = ml_collections.ConfigDict({"temperature": 0.05})
 
 
 def get_config(saved: str = "") -> ml_collections.ConfigDict:
@@ -331,6 +399,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "optimizer.weight_decay",
         "optimizer.warmup_steps",
         "training.replicas",
+        "training.micro_batch",
+        "loss.memory_size",
+        "loss.memory_warmup",
+        "loss.memory_weight",
+        "optimizer.loss_learning_rate",
         "training.collapse_every",
         "evaluation.every",
         "export.leaves",
@@ -363,14 +436,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 def _validate_together(config: ml_collections.ConfigDict) -> None:
     """Checks the fields that only make sense beside one another."""
-    mining = config.loss.mining
-    if mining in ("paper", "random") and config.sampling.units != "pairs":
-        raise ValueError(
-            f"`loss.mining={mining}` takes each pair's own positive, so it "
-            "needs `sampling.units=pairs`. Received: "
-            f"sampling.units={config.sampling.units!r}. Set it, or mine "
-            "with `loss.mining=batch_hard`."
-        )
+    _validate_loss(config)
     if config.data.source not in ("emoji", "rendered") and not config.data.path:
         raise ValueError(
             f"`data.source={config.data.source}` needs `data.path`: pass "
@@ -417,6 +483,40 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             "`evaluation.protocol=leave_one_out` has no domains. Leave "
             "`evaluation.query_domain` empty, or take query_gallery."
+        )
+
+
+def _validate_loss(config: ml_collections.ConfigDict) -> None:
+    loss, units = config.loss, config.sampling.units
+    paired = loss.name in ("npairs", "tfa_npairs")
+    if paired and units != "pairs":
+        raise ValueError(
+            f"`loss.name={loss.name}` compares queries with positives, so it "
+            f"needs `sampling.units=pairs`. Received: {units!r}"
+        )
+    if (
+        loss.name == "triplet"
+        and loss.mining in ("paper", "random")
+        and units != "pairs"
+    ):
+        raise ValueError(
+            f"`loss.mining={loss.mining}` takes each pair's own positive, so "
+            "it needs `sampling.units=pairs`. Received: "
+            f"sampling.units={units!r}. Set it, or mine "
+            "with `loss.mining=batch_hard`."
+        )
+    has_own = loss.name.startswith("proxy") or loss.name == "norm_softmax"
+    has_own |= loss.name == "margin_loss" and loss.margin_loss.learn_beta
+    if config.optimizer.loss_learning_rate and not has_own:
+        raise ValueError(
+            "`optimizer.loss_learning_rate` is of a loss's own variables, and "
+            f"loss.name={loss.name} has none. Leave it at 0. Received: "
+            f"{config.optimizer.loss_learning_rate}"
+        )
+    if loss.memory_size and loss.scope != "global":
+        raise ValueError(
+            "`loss.memory_size` needs `loss.scope=global`: the memory must be "
+            f"the same on every replica. Received: {loss.scope!r}"
         )
 
 

@@ -23,12 +23,38 @@ from tf_triplet.data.sources import (
     street2shop,
 )
 from tf_triplet.losses.batch_loss import BatchLoss
+from tf_triplet.losses.contrastive import ContrastiveLoss
 from tf_triplet.losses.ensemble import EnsembleLoss
+from tf_triplet.losses.foreign import ForeignLoss
+from tf_triplet.losses.lifted import LiftedStructureLoss
+from tf_triplet.losses.margin import MarginLoss
+from tf_triplet.losses.multi_similarity import MultiSimilarityLoss
+from tf_triplet.losses.npairs import NPairsLoss
+from tf_triplet.losses.proxies import (
+    NormSoftmaxLoss,
+    ProxyAnchorLoss,
+    ProxyLoss,
+    ProxyNCALoss,
+)
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import backbones, branches, embedding, keras_import
 from tf_triplet.training import schedules
+from tf_triplet.training.learner import Learner
+from tf_triplet.training.memory import CrossBatchMemory
 
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
+# Those with a section of their own in `config.loss`.
+LOSSES = {
+    "contrastive": ContrastiveLoss,
+    "lifted": LiftedStructureLoss,
+    "margin_loss": MarginLoss,
+    "npairs": NPairsLoss,
+    "multi_similarity": MultiSimilarityLoss,
+    "proxy_nca": ProxyNCALoss,
+    "proxy_anchor": ProxyAnchorLoss,
+    "norm_softmax": NormSoftmaxLoss,
+}
+_TRIPLET_FIELDS = ("mining", "margin", "soft", "distance", "reduction")
 # Name: (reader of a folder, published counts).
 BENCHMARKS = {
     "sop": (sop.read_sop, sop.PUBLISHED),
@@ -404,27 +430,84 @@ def compute_embeddings(
 
 
 def build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
-    """The loss; `scope` is the learner's."""
-    arguments = config.loss.to_dict()
-    del arguments["scope"]
-    apart = {
-        name: arguments.pop(name)
-        for name in ("divergence_margin", "divergence_weight")
-    }
-    loss = TripletLoss(**arguments)
-    if config.model.learners > 1:
-        return EnsembleLoss(loss, config.model.learners, **apart)
-    return loss
+    """The loss; `scope` and the memory are the learner's.
+
+    Its variables, where it has any, are still to be made: `loss.build`.
+    """
+    loss = _build_loss(config)
+    if config.model.learners < 2:
+        return loss
+    return EnsembleLoss(
+        loss,
+        config.model.learners,
+        config.loss.divergence_margin,
+        config.loss.divergence_weight,
+    )
+
+
+def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
+    name = config.loss.name
+    if name == "triplet":
+        return TripletLoss(
+            **{field: config.loss[field] for field in _TRIPLET_FIELDS}
+        )
+    if name not in LOSSES:
+        return ForeignLoss(name)
+    arguments = config.loss[name].to_dict()
+    if issubclass(LOSSES[name], ProxyLoss):
+        arguments["seed"] = config.seed
+    return LOSSES[name](**arguments)
+
+
+def build_learner(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    training: Catalog,
+) -> Learner:
+    """The compiled learner; call it under the strategy's scope.
+
+    Args:
+        config: of the run.
+        encoder: to train.
+        training: the training catalogue, for its number of products.
+    """
+    loss, width = build_loss(config), encoder.output_shape[-1]
+    loss.build(len(training.product_ids), width)
+    memory = None
+    if config.loss.memory_size:
+        memory = CrossBatchMemory(
+            config.loss.memory_size,
+            width,
+            config.loss.memory_warmup,
+            sides=sampling_sides(config, training) is not None,
+        )
+    learner = Learner(
+        encoder,
+        loss,
+        config.loss.scope,
+        memory,
+        config.loss.memory_weight,
+        config.training.micro_batch,
+    )
+    own_rate = config.optimizer.loss_learning_rate
+    own = build_optimizer(config, own_rate) if own_rate else None
+    learner.compile(build_optimizer(config), own)
+    return learner
 
 
 def build_optimizer(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, learning_rate: float = 0.0
 ) -> tf.keras.optimizers.Optimizer:
-    """The optimizer with its schedule."""
+    """The optimizer with its schedule.
+
+    Args:
+        config: of the run.
+        learning_rate: in place of the config's; 0 = the config's.
+    """
     optimizer = config.optimizer
     rate = schedules.build_schedule(
         optimizer.schedule,
-        optimizer.learning_rate,
+        learning_rate or optimizer.learning_rate,
         config.training.steps,
         optimizer.boundaries,
         optimizer.warmup_steps,

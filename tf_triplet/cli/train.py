@@ -132,7 +132,6 @@ def _train(config, workdir: Path) -> None:
     from tf_triplet import evaluation, experiment
     from tf_triplet.data import pipeline
     from tf_triplet.training import distribution, run
-    from tf_triplet.training.learner import Learner
 
     strategy = distribution.build_strategy(config.training.replicas)
     (workdir / "versions.json").write_text(
@@ -178,12 +177,7 @@ def _train(config, workdir: Path) -> None:
         saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
         if config.model.whitening and not (_RESUME.value and saved):
             experiment.whiten(config, encoder, training)
-        learner = Learner(
-            encoder,
-            experiment.build_loss(config),
-            config.loss.scope,
-        )
-        learner.compile(experiment.build_optimizer(config))
+        learner = experiment.build_learner(config, encoder, training)
     settings = run.Settings(
         steps=config.training.steps,
         checkpoint_every=config.training.checkpoint_every,
