@@ -19,12 +19,13 @@ LEVELS = {
     "reporting": 2,
     "experiment": 3,
     "comparison": 3,
+    "runs": 3.5,
     "cli": 4,
 }
 # Who may know ConfigDict, and where an outside package has its room.
 ROOMS = {
     "ml_collections": {
-        *("config.py", "experiment.py", "comparison.py"),
+        *("config.py", "experiment.py", "comparison.py", "runs.py"),
         "cli/train.py",
     },
     "scann": {"serving/scann_index.py"},

@@ -77,3 +77,29 @@ def test_fit_under_a_strategy_learns_the_same(two_replicas):
         learner.encoder.get_weights(), single.encoder.get_weights()
     ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 4])
+def test_float16_slopes_do_not_become_zero(micro_batch):
+    class Faint(TripletLoss):
+        def compute(self, labels, embeddings, keys=None):
+            value = super().compute(labels, embeddings, keys)
+            return value._replace(values=1e-6 * value.values)
+
+    pictures, labels = data()
+    steps = {}
+    for policy in ("float32", "mixed_float16"):
+        tf.keras.utils.set_random_seed(3)
+        dense = tf.keras.layers.Dense(4, dtype=policy)
+        unit = tf.keras.layers.UnitNormalization(dtype="float32")
+        encoder = tf.keras.Sequential([tf.keras.Input([6]), dense, unit])
+        learner = Learner(
+            encoder, Faint("batch_hard", 0.4), micro_batch=micro_batch
+        )
+        learner.compile(tf.keras.optimizers.SGD(1e6))
+        before = encoder.get_weights()[0]
+        learner.train_step((tf.constant(pictures), tf.constant(labels)))
+        steps[policy] = encoder.get_weights()[0] - before
+    half, whole = steps["mixed_float16"], steps["float32"]
+    assert np.abs(whole).max() > 0.01
+    np.testing.assert_allclose(half, whole, atol=0.05 * np.abs(whole).max())

@@ -22,8 +22,6 @@ The same command again goes on where the run stopped. Ctrl-C saves and ends.
 
 from __future__ import annotations
 
-import functools
-import json
 import sys
 from pathlib import Path
 
@@ -69,9 +67,9 @@ def main(argv) -> None:
         return _check(config)
     if not _WORKDIR.value:
         raise ValueError("Pass --workdir=<folder of the run>.")
-    workdir = Path(_WORKDIR.value)
-    _claim(workdir, config, _RESUME.value)
-    _train(config, workdir)
+    from tf_triplet import runs
+
+    runs.train(config, Path(_WORKDIR.value), _RESUME.value)
 
 
 def _verify(config) -> None:
@@ -103,166 +101,6 @@ def _check(config) -> None:
     Console().print(preflight.render(report))
     if report.problems:
         sys.exit(2)
-
-
-def _claim(workdir: Path, config, resume: bool) -> None:
-    """Writes the config, or holds it against the one that is there."""
-    path = workdir / "config.json"
-    if path.exists() and resume:
-        lines = configs.difference(configs.from_json(path.read_text()), config)
-        if lines:
-            changes = "\n  ".join(lines)
-            raise ValueError(
-                f"{workdir} holds a run of another config:\n  {changes}\n"
-                "Use the old values to go on, another --workdir, or "
-                "--noresume to begin anew in this one."
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        (workdir / "best.json").unlink(missing_ok=True)
-        (workdir / "metrics.jsonl").unlink(missing_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(configs.to_json(config))
-    partial.replace(path)
-
-
-def _train(config, workdir: Path) -> None:
-    import tensorflow as tf
-
-    from tf_triplet import evaluation, experiment
-    from tf_triplet.data import pipeline
-    from tf_triplet.training import distribution, run
-
-    strategy = distribution.build_strategy(config.training.replicas)
-    (workdir / "versions.json").write_text(
-        json.dumps(_versions(tf), indent=2) + "\n"
-    )
-    catalog = experiment.build_catalog(config)
-    training = experiment.training_catalog(config, catalog)
-    held_out = catalog.split(config.evaluation.split)
-    evaluate = _evaluator(config, held_out)
-    monitor = f"recall@{min(config.evaluation.ks)}"
-    if not config.training.steps:
-        build = functools.partial(_build_untrained, config, training)
-        run.finish_untrained(build, evaluate, workdir, monitor, _RESUME.value)
-        print(f"Built without training: {workdir / 'encoder.keras'}")
-        return
-    sampler = experiment.build_sampler(config, training)
-    _describe(training, held_out, sampler, strategy)
-    bad_images = pipeline.BadImages(config.data.on_bad_image)
-    branches = experiment.build_branches(config, training)
-    # Now, and not at the first evaluation, hours from here.
-    evaluation.branch_of_rows(branches, held_out)
-
-    def batches(start_step):
-        return pipeline.training_batches(
-            training,
-            sampler,
-            config.data.image_size,
-            experiment.build_augmentation(config),
-            start_step=start_step,
-            seed=config.seed,
-            rows_together=2 if config.sampling.units == "pairs" else 1,
-            resize=config.data.resize,
-            use_boxes=config.data.use_boxes,
-            bad_images=bad_images,
-            sides=experiment.sampling_sides(config, training),
-            branches=evaluation.branch_of_rows(branches, training),
-        )
-
-    with strategy.scope():
-        tf.keras.utils.set_random_seed(config.seed)
-        encoder = experiment.build_encoder(config, branches)
-        # A resumed run's head is in its checkpoint.
-        saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
-        if config.model.whitening and not (_RESUME.value and saved):
-            experiment.whiten(config, encoder, training)
-        learner = experiment.build_learner(config, encoder, training)
-    settings = run.Settings(
-        steps=config.training.steps,
-        checkpoint_every=config.training.checkpoint_every,
-        log_every=config.training.log_every,
-        evaluate_every=config.evaluation.every,
-        collapse_every=config.training.collapse_every,
-        stop_on_collapse=config.training.stop_on_collapse,
-        monitor=monitor,
-    )
-    run.train(
-        learner,
-        batches,
-        evaluate,
-        bad_images,
-        workdir,
-        settings,
-        resume=_RESUME.value,
-    )
-    print(f"Trained: {workdir / 'encoder.keras'}")
-
-
-def _evaluator(config, held_out):
-    """An encoder to its figures on the held-out pictures."""
-    from tf_triplet import evaluation, experiment
-
-    def evaluate(encoder):
-        embeddings = experiment.compute_embeddings(
-            config, encoder, held_out, progress=False
-        )
-        result = evaluation.evaluate(
-            embeddings,
-            held_out,
-            ks=config.evaluation.ks,
-            query_domain=config.evaluation.query_domain,
-            gallery_domain=config.evaluation.gallery_domain,
-            ties=config.evaluation.ties,
-            protocol=config.evaluation.protocol,
-        )
-        return result.overall.named()
-
-    return evaluate
-
-
-def _build_untrained(config, training):
-    from tf_triplet import experiment
-
-    encoder = experiment.build_encoder(config)
-    if config.model.whitening:
-        experiment.whiten(config, encoder, training)
-    return encoder
-
-
-def _describe(training, held_out, sampler, strategy) -> None:
-    print(
-        f"{len(training)} training pictures of {len(training.product_ids)} "
-        f"products ({sampler.dropped_singletons} without a pair left out), "
-        f"{len(held_out)} held-out pictures of "
-        f"{len(held_out.product_ids)} products; "
-        f"{sampler.batch_size} pictures a batch, "
-        f"{sampler.steps_per_epoch} batches an epoch, "
-        f"{strategy.num_replicas_in_sync} replicas"
-    )
-
-
-def _versions(tf) -> dict[str, str]:
-    import importlib.metadata
-    import platform
-    import subprocess
-
-    from tf_triplet.version import __version__
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "tf_triplet": __version__,
-        "git_commit": commit or "unknown",
-        "tensorflow": tf.__version__,
-        "keras": importlib.metadata.version("keras"),
-        "python": platform.python_version(),
-    }
 
 
 def run() -> None:

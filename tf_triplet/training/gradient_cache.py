@@ -22,6 +22,7 @@ def gradients(
     loss: Callable[[tf.Tensor], tf.Tensor],
     loss_variables: Sequence[tf.Variable],
     micro_batch: int,
+    loss_scale: float = 1.0,
 ) -> tuple[list[tf.Tensor | None], list[tf.Tensor | None]]:
     """The gradients of `loss(encoder(pictures))`.
 
@@ -33,6 +34,8 @@ def gradients(
         loss: `[batch, dim]` embeddings to a scalar.
         loss_variables: the loss's own.
         micro_batch: pictures in the network at once.
+        loss_scale: keeps float16 slopes from becoming 0 on their way; the
+            gradients come without it.
 
     Returns:
         Those of the encoder's trainable variables, and of the loss's.
@@ -41,7 +44,7 @@ def gradients(
     embeddings = _embed(encoder, pictures, micro_batch)
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
-        value = loss(embeddings)
+        value = loss_scale * loss(embeddings)
     slopes, of_loss = tape.gradient(value, (embeddings, list(loss_variables)))
     if slopes is None:
         slopes = tf.zeros_like(embeddings)
@@ -69,6 +72,7 @@ def gradients(
         (0, [tf.zeros_like(variable) for variable in variables]),
         parallel_iterations=1,
     )
+    of_encoder, of_loss = unscale([of_encoder, of_loss], loss_scale)
     if encoder.losses:  # Keras's regularizers.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
@@ -81,6 +85,14 @@ def gradients(
         used = [a or b is not None for a, b in zip(used, more)]
     # A variable without a slope keeps none, as in a direct step.
     return [g if u else None for g, u in zip(of_encoder, used)], of_loss
+
+
+def unscale(gradients: list, loss_scale: float) -> list:
+    """Divides a structure of gradients, of which some may be None."""
+    return tf.nest.map_structure(
+        lambda slope: None if slope is None else slope / loss_scale,
+        list(gradients),
+    )
 
 
 def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:

@@ -16,6 +16,8 @@ from tf_triplet.training import gradient_cache
 from tf_triplet.training.memory import CrossBatchMemory
 
 SCOPES = ("global", "replica")
+# Slopes below 6e-8 are 0 in float16. Fixed, so that no step is left out.
+_FLOAT16_LOSS_SCALE = 1024.0
 
 
 class Learner(tf.keras.Model):
@@ -77,6 +79,12 @@ class Learner(tf.keras.Model):
         self._scope = scope
         self._memory_weight = memory_weight
         self._micro_batch = micro_batch
+        self._loss_scale = 1.0
+        if any(
+            getattr(layer, "compute_dtype", "") == "float16"
+            for layer in encoder.submodules
+        ):
+            self._loss_scale = _FLOAT16_LOSS_SCALE
         names = ["loss", *batch_loss.metric_names]
         if memory is not None:
             names.append("memory_loss")
@@ -151,6 +159,7 @@ class Learner(tf.keras.Model):
                 lambda embeddings: self.compute_loss(x, y, embeddings),
                 groups[1],
                 self._micro_batch,
+                self._loss_scale,
             )
         else:
             with tf.GradientTape() as tape:
@@ -158,7 +167,10 @@ class Learner(tf.keras.Model):
                 if self.encoder.losses:  # Keras's regularizers.
                     replicas = self.distribute_strategy.num_replicas_in_sync
                     loss += tf.add_n(self.encoder.losses) / replicas
-            gradients = tape.gradient(loss, groups)
+                loss *= self._loss_scale
+            gradients = gradient_cache.unscale(
+                tape.gradient(loss, groups), self._loss_scale
+            )
         self._apply(groups, gradients)
         return self.get_metrics_result()
 

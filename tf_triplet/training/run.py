@@ -198,7 +198,10 @@ def _callbacks(
         guard = cb.CollapseGuard(
             tf.nest.map_structure(lambda values: values[:32], pictures),
             settings.collapse_every,
-            learner.batch_loss.loss_at_collapse,
+            # With a memory the logged loss is of two comparisons.
+            None
+            if learner.memory is not None
+            else learner.batch_loss.loss_at_collapse,
             settings.stop_on_collapse,
         )
         chain.insert(0, guard)
