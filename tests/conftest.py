@@ -16,4 +16,7 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    from tf_triplet.training import distribution
+
+    # That of runs in this process: two would mix up their collectives.
+    return distribution.build_strategy(2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 
@@ -24,13 +26,21 @@ def build_strategy(replicas: int = 0) -> tf.distribute.Strategy:
                 f"{len(gpus)} GPUs. Lower it, or use 0 for all."
             )
         count = replicas or len(gpus)
-        return tf.distribute.MirroredStrategy(
-            [f"/gpu:{i}" for i in range(count)]
-        )
+        return _mirrored(tuple(f"/gpu:{i}" for i in range(count)))
     count = max(replicas, 1)
     if count > 1:
         _split_cpu(count)
-    return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(count)])
+    return _mirrored(tuple(f"/cpu:{i}" for i in range(count)))
+
+
+@functools.lru_cache(maxsize=None)
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    """One strategy for the same devices in a process.
+
+    Two of them number their collective operations alike, and TensorFlow
+    2.15 then takes one's for the other's.
+    """
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _split_cpu(count: int) -> None:

@@ -1,0 +1,202 @@
+"""Every method by its name in a config: trained, scored, exported, asked."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_triplet import config as configs
+from tf_triplet import experiment, runs
+from tf_triplet.serving import client, parity, saved_model, server, versions
+
+PRODUCTS = {
+    "sampling.units": "products",
+    "sampling.units_per_batch": 4,
+    "loss.mining": "batch_hard",
+}
+DOMAINS = {
+    "sampling.query_domain": "street",
+    "sampling.gallery_domain": "studio",
+}
+METHODS = {
+    "paper": {},
+    "random": {"loss.mining": "random"},
+    "batch_hard_soft": {**PRODUCTS, "loss.soft": True},
+    "batch_all": {**PRODUCTS, "loss.mining": "batch_all"},
+    "semi_hard": {**PRODUCTS, "loss.mining": "semi_hard"},
+    "contrastive": {**PRODUCTS, "loss.name": "contrastive"},
+    "lifted": {
+        **PRODUCTS,
+        "loss.name": "lifted",
+        "loss.lifted.variant": "original",
+    },
+    "lifted_generalized": {**PRODUCTS, "loss.name": "lifted"},
+    "margin_loss": {
+        **PRODUCTS,
+        "loss.name": "margin_loss",
+        "loss.margin_loss.beta_per": "product",
+        "optimizer.loss_learning_rate": 0.1,
+    },
+    "npairs": {"loss.name": "npairs"},
+    "multi_similarity": {**PRODUCTS, "loss.name": "multi_similarity"},
+    "proxy_nca": {**PRODUCTS, "loss.name": "proxy_nca"},
+    "proxy_anchor": {
+        **PRODUCTS,
+        "loss.name": "proxy_anchor",
+        "optimizer.loss_learning_rate": 0.1,
+    },
+    "norm_softmax": {**PRODUCTS, "loss.name": "norm_softmax"},
+    "tfa_semihard": {**PRODUCTS, "loss.name": "tfa_semihard"},
+    "tfsim_circle": {**PRODUCTS, "loss.name": "tfsim_circle"},
+    "memory": {
+        **PRODUCTS,
+        "loss.name": "contrastive",
+        "loss.memory_size": 16,
+        "loss.memory_warmup": 1,
+    },
+    "micro_batch": {"training.micro_batch": 3, "model.batch_norm": "frozen"},
+    "gem": {"model.pooling": "gem"},
+    "rmac": {"model.pooling": "rmac"},
+    "average_max": {"model.pooling": "average_max"},
+    "ensemble": {"model.learners": 2, "model.attention_at": "first"},
+    "neural_codes": {
+        "training.steps": 0,
+        "model.whitening": 4,
+        "model.embedding_size": 4,
+    },
+    "cross_domain": DOMAINS,
+    "heads": {**DOMAINS, "model.branch_by": "domain"},
+    "networks": {
+        **DOMAINS,
+        "model.branch_by": "domain",
+        "model.branches": "networks",
+    },
+    "weights": {
+        "model.branch_by": "category",
+        "model.branches": "weights",
+        "model.embedding_size": 0,
+        "model.batch_norm": "frozen",
+    },
+}
+# The rest are of the same kinds, and left to `make test-all`.
+QUICK = {("proxy_anchor", 2), ("ensemble", 1), ("networks", 2)}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "net.keras"
+    tf.keras.utils.set_random_seed(0)
+    layers = tf.keras.layers
+    tf.keras.Sequential(
+        [
+            tf.keras.Input([32, 32, 3]),
+            layers.Conv2D(6, 5, 4, activation="relu", name="first"),
+            layers.Conv2D(8, 3, 2, name="second"),
+        ]
+    ).save(path)
+    return str(path)
+
+
+def recipe(network, replicas, changes):
+    config = configs.base_config()
+    config.data.source = "rendered"
+    config.data.image_size = 32
+    config.data.rendered.products = 16
+    config.data.rendered.images_per_product = 4
+    config.model.backbone = "imported"
+    config.model.path = network
+    config.model.embedding_size = 8
+    config.sampling.units_per_batch = 4
+    config.training.steps = 2
+    config.training.replicas = replicas
+    config.training.collapse_every = 1
+    config.training.stop_on_collapse = False
+    config.evaluation.ks = (1,)
+    config.update_from_flattened_dict(changes)
+    configs.validate(config)
+    return config
+
+
+def ask(config, encoder, folder):
+    """Publishes, and asks a server with a picture of the catalogue."""
+    catalog = experiment.build_catalog(config)
+    embeddings = experiment.compute_embeddings(
+        config, encoder, catalog, progress=False
+    )
+    assert np.allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-5)
+    model = saved_model.ServedModel(
+        encoder,
+        embeddings.vectors,
+        catalog.row_product_ids,
+        catalog.paths,
+        image_size=config.data.image_size,
+        k=3,
+        index="exact",
+    )
+    with versions.publish(folder) as partial:
+        model.save(partial)
+    by, row = config.model.branch_by, 5
+    own = {}
+    if by:
+        names = catalog.to_frame()[by]
+        own = {by: names[row]}
+    service, port, model = server.start(folder, "search", port=0)
+    try:
+        picture = client.read_picture(catalog.paths[row])
+        (found,) = client.query([picture], f"localhost:{port}", "search", **own)
+    finally:
+        service.stop(None).wait()
+        model.release()
+    best = [n.score for n in found]
+    assert best == sorted(best, reverse=True)
+    assert best[0] > 1 - parity.TOLERANCE  # Itself, or its equal.
+    if best[0] - best[1] > parity.TOLERANCE:
+        assert found[0].path == catalog.paths[row]
+
+
+@pytest.mark.parametrize(
+    "method,replicas",
+    [
+        pytest.param(
+            method,
+            replicas,
+            marks=() if (method, replicas) in QUICK else pytest.mark.slow,
+        )
+        for method in METHODS
+        for replicas in (1, 2)
+    ],
+)
+def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
+    config = recipe(network, replicas, METHODS[method])
+    workdir = tmp_path / "run"
+    runs.train(config, workdir)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    figures = json.loads(lines[-1])
+    assert figures["step"] == config.training.steps
+    assert 0 <= figures["eval/recall@1"] <= 1
+    encoder = experiment.load_encoder(workdir)
+    start = experiment.build_encoder(
+        config, experiment.build_branches(config, catalog_of(config))
+    )
+    moved = sum(
+        not np.allclose(a, b)
+        for a, b in zip(encoder.get_weights(), start.get_weights())
+    )
+    assert moved > 0
+    # Proxies and boundaries stay with the training.
+    assert len(encoder.get_weights()) == len(start.get_weights())
+    ask(config, encoder, tmp_path / "models")
+
+
+def catalog_of(config):
+    catalog = experiment.build_catalog(config)
+    return experiment.training_catalog(config, catalog)
+
+
+def test_every_loss_has_a_smoke():
+    known = set(configs.CHOICES["loss.name"])
+    smoked = {m.get("loss.name", "triplet") for m in METHODS.values()}
+    # Of the foreign ones, one a library: they share one road.
+    rest = {name for name in known - smoked if not name.startswith("tf")}
+    assert not rest
