@@ -1,0 +1,91 @@
+"""Every family of methods on the emoji, under one budget.
+
+Command:  tf-triplet-compare --study=configs/studies/emoji_methods.py \\
+              --output=runs/methods
+Needs:    two CPU cores and an hour for three seeds; the pictures and the
+          ResNet50 come from the package registries when first used.
+Result:   docs/methods.md
+Smoke:    --methods=pretrained,batch_hard --seeds=0
+
+One data set, backbone, picture size, number of pictures a batch (64), number
+of steps and optimizer; each method has its own sampling and its own published
+numbers, untuned here. 60 steps are few: a table of how fast methods start.
+"""
+
+from tf_triplet.comparison import Method
+from tf_triplet.config import base_config
+
+
+def recipe(**changes):
+    """16 products x 4 drawings; 32 pixels; 60 steps of Adam."""
+    config = base_config()
+    config.data.source = "emoji"
+    config.data.image_size = 32
+    config.sampling.units = "products"
+    config.sampling.units_per_batch = 16
+    config.sampling.images_per_product = 4
+    config.sampling.single_category_probability = 0.5
+    # Arrows and hands: left and right are two products.
+    config.augment.flip = False
+    config.augment.min_crop = 0.8
+    config.model.backbone = "resnet50"
+    config.model.weights = "registry"
+    config.model.embedding_size = 128
+    config.model.batch_norm = "frozen"
+    config.loss.mining = "batch_hard"
+    config.loss.margin = 0.2
+    config.loss.distance = "euclidean"
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 10
+    config.training.steps = 60
+    config.training.checkpoint_every = 1000
+    config.evaluation.every = 0
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    return config
+
+
+def get_study():
+    """The methods, by family."""
+    pairs = {"sampling__units": "pairs", "sampling__units_per_batch": 32}
+    proxies = {"optimizer__loss_learning_rate": 1e-2}
+    study = {
+        "pretrained": Method(recipe(), "No metric learning", trained=False),
+        "neural_codes": Method(
+            recipe(training__steps=0, model__whitening=128),
+            "No metric learning",
+        ),
+    }
+
+    def add(group, name, **changes):
+        study[name] = Method(recipe(**changes), group)
+
+    group = "Triplets"
+    paper = {"loss__margin": 0.1, "loss__distance": "cosine"}
+    add(group, "paper", loss__mining="paper", **paper, **pairs)
+    add(group, "batch_hard")
+    add(group, "batch_hard_soft", loss__soft=True, loss__margin=0.0)
+    add(group, "semi_hard", loss__mining="semi_hard")
+    group = "Pairs"
+    add(group, "contrastive", loss__name="contrastive")
+    add(group, "lifted", loss__name="lifted")
+    add(group, "margin_distance_weighted", loss__name="margin_loss", **proxies)
+    add(group, "npairs", loss__name="npairs", **pairs)
+    add(group, "multi_similarity", loss__name="multi_similarity")
+    add(
+        group,
+        "contrastive_memory",
+        loss__name="contrastive",
+        loss__memory_size=1024,
+        loss__memory_warmup=20,
+    )
+    group = "Proxies"
+    add(group, "proxy_nca", loss__name="proxy_nca", **proxies)
+    add(group, "proxy_anchor", loss__name="proxy_anchor", **proxies)
+    add(group, "norm_softmax", loss__name="norm_softmax", **proxies)
+    group = "Network"
+    add(group, "abe_4", model__learners=4, loss__soft=True, loss__margin=0.0)
+    return study
