@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: install demo bench test test-all lint format clean
+.PHONY: install demo bench bench-memory test test-all lint format clean
 
 install: $(STAMP)
 
@@ -22,6 +22,9 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mining.py
+
+bench-memory: $(STAMP)
+	$(BIN)/python benchmarks/micro_batch.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
