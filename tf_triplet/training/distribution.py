@@ -33,7 +33,7 @@ def build_strategy(replicas: int = 0) -> tf.distribute.Strategy:
     return _mirrored(tuple(f"/cpu:{i}" for i in range(count)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     """One strategy for the same devices in a process.
 
