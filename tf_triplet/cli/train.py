@@ -121,7 +121,6 @@ def _train(config, workdir: Path) -> None:
     from tf_triplet import evaluation, experiment
     from tf_triplet.data import pipeline
     from tf_triplet.training import distribution, run
-    from tf_triplet.training.learner import Learner
 
     strategy = distribution.build_strategy(config.training.replicas)
     (workdir / "versions.json").write_text(
@@ -133,6 +132,7 @@ def _train(config, workdir: Path) -> None:
     sampler = experiment.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
     bad_images = pipeline.BadImages(config.data.on_bad_image)
+    tasks = experiment.build_tasks(config, training)
 
     def batches(start_step):
         return pipeline.training_batches(
@@ -147,6 +147,7 @@ def _train(config, workdir: Path) -> None:
             use_boxes=config.data.use_boxes,
             bad_images=bad_images,
             sides=experiment.sampling_sides(config, training),
+            targets=tasks.targets if tasks else (),
         )
 
     def evaluate(encoder):
@@ -166,11 +167,7 @@ def _train(config, workdir: Path) -> None:
 
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
-        learner = Learner(
-            experiment.build_encoder(config),
-            experiment.build_loss(config),
-            config.loss.scope,
-        )
+        learner = experiment.build_learner(config, training)
         learner.compile(experiment.build_optimizer(config))
     settings = run.Settings(
         steps=config.training.steps,

@@ -37,30 +37,51 @@ def build_encoder(
         `[batch, dim]` of unit length, also under mixed precision. It holds
         Keras's own layers only, so plain `load_model` opens it.
     """
-    if batch_norm not in BATCH_NORMS:
-        raise ValueError(
-            f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}. "
-            f"Received: {batch_norm!r}"
-        )
     if embedding_size < 0:
         raise ValueError(
             f"`embedding_size` must be at least 0. Received: {embedding_size}"
         )
     if isinstance(backbone, str):
         backbone = backbones.build_backbone(backbone, image_size, weights)
-    if batch_norm == "sync":
-        backbone = _with_synchronized_batch_norm(backbone)
-    if batch_norm == "frozen":
-        _freeze_batch_norm(backbone)
-    layers = tf.keras.layers
+    backbone = with_batch_norm(backbone, batch_norm)
     features = backbone.output
     if features.shape.rank == 4:
-        features = layers.GlobalAveragePooling2D(name="pool")(features)
+        pool = tf.keras.layers.GlobalAveragePooling2D(name="pool")
+        features = pool(features)
     elif features.shape.rank != 2:
         raise ValueError(
             "A backbone must give [batch, features] or a [batch, height, "
             f"width, channels] map. Received shape: {features.shape}"
         )
+    unit = embed(features, embedding_size, seed)
+    return tf.keras.Model(backbone.input, unit, name="encoder")
+
+
+def with_batch_norm(
+    backbone: tf.keras.Model, batch_norm: str
+) -> tf.keras.Model:
+    """The backbone, its batch norm as `build_encoder` says."""
+    if batch_norm not in BATCH_NORMS:
+        raise ValueError(
+            f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}. "
+            f"Received: {batch_norm!r}"
+        )
+    if batch_norm == "sync":
+        return _with_synchronized_batch_norm(backbone)
+    if batch_norm == "frozen":
+        _freeze_batch_norm(backbone)
+    return backbone
+
+
+def embed(features, embedding_size: int, seed: int | None = None):
+    """Keras `[batch, features]` to float32 `[batch, dim]` of unit length.
+
+    Args:
+        features: a Keras tensor.
+        embedding_size: width of the linear head; 0 leaves it out.
+        seed: of the head's initial weights.
+    """
+    layers = tf.keras.layers
     if embedding_size:
         initializer = tf.keras.initializers.GlorotUniform(seed)
         features = layers.Dense(
@@ -70,10 +91,9 @@ def build_encoder(
     features = layers.Activation("linear", dtype="float32", name="to_float32")(
         features
     )
-    unit = layers.UnitNormalization(dtype="float32", name="unit_length")(
+    return layers.UnitNormalization(dtype="float32", name="unit_length")(
         features
     )
-    return tf.keras.Model(backbone.input, unit, name="encoder")
 
 
 @contextlib.contextmanager

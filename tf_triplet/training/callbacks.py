@@ -266,7 +266,9 @@ class CollapseGuard(StepCounter):
             return
         vectors = self.model.encoder(self._pixels, training=False).numpy()
         distance, rank = spread(vectors)
-        loss = float((logs or {}).get("loss", np.nan))
+        logs = logs or {}
+        # Tasks learned beside go on after a collapse.
+        loss = float(logs.get("metric_loss", logs.get("loss", np.nan)))
         at_rest = abs(loss - self._at_collapse) <= 0.02 * self._at_collapse
         if distance > 0.02 or (rank > 1.5 and not at_rest):
             self._bad_looks = 0
