@@ -69,6 +69,9 @@ def test_unknown_saved_field_is_an_error():
         ("sampling.gallery_domain", "shop", "`sampling.gallery_domain` go"),
         ("sampling.categories_per_batch", 3, "must divide"),
         ("sampling.mixed_draws", 0, "at least 1"),
+        ("model.landmark_features", 8, "needs `loss.landmark_weight`"),
+        ("loss.attribute_weight", -0.1, "`loss.attribute_weight` must be"),
+        ("loss.attribute_positive_weight", 0.0, "must be more than 0"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
