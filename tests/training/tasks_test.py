@@ -8,6 +8,7 @@ from tf_triplet.losses import multitask as losses
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import multitask
 from tf_triplet.training import run
+from tf_triplet.training.callbacks import CollapseError, CollapseGuard
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.tasks import Tasks
 
@@ -89,7 +90,7 @@ def test_the_loss_is_the_weighted_sum():
     )
 
 
-@pytest.mark.parametrize("first_shard", [8, 5, 14])
+@pytest.mark.parametrize("first_shard", [5, 14])
 def test_two_replicas_equal_one_device(two_replicas, first_shard):
     pixels, y = data()
     single = make()
@@ -182,3 +183,26 @@ def test_refusals():
         Tasks()
     with pytest.raises(ValueError, match="`landmark_weight` must.*-1"):
         Tasks(1.0, -1.0)
+
+
+def test_a_collapse_is_seen_through_the_tasks_losses():
+    class Spread:
+        """Embeddings all alike but for rounding, of high rank."""
+
+        def __call__(self, pixels, training):
+            random = np.random.default_rng(0)
+            return tf.constant(1 + 1e-4 * random.normal(size=(8, 4)))
+
+    class Model:
+        encoder = Spread()
+        optimizer = tf.keras.optimizers.SGD()
+
+    def look(**logs):
+        guard = CollapseGuard(np.zeros([8, 2, 2, 3]), 1, 0.4, stop=True)
+        guard.set_model(Model())
+        for _ in range(2):
+            guard.on_train_batch_end(0, logs)
+
+    look(loss=1.3, metric_loss=0.9)
+    with pytest.raises(CollapseError, match="loss 0.400000"):
+        look(loss=1.3, metric_loss=0.4)

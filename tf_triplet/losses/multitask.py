@@ -4,8 +4,8 @@ A mean over a batch of which each replica holds a part is the sum of the
 parts' totals over the sum of their counts; so a loss here gives both.
 
 References:
-    Liu et al., 2016, DeepFashion (FashionNet), sections 4.1 and 4.2,
-    https://openaccess.thecvf.com/content_cvpr_2016/papers/Liu_DeepFashion_Powering_Robust_CVPR_2016_paper.pdf.
+    Liu et al., 2016, DeepFashion (FashionNet),
+    https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html.
     Huang et al., 2015, https://arxiv.org/abs/1505.07922 (DARN).
 """
 

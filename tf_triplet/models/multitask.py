@@ -6,7 +6,7 @@ itself predicts, so at test time it needs no annotation.
 
 References:
     Liu et al., 2016, DeepFashion (FashionNet),
-    https://openaccess.thecvf.com/content_cvpr_2016/papers/Liu_DeepFashion_Powering_Robust_CVPR_2016_paper.pdf.
+    https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html.
     Sun et al., 2018, https://arxiv.org/abs/1711.08229 (soft-argmax).
 """
 
