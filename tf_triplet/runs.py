@@ -55,6 +55,7 @@ def train(
     sampler = experiment.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
     bad_images = pipeline.BadImages(config.data.on_bad_image)
+    tasks = experiment.build_tasks(config, training)
     branches = experiment.build_branches(config, training)
     # Now, and not at the first evaluation, hours from here.
     evaluation.branch_of_rows(branches, held_out)
@@ -73,16 +74,17 @@ def train(
             bad_images=bad_images,
             sides=experiment.sampling_sides(config, training),
             branches=evaluation.branch_of_rows(branches, training),
+            targets=tasks.targets if tasks else (),
         )
 
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
-        encoder = experiment.build_encoder(config, branches)
+        network = experiment.build_network(config, training, branches)
         # A resumed run's head is in its checkpoint.
         saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
         if config.model.whitening and not (resume and saved):
-            experiment.whiten(config, encoder, training)
-        learner = experiment.build_learner(config, encoder, training)
+            experiment.whiten(config, network.encoder, training)
+        learner = experiment.build_learner(config, network, training)
     settings = run.Settings(
         steps=config.training.steps,
         checkpoint_every=config.training.checkpoint_every,

@@ -10,6 +10,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from tf_triplet.data import landmarks as marks
 from tf_triplet.data import preprocessing
 
 RESIZE_METHODS = ("bilinear", "bicubic", "nearest", "area")
@@ -24,6 +25,9 @@ class Augmentation:
         min_crop: least share of height and width (drawn apart) of a crop.
         noise: standard deviation of Gaussian noise, pixels in [0, 1].
         flip: mirror left to right.
+        paired_landmarks: landmarks 1 and 2, 3 and 4, ... are left and right
+            of a pair, which trade places in a mirrored picture. Without
+            pairs each keeps its own.
         random_resize: draw the resize method; else the test-time one.
         min_box_covered: least share of a known box that its crop covers.
         rotation: largest angle, degrees, either way (TF Addons).
@@ -39,6 +43,7 @@ class Augmentation:
     min_crop: float = 0.5
     noise: float = 0.02
     flip: bool = True
+    paired_landmarks: bool = True
     random_resize: bool = True
     min_box_covered: float = 0.5
     rotation: float = 0.0
@@ -67,68 +72,107 @@ def augment_image(
     Returns:
         `[image_size, image_size, 3]` float32 in [0, 1].
     """
+    nothing = tf.zeros([0, 3])
+    return augment_annotated(
+        pixels, nothing, box, image_size, seed, augmentation, resize
+    )[0]
+
+
+def augment_annotated(
+    pixels: tf.Tensor,
+    landmarks: tf.Tensor,
+    box: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    augmentation: Augmentation,
+    resize: str = "area",
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`augment_image`, and where the landmarks are then.
+
+    Args:
+        pixels: `[height, width, 3]` uint8.
+        landmarks: `[L, 3]` x and y in pixels, and visibility, see
+            `annotations`.
+        box: as in `augment_image`, and so are the others.
+        image_size: pixels a side of the result.
+        seed: `[2]` integers.
+        augmentation: what may happen.
+        resize: the method where `random_resize` is off.
+
+    Returns:
+        The pixels, the same as without landmarks; and `[L, 3]` x and y in
+        [0, 1] of the result's width and height, and visibility: cut off
+        where the place is no longer in the picture, hidden where a grey
+        square covers it.
+    """
     seeds = tf.random.experimental.stateless_split(seed, 8)
     draws = tf.random.stateless_uniform([6], seeds[0])
     chosen = draws < augmentation.probability
-    pixels = tf.cond(
+    size = tf.shape(pixels)[:2]
+    window = tf.cond(
         chosen[0],
-        lambda: _random_crop(pixels, box, seeds[1], augmentation),
-        lambda: preprocessing.crop(pixels, box),
+        lambda: _random_window(size, box, seeds[1], augmentation),
+        lambda: preprocessing.box_window(size, box),
     )
+    landmarks = marks.crop(landmarks, window)
+    pixels = preprocessing.cut(pixels, window)
     if augmentation.random_resize:
         pixels = _random_resize(pixels, image_size, seeds[2])
     else:
         pixels = preprocessing.resize_image(pixels, image_size, resize)
     if augmentation.flip:
         pixels = tf.where(chosen[1], pixels[:, ::-1], pixels)
-    pixels = _addons(pixels, image_size, chosen, seeds, augmentation)
+        mirrored = marks.mirror(landmarks, augmentation.paired_landmarks)
+        landmarks = tf.where(chosen[1], mirrored, landmarks)
+    pixels, landmarks = _addons(
+        pixels, landmarks, image_size, chosen, seeds, augmentation
+    )
     if augmentation.noise > 0:
         noise = tf.random.stateless_normal(
             [image_size, image_size, 3], seeds[3], stddev=augmentation.noise
         )
         pixels = tf.where(chosen[2], pixels + noise, pixels)
-    return tf.clip_by_value(pixels, 0.0, 1.0)
+    return tf.clip_by_value(pixels, 0.0, 1.0), marks.outside_is_cut(landmarks)
 
 
-def _random_crop(pixels, box, seed, augmentation) -> tf.Tensor:
+def _random_window(size, box, seed, augmentation) -> tf.Tensor:
+    """`[4]` int32 top, left, bottom, right."""
     known = ~tf.reduce_any(tf.math.is_nan(box))
     return tf.cond(
         known,
-        lambda: _distorted_box_crop(
-            pixels, box, seed, augmentation.min_box_covered
+        lambda: _distorted_box_window(
+            size, box, seed, augmentation.min_box_covered
         ),
-        lambda: _fractional_crop(pixels, seed, augmentation.min_crop),
+        lambda: _fractional_window(size, seed, augmentation.min_crop),
     )
 
 
-def _fractional_crop(pixels, seed, min_crop: float) -> tf.Tensor:
+def _fractional_window(size, seed, min_crop: float) -> tf.Tensor:
     """Keeps U(min_crop, 1) of the height and, apart, of the width."""
-    size = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    size = tf.cast(size, tf.float32)
     draws = tf.random.stateless_uniform([4], seed)
     kept = size * (min_crop + (1.0 - min_crop) * draws[:2])
     kept = tf.maximum(tf.round(kept), 1.0)
     start = tf.floor((size - kept + 1.0) * draws[2:])
     start = tf.cast(tf.minimum(start, size - kept), tf.int32)
-    stop = start + tf.cast(kept, tf.int32)
-    return pixels[start[0] : stop[0], start[1] : stop[1]]
+    return tf.concat([start, start + tf.cast(kept, tf.int32)], 0)
 
 
-def _distorted_box_crop(pixels, box, seed, min_covered: float) -> tf.Tensor:
-    shape = tf.shape(pixels)
-    size = tf.cast(tf.stack([shape[1], shape[0]] * 2), tf.float32)
-    x1, y1, x2, y2 = tf.unstack(tf.clip_by_value(box / size, 0.0, 1.0))
+def _distorted_box_window(size, box, seed, min_covered: float) -> tf.Tensor:
+    extent = tf.cast(tf.stack([size[1], size[0]] * 2), tf.float32)
+    x1, y1, x2, y2 = tf.unstack(tf.clip_by_value(box / extent, 0.0, 1.0))
     # The op refuses a box without area; its own crop is then the best left.
     usable = (x2 > x1) & (y2 > y1)
     safe = tf.where(
         usable, tf.stack([y1, x1, y2, x2]), tf.constant([0.0, 0, 1, 1])
     )
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
+    begin, kept, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([size, [3]], 0),
         safe[tf.newaxis, tf.newaxis],
         seed,
         min_object_covered=min_covered,
     )
-    return tf.slice(pixels, begin, extent)
+    return tf.concat([begin[:2], begin[:2] + kept[:2]], 0)
 
 
 def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
@@ -149,10 +193,10 @@ def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
     return resized
 
 
-def _addons(pixels, image_size, chosen, seeds, augmentation) -> tf.Tensor:
+def _addons(pixels, landmarks, image_size, chosen, seeds, augmentation):
     """The image operations that TF Addons brings; imported when asked for."""
     if not (augmentation.rotation or augmentation.cutout or augmentation.blur):
-        return pixels
+        return pixels, landmarks
     import tensorflow_addons as tfa
 
     if augmentation.rotation > 0:
@@ -162,6 +206,8 @@ def _addons(pixels, image_size, chosen, seeds, augmentation) -> tf.Tensor:
             pixels, angle, interpolation="bilinear", fill_mode="nearest"
         )
         pixels = tf.where(chosen[3], rotated, pixels)
+        turned = marks.rotate(landmarks, angle)
+        landmarks = tf.where(chosen[3], turned, landmarks)
     if augmentation.blur > 0:
         # Three sigmas each way hold 99.7 % of the kernel.
         side = 2 * int(round(3 * augmentation.blur)) + 1
@@ -179,5 +225,9 @@ def _addons(pixels, image_size, chosen, seeds, augmentation) -> tf.Tensor:
             pixels[tf.newaxis], side, centre, constant_values=0.5
         )[0]
         pixels = tf.where(chosen[5], cut, pixels)
+        covered = marks.cover(
+            landmarks, centre[0] / image_size, side / image_size
+        )
+        landmarks = tf.where(chosen[5], covered, landmarks)
     pixels.set_shape([image_size, image_size, 3])
-    return pixels
+    return pixels, landmarks

@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from tf_triplet.data import annotations
+from tf_triplet.data.row_errors import refuse
+
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 ALL_SPLITS = "all"
 
@@ -38,6 +41,14 @@ class Catalog:
             picture (EXIF orientation applied), NaN where there is no box.
         extras: Further columns by name, `[n]` each, that some source or
             protocol knows (`pairs` of Consumer-to-Shop).
+        attributes: `[n, A]` int8: 1 has it, 0 has not, -1 unknown. None
+            where the table knows of none.
+        attribute_names: `[A]` strings, or None.
+        landmarks: `[n, L, 3]` float32 x, y and visibility, or None. Places
+            are in pixels of the upright picture, as `boxes`: the middle of
+            the first pixel is 0.5. Visibility is 0 (visible), 1 (hidden)
+            or 2 (cut off); NaN throughout where not annotated. See
+            `annotations` for left and right.
     """
 
     name: str
@@ -52,6 +63,9 @@ class Catalog:
     split_names: np.ndarray
     boxes: np.ndarray
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    attributes: np.ndarray | None = None
+    attribute_names: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.extras.items():
@@ -67,6 +81,7 @@ class Catalog:
                     f"`{field}` must have a row a picture, {len(self.paths)}. "
                     f"Received: {rows}"
                 )
+        self._check_annotations()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
@@ -74,6 +89,24 @@ class Catalog:
                 value = value.view()
                 value.setflags(write=False)
                 object.__setattr__(self, field.name, value)
+
+    def _check_annotations(self) -> None:
+        names = () if self.attribute_names is None else self.attribute_names
+        for field, values, wanted in (
+            ("attributes", self.attributes, (len(self.paths), len(names))),
+            (
+                "landmarks",
+                self.landmarks,
+                (len(self.paths), *np.shape(self.landmarks)[1:2], 3),
+            ),
+        ):
+            if values is not None and values.shape != wanted:
+                raise ValueError(
+                    f"`{field}` must have a row a picture, "
+                    f"{len(self.paths)}, and a column an attribute name, or "
+                    "landmarks of 3 numbers. Received shape: "
+                    f"{values.shape}, where {wanted} was expected"
+                )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -99,14 +132,16 @@ class Catalog:
         Args:
             frame: `[n]` rows with the columns `path` and `product_id`
                 and, where known, `category`, `domain`, `split` and `x1`,
-                `y1`, `x2`, `y2`. Other columns are not looked at.
+                `y1`, `x2`, `y2`, and those of `annotations`. Other columns
+                are not looked at.
             name: What reports call this catalogue.
             describe_row: Names a row (counted from 0) in an error.
             extras: Names of columns to keep as they are.
 
         Raises:
             ValueError: a column is missing, an id is empty or neither a
-                string nor an integer, or a box is no box.
+                string nor an integer, or a box, an attribute or a landmark
+                is none.
         """
         _require_columns(frame)
         rows = len(frame)
@@ -138,6 +173,10 @@ class Catalog:
                 f"A split cannot be called {ALL_SPLITS!r}, which means the "
                 f"whole catalogue. Received the splits: {list(splits)}"
             )
+        columns["attributes"], columns["attribute_names"] = (
+            annotations.read_attributes(frame, describe_row)
+        )
+        columns["landmarks"] = annotations.read_landmarks(frame, describe_row)
         kept = {column: frame[column].to_numpy() for column in extras}
         return cls(name=name, extras=kept, **columns)
 
@@ -153,7 +192,17 @@ class Catalog:
             }
         )
         frame[list(BOX_COLUMNS)] = self.boxes
-        return frame.assign(**self.extras)
+        frame = frame.assign(**self.extras)
+        parts = [frame]
+        if self.attributes is not None:
+            parts.append(
+                annotations.attribute_columns(
+                    self.attributes, self.attribute_names
+                )
+            )
+        if self.landmarks is not None:
+            parts.append(annotations.landmark_columns(self.landmarks))
+        return pd.concat(parts, axis=1) if len(parts) > 1 else frame
 
     @property
     def row_product_ids(self) -> np.ndarray:
@@ -182,6 +231,10 @@ class Catalog:
             columns[labels] = dense.astype(np.int32)
             columns[names] = getattr(self, names)[kept]
         extras = {name: values[rows] for name, values in self.extras.items()}
+        columns["attribute_names"] = self.attribute_names
+        for field in ("attributes", "landmarks"):
+            values = getattr(self, field)
+            columns[field] = None if values is None else values[rows]
         return Catalog(name=self.name, extras=extras, **columns)
 
     def split(self, name: str) -> Catalog:
@@ -238,7 +291,7 @@ def _product_ids(
     column: pd.Series, describe_row: Callable[[int], str]
 ) -> np.ndarray:
     """Returns `[n]` int64 or string objects; refuses anything else."""
-    _refuse(
+    refuse(
         column.isna().to_numpy(bool),
         describe_row,
         lambda row: "has no product_id. Every picture needs one.",
@@ -260,7 +313,7 @@ def _product_ids(
     if kind not in ("string", "empty"):
         kinds = pd.Series(values, dtype=object).map(type)
         wanted = kinds.iloc[0] if kinds.iloc[0] in (str, int) else str
-        _refuse(
+        refuse(
             (kinds != wanted).to_numpy(bool),
             describe_row,
             lambda row: (
@@ -268,7 +321,7 @@ def _product_ids(
                 f"or all integers. Received: {values[row]!r}"
             ),
         )
-    _refuse(
+    refuse(
         (pd.Series(values, dtype=str).str.strip() == "").to_numpy(bool),
         describe_row,
         lambda row: (
@@ -292,7 +345,7 @@ def _required_strings(
     frame: pd.DataFrame, name: str, describe_row: Callable[[int], str]
 ) -> np.ndarray:
     values = _strings(frame[name])
-    _refuse(
+    refuse(
         values == "",
         describe_row,
         lambda row: f"has an empty `{name}`. Fill it in or drop the row.",
@@ -316,13 +369,13 @@ def _boxes(
     def received(row: int) -> str:
         return f"Received: {', '.join(map(str, given.iloc[row]))}"
 
-    _refuse(
+    refuse(
         (absent.any(axis=1) & ~absent.all(axis=1))
         | (~np.isfinite(boxes) & ~absent).any(axis=1),
         describe_row,
         lambda row: f"needs four numbers x1, y1, x2, y2. {received(row)}",
     )
-    _refuse(
+    refuse(
         (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]),
         describe_row,
         lambda row: (
@@ -331,16 +384,3 @@ def _boxes(
         ),
     )
     return boxes.astype(np.float32)
-
-
-def _refuse(
-    bad: np.ndarray,
-    describe_row: Callable[[int], str],
-    message: Callable[[int], str],
-) -> None:
-    """Raises ValueError about the first row of `[n]` booleans, if any."""
-    if bad.any():
-        row = int(np.argmax(bad))
-        more = int(bad.sum()) - 1
-        tail = f" ({more:,} more such rows.)" if more else ""
-        raise ValueError(f"{describe_row(row)} {message(row)}{tail}")

@@ -8,6 +8,7 @@ batch (with its partner, where rows come in pairs).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ import tensorflow as tf
 from absl import logging
 
 from tf_triplet.data import preprocessing, transcode
-from tf_triplet.data.augmentation import Augmentation, augment_image
+from tf_triplet.data.augmentation import Augmentation, augment_annotated
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sampling import GroupedSampler
 
 ON_BAD_IMAGE = ("skip", "stop")
+TARGETS = ("attributes", "landmarks")
 
 
 @dataclasses.dataclass
@@ -124,14 +126,14 @@ def evaluation_batches(
 
     def load(row, path, box):
         del row
-        return preprocessing.load_image(
-            read_bytes(path), image_size, box, resize
+        return (
+            preprocessing.load_image(read_bytes(path), image_size, box, resize),
         )
 
     dataset = tf.data.Dataset.from_tensor_slices(
         (np.arange(len(catalog)), catalog.paths.astype(str), boxes)
     )
-    loaded = _load(dataset, load, image_size)
+    loaded = _load(dataset, load, (tf.zeros([image_size, image_size, 3]),))
     batches = loaded.batch(batch_size).map(
         lambda row, path, pixels, good: (
             *_leave_out(good, path, bad, 1, row, pixels),
@@ -154,6 +156,7 @@ def training_batches(
     bad_images: BadImages | None = None,
     sides: np.ndarray | None = None,
     branches: np.ndarray | None = None,
+    targets: Sequence[str] = (),
 ) -> tf.data.Dataset:
     """The endless batches of a sampler, augmented, from `start_step` on.
 
@@ -173,12 +176,25 @@ def training_batches(
             domains apart.
         branches: `[rows]` int32, each picture's branch of the encoder.
 
+        targets: what else the catalogue knows that is to be delivered, of
+            `attributes` and `landmarks`.
+
     Returns:
         A dataset of (`[b, size, size, 3]` pixels, `[b]` int32 labels), or,
         with sides, `[b, 2]` int32 labels and sides. With branches the first
-        is `{"pixels": ..., "branch": [b] int32}`.
+        is `{"pixels": ..., "branch": [b] int32}`. With targets, the second
+        is a dictionary of these `labels`, `[b, A]` int8 `attributes` and
+        `[b, L, 3]` float32 `landmarks`: x and y in [0, 1] of the augmented
+        picture, and visibility.
+
+    Raises:
+        ValueError: an unknown target, or one that the catalogue lacks.
     """
+    _check_targets(catalog, targets)
     bad = bad_images or BadImages("skip")
+    marks = np.zeros([len(catalog), 0, 3], np.float32)
+    if "landmarks" in targets:
+        marks = catalog.landmarks
     with tf.device("cpu:0"):
         paths = tf.constant(catalog.paths.astype(str))
         labels = catalog.products
@@ -188,6 +204,9 @@ def training_batches(
         if branches is not None:
             branches = tf.constant(branches, tf.int32)
         boxes = tf.constant(_boxes(catalog, use_boxes))
+        marks = tf.constant(marks)
+        if "attributes" in targets:
+            attributes = tf.constant(catalog.attributes)
     batch = sampler.batch_size
 
     def spread(step, rows):
@@ -197,29 +216,42 @@ def training_batches(
                 tf.stack([rows, draws], -1),
                 tf.gather(paths, rows),
                 tf.gather(boxes, rows),
+                tf.gather(marks, rows),
             )
         )
 
-    def load(row, path, box):
+    def load(row, path, box, landmarks):
         pixels = preprocessing.decode_image(read_bytes(path))
         picture_seed = tf.stack([tf.constant(seed, tf.int64), row[1]])
-        return augment_image(
-            pixels, box, image_size, picture_seed, augmentation, resize
+        return augment_annotated(
+            pixels,
+            landmarks,
+            box,
+            image_size,
+            picture_seed,
+            augmentation,
+            resize,
         )
 
-    loaded = _load(
-        sampler.dataset(start_step).flat_map(spread), load, image_size
-    )
+    blanks = (tf.zeros([image_size, image_size, 3]), tf.zeros(marks.shape[1:]))
+    loaded = _load(sampler.dataset(start_step).flat_map(spread), load, blanks)
 
-    def finish(row, path, pixels, good):
-        rows, pixels = _leave_out(
-            good, path, bad, rows_together, row[:, 0], pixels
+    def finish(row, path, pixels, landmarks, good):
+        rows, pixels, landmarks = _leave_out(
+            good, path, bad, rows_together, row[:, 0], pixels, landmarks
         )
         pictures = pixels
         if branches is not None:
             branch = tf.gather(branches, rows)
             pictures = {"pixels": pixels, "branch": branch}
-        return pictures, tf.gather(labels, rows)
+        if not targets:
+            return pictures, tf.gather(labels, rows)
+        y = {"labels": tf.gather(labels, rows)}
+        if "attributes" in targets:
+            y["attributes"] = tf.gather(attributes, rows)
+        if "landmarks" in targets:
+            y["landmarks"] = landmarks
+        return pictures, y
 
     return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
 
@@ -230,19 +262,32 @@ def _boxes(catalog: Catalog, use_boxes: bool) -> np.ndarray:
     return np.full([len(catalog), 4], np.nan, np.float32)
 
 
-def _load(dataset, load, image_size: int) -> tf.data.Dataset:
-    """(row, path, box) → (row, path, pixels, good), in parallel, in order.
+def _check_targets(catalog: Catalog, targets: Sequence[str]) -> None:
+    for target in targets:
+        if target not in TARGETS:
+            raise ValueError(
+                f"`targets` must be of {', '.join(TARGETS)}. "
+                f"Received: {target!r}"
+            )
+        if getattr(catalog, target) is None:
+            raise ValueError(
+                f"`targets` asks for {target}, but the catalogue "
+                f"{catalog.name!r} has no {target}."
+            )
+
+
+def _load(dataset, load, blanks: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
+    """(row, path, *sources) → (row, path, *loaded, good), parallel, in order.
 
     Each picture is a data set of one, so that its errors can be dropped; the
-    blank that follows it then takes its place.
+    blanks that follow it then take its place.
     """
 
-    def one(row, path, box):
-        blank = tf.zeros([image_size, image_size, 3])
-        read = tf.data.Dataset.from_tensors((row, path, box)).map(
-            lambda r, p, b: (r, p, load(r, p, b), True)
+    def one(row, path, *sources):
+        read = tf.data.Dataset.from_tensors((row, path, *sources)).map(
+            lambda r, p, *s: (r, p, *load(r, p, *s), True)
         )
-        rest = tf.data.Dataset.from_tensors((row, path, blank, False))
+        rest = tf.data.Dataset.from_tensors((row, path, *blanks, False))
         return read.ignore_errors().concatenate(rest).take(1)
 
     return dataset.interleave(

@@ -103,7 +103,19 @@ def crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     The box is rounded outwards and cut to the picture. One that lies wholly
     outside would leave nothing, so it keeps the nearest row and column.
     """
-    size = tf.shape(pixels)[:2]
+    return cut(pixels, box_window(tf.shape(pixels)[:2], box))
+
+
+def box_window(size: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """The window that `crop` keeps.
+
+    Args:
+        size: `[2]` integers, height and width of the picture.
+        box: `[4]` floats, see `crop`.
+
+    Returns:
+        `[4]` int32 top, left, bottom, right.
+    """
     whole = tf.reduce_any(tf.math.is_nan(box))
     width, height = tf.cast(size[1], tf.float32), tf.cast(size[0], tf.float32)
     box = tf.where(whole, tf.stack([0.0, 0.0, width, height]), box)
@@ -111,9 +123,12 @@ def crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     top = tf.clip_by_value(tf.floor(box[1]), 0.0, height - 1.0)
     right = tf.clip_by_value(tf.math.ceil(box[2]), left + 1.0, width)
     bottom = tf.clip_by_value(tf.math.ceil(box[3]), top + 1.0, height)
-    left, top, right, bottom = (
-        tf.cast(v, tf.int32) for v in (left, top, right, bottom)
-    )
+    return tf.cast(tf.stack([top, left, bottom, right]), tf.int32)
+
+
+def cut(pixels: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """The part of `[h, w, 3]` pixels in a `box_window`."""
+    top, left, bottom, right = tf.unstack(window)
     return pixels[top:bottom, left:right]
 
 

@@ -288,7 +288,9 @@ class CollapseGuard(StepCounter):
             return
         vectors = self.model.encoder(self._pictures, training=False).numpy()
         distance, rank = spread(vectors)
-        loss = float((logs or {}).get("loss", np.nan))
+        logs = logs or {}
+        # Tasks learned beside go on after a collapse.
+        loss = float(logs.get("metric_loss", logs.get("loss", np.nan)))
         rest = self._at_collapse
         at_rest = rest is None or abs(loss - rest) <= 0.02 * rest
         if distance > 0.02 or (rank > 1.5 and not at_rest):

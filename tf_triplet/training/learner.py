@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_triplet.losses.batch_loss import BatchLoss
 from tf_triplet.training import gradient_cache
 from tf_triplet.training.memory import CrossBatchMemory
+from tf_triplet.training.tasks import Tasks
 
 SCOPES = ("global", "replica")
 # Slopes below 6e-8 are 0 in float16. Fixed, so that no step is left out.
@@ -31,6 +32,8 @@ class Learner(tf.keras.Model):
         memory: CrossBatchMemory | None = None,
         memory_weight: float = 1.0,
         micro_batch: int = 0,
+        network: tf.keras.Model | None = None,
+        tasks: Tasks | None = None,
         **kwargs,
     ):
         """Wraps `encoder`; create it under the strategy's scope.
@@ -46,6 +49,12 @@ class Learner(tf.keras.Model):
             micro_batch: pictures of a replica that are in the network at
                 once; 0 = all. Gradients stay those of the whole batch
                 (`gradient_cache`).
+            network: a model around `encoder` whose outputs are a dictionary
+                of `embeddings` and what `tasks` need
+                (`models.multitask.Network`).
+            tasks: learned beside, from the same pass; then `y` is a
+                dictionary of `labels` and `tasks.targets`. Both or neither
+                of `network` and `tasks`.
             **kwargs: for `keras.Model`.
         """
         super().__init__(**kwargs)
@@ -68,9 +77,12 @@ class Learner(tf.keras.Model):
                 "`micro_batch` must be at least 0; 0 takes all pictures at "
                 f"once. Received: {micro_batch}"
             )
+        _check_tasks(encoder, network, tasks, micro_batch)
         if micro_batch:
             gradient_cache.check_repeatable(encoder)
         self.encoder = encoder
+        self.network = network
+        self._tasks = tasks
         self.batch_loss = batch_loss
         # An attribute of its own, so that Keras finds the variables.
         self.loss_parameters = batch_loss.parameters
@@ -88,6 +100,8 @@ class Learner(tf.keras.Model):
         names = ["loss", *batch_loss.metric_names]
         if memory is not None:
             names.append("memory_loss")
+        if tasks is not None:
+            names += ["metric_loss", *tasks.metric_names]
         self._means = {name: tf.keras.metrics.Mean(name) for name in names}
 
     def compile(self, optimizer="rmsprop", loss_optimizer=None, **kwargs):
@@ -120,6 +134,11 @@ class Learner(tf.keras.Model):
         return self.encoder(inputs, training=training)
 
     @property
+    def trained(self) -> tf.keras.Model:
+        """The model whose variables are trained: with heads, if any."""
+        return self.encoder if self.network is None else self.network
+
+    @property
     def metrics(self):
         """The loss, and what the loss itself finds worth logging."""
         return list(self._means.values())
@@ -128,7 +147,7 @@ class Learner(tf.keras.Model):
     def optimized_variables(self) -> list[tf.Variable]:
         """Those that `optimizer` steps, in its order."""
         own = self.loss_variables if self.loss_optimizer is None else []
-        return self.encoder.trainable_variables + own
+        return self.trained.trainable_variables + own
 
     @property
     def loss_variables(self) -> list[tf.Variable]:
@@ -151,7 +170,7 @@ class Learner(tf.keras.Model):
                 "Learner takes no sample weights; compile a model with the "
                 "loss itself to weigh rows."
             )
-        groups = [self.encoder.trainable_variables, self.loss_variables]
+        groups = [self.trained.trainable_variables, self.loss_variables]
         if self._micro_batch:
             gradients = gradient_cache.gradients(
                 self.encoder,
@@ -163,10 +182,10 @@ class Learner(tf.keras.Model):
             )
         else:
             with tf.GradientTape() as tape:
-                loss = self.compute_loss(x, y, self(x, training=True))
-                if self.encoder.losses:  # Keras's regularizers.
+                loss = self.compute_loss(x, y, self.trained(x, training=True))
+                if self.trained.losses:  # Keras's regularizers.
                     replicas = self.distribute_strategy.num_replicas_in_sync
-                    loss += tf.add_n(self.encoder.losses) / replicas
+                    loss += tf.add_n(self.trained.losses) / replicas
                 loss *= self._loss_scale
             gradients = gradient_cache.unscale(
                 tape.gradient(loss, groups), self._loss_scale
@@ -189,6 +208,9 @@ class Learner(tf.keras.Model):
         del x, sample_weight
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
+        if self._tasks is not None:
+            targets, outputs = y, y_pred
+            y, y_pred = targets["labels"], outputs["embeddings"]
         y = tf.convert_to_tensor(y)
         if self._scope == "global" and replicas > 1:
             y = _gather(context, y)
@@ -202,12 +224,39 @@ class Learner(tf.keras.Model):
             metrics["memory_loss"] = tf.reduce_mean(past.values)
             loss += self._memory_weight * metrics["memory_loss"]
             self.memory.enqueue(y, y_pred)
-        self._observe({"loss": loss, **metrics})
-        return loss / replicas
+        if self._tasks is None:
+            self._observe({"loss": loss, **metrics})
+            return loss / replicas
+        share, whole, more = self._tasks.compute(targets, outputs)
+        metrics = {**metrics, "metric_loss": loss, **more}
+        self._observe({"loss": loss + whole, **metrics})
+        return loss / replicas + share
 
     def _observe(self, values: dict[str, tf.Tensor]) -> None:
         for name, value in values.items():
             self._means[name].update_state(tf.stop_gradient(value))
+
+
+def _check_tasks(encoder, network, tasks, micro_batch: int) -> None:
+    if (network is None) != (tasks is None):
+        raise ValueError(
+            "`network` and `tasks` go together: the heads, and what they "
+            f"learn. Received: network={network} and tasks={tasks}"
+        )
+    if tasks is None:
+        return
+    if micro_batch:
+        raise ValueError(
+            "`micro_batch` carries the slopes of embeddings alone, so it "
+            "does not go with `tasks` (attributes, landmarks). Received: "
+            f"micro_batch={micro_batch}. Set it to 0, or both tasks' weights."
+        )
+    mine = {id(variable) for variable in network.variables}
+    if not all(id(variable) in mine for variable in encoder.variables):
+        raise ValueError(
+            "`network` must be made of the very layers of `encoder`, or it "
+            f"would train others. Received: {network.name!r}"
+        )
 
 
 def _gather(context, values: tf.Tensor) -> tf.Tensor:

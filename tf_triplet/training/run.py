@@ -136,6 +136,7 @@ def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
     """Everything that a resumed run needs; what is None is left out."""
     parts = {
         "encoder": learner.encoder,
+        "network": learner.network,
         "optimizer": learner.optimizer,
         "loss_parameters": learner.loss_parameters,
         "loss_optimizer": learner.loss_optimizer,

@@ -21,7 +21,10 @@ _COLUMNS = (
 
 
 def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
-    """Reads `list_eval_partition.txt`, and boxes where they are there.
+    """Reads `list_eval_partition.txt`, and what else is there.
+
+    That is boxes, attributes (`list_attr_items.txt`, of an item) and
+    landmarks (`list_landmarks_consumer2shop.txt`); each list is optional.
 
     A picture stands in as many lines as it has partners; here it is one row.
 
@@ -68,5 +71,10 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
     deepfashion.add_columns(
         frame, root, "list_bbox_consumer2shop.txt", "source_type"
     )
-    frame = frame.reset_index(drop=True)
+    frame = deepfashion.with_annotations(
+        frame.reset_index(drop=True),
+        root,
+        "list_landmarks_consumer2shop.txt",
+        "source_type",
+    )
     return Catalog.from_frame(frame, "consumer2shop", extras=("pairs",))

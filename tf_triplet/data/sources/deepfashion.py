@@ -5,9 +5,18 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from tf_triplet.data import annotations
 from tf_triplet.data.sources import tables
+
+_LANDMARKS = 8
+# clothes_type: where its landmarks stand among those of full-body clothes
+# (collar, sleeve, waistline, hem; left and right of each), so that a column
+# means one thing. 1 upper body, 2 lower body, 3 full body.
+_PLACES = {"1": (0, 1, 2, 3, 6, 7), "2": (4, 5, 6, 7), "3": tuple(range(8))}
+_ATTRIBUTE_VALUES = {"1": 1, "-1": 0, "0": -1}
 
 
 def read_partition(
@@ -67,3 +76,161 @@ def add_columns(
     columns = ("image_name", "clothes_type", kind, *corners)
     table = tables.read_table(file, columns, counted=True)
     tables.add_boxes(frame, table, file)
+
+
+def with_annotations(
+    frame: pd.DataFrame, root: pathlib.Path, landmarks: str, kind: str
+) -> pd.DataFrame:
+    """Joins attributes and landmarks, as far as their lists are there.
+
+    Args:
+        frame: With `image_name` and `product_id`, the item.
+        root: The benchmark's folder; the lists lie in it or in `Anno`.
+        landmarks: Name of the list of landmarks.
+        kind: That list's third column, `variation_type` or `source_type`.
+
+    Returns:
+        The frame with the columns that `Catalog.from_frame` reads. An item
+        or picture that a list leaves out is not annotated.
+
+    Raises:
+        ValueError: a line is not of the format; names file and line.
+    """
+    parts = [frame]
+    items = _find(root, "list_attr_items.txt")
+    if items is not None:
+        name = "list_attr_cloth.txt"
+        cloth = tables.find_file(root, name, f"Anno/{name}")
+        ids, values = _read_items(items, _read_names(cloth))
+        joined = values.set_index(pd.Index(ids)).reindex(
+            frame["product_id"], fill_value=-1
+        )
+        parts.append(joined.set_index(frame.index))
+    file = _find(root, landmarks)
+    if file is not None:
+        names, values = _read_landmarks(file, kind)
+        table = annotations.landmark_columns(values)
+        table = table.set_index(pd.Index(names))
+        table = table[~table.index.duplicated()]
+        joined = table.reindex(frame["image_name"])
+        parts.append(joined.set_index(frame.index))
+    return pd.concat(parts, axis=1)
+
+
+def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
+    try:
+        return tables.find_file(root, name, f"Anno/{name}")
+    except FileNotFoundError:
+        return None  # A download of its own.
+
+
+def _read_lines(
+    path: pathlib.Path, header: Sequence[str]
+) -> list[tuple[int, list[str]]]:
+    """The words of each row and its line number, below count and header."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = lines[1].split() if len(lines) > 1 else []
+    if found != list(header):
+        raise ValueError(
+            f"{path}, line 2: expected the header {' '.join(header)!r}. "
+            f"Received: {' '.join(found)!r}"
+        )
+    rows = [(i, line.split()) for i, line in enumerate(lines[2:], 3)]
+    return [(i, words) for i, words in rows if words]
+
+
+def _read_names(path: pathlib.Path) -> list[str]:
+    """The attributes' names; one may be of several words."""
+    names: dict[str, int] = {}
+    for line, words in _read_lines(path, ["attribute_name"]):
+        name = " ".join(words)
+        if name in names:
+            raise ValueError(
+                f"{path}, line {line}: the attribute {name!r} stands in line "
+                f"{names[name]} too."
+            )
+        names[name] = line
+    return list(names)
+
+
+def _read_items(
+    path: pathlib.Path, names: Sequence[str]
+) -> tuple[list[str], pd.DataFrame]:
+    """`[items]` ids, and a column `attribute:<name>` an attribute."""
+    rows = _read_lines(path, ["item_id", "attribute_labels"])
+    values = np.empty((len(rows), len(names)), np.int8)
+    seen: dict[str, int] = {}
+    for row, (line, words) in enumerate(rows):
+        if len(words) != 1 + len(names):
+            raise ValueError(
+                f"{path}, line {line}: expected an item_id and "
+                f"{len(names)} labels, one an attribute of "
+                f"list_attr_cloth.txt. Received: {len(words) - 1} labels"
+            )
+        if words[0] in seen:
+            raise ValueError(
+                f"{path}, line {line}: the item {words[0]!r} stands in line "
+                f"{seen[words[0]]} too."
+            )
+        seen[words[0]] = line
+        try:
+            values[row] = [_ATTRIBUTE_VALUES[word] for word in words[1:]]
+        except KeyError as error:
+            raise ValueError(
+                f"{path}, line {line}: a label must be 1 (has it), -1 (has "
+                f"not) or 0 (unknown). Received: {error.args[0]!r}"
+            ) from error
+    return list(seen), annotations.attribute_columns(values, names)
+
+
+def _read_landmarks(
+    path: pathlib.Path, kind: str
+) -> tuple[list[str], np.ndarray]:
+    """`[m]` picture names and their `[m, 8, 3]` landmarks."""
+    header = ["image_name", "clothes_type", kind]
+    for i in range(1, _LANDMARKS + 1):
+        header += [
+            f"landmark_visibility_{i}",
+            f"landmark_location_x_{i}",
+            f"landmark_location_y_{i}",
+        ]
+    rows = _read_lines(path, header)
+    values = np.full((len(rows), _LANDMARKS, 3), np.nan, np.float32)
+    for row, (line, words) in enumerate(rows):
+        places = _PLACES.get(words[1] if len(words) > 1 else "")
+        if places is None:
+            raise ValueError(
+                f"{path}, line {line}: clothes_type must be 1 (upper body), "
+                f"2 (lower body) or 3 (full body). Received: {words[1:2]}"
+            )
+        if len(words) != 3 + 3 * len(places):
+            raise ValueError(
+                f"{path}, line {line}: clothes_type {words[1]} has "
+                f"{len(places)} landmarks of 3 numbers. Received: "
+                f"{len(words) - 3} numbers"
+            )
+        values[row, places] = _landmarks(words[3:], path, line)
+    return [words[0] for _, words in rows], values
+
+
+def _landmarks(
+    words: Sequence[str], path: pathlib.Path, line: int
+) -> np.ndarray:
+    """`[k, 3]` x, y, visibility from visibility, x, y in turn."""
+    try:
+        marks = np.array(words, np.float32).reshape(-1, 3)[:, [1, 2, 0]]
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, line {line}: a landmark is three numbers. {error}"
+        ) from error
+    known = (annotations.VISIBLE, annotations.HIDDEN, annotations.CUT_OFF)
+    bad = ~np.isin(marks[:, 2], known)
+    if bad.any():
+        raise ValueError(
+            f"{path}, line {line}: landmark_visibility must be 0 (visible), "
+            "1 (hidden) or 2 (cut off). Received: "
+            f"{words[3 * int(np.argmax(bad))]!r}"
+        )
+    # The list gives a cut-off one the place 0, 0, which it is not at.
+    marks[marks[:, 2] == annotations.CUT_OFF, :2] = np.nan
+    return marks

@@ -17,7 +17,10 @@ _COLUMNS = ("image_name", "item_id", "evaluation_status")
 
 
 def read_inshop(path: str | pathlib.Path) -> Catalog:
-    """Reads `list_eval_partition.txt`, and boxes where they are there.
+    """Reads `list_eval_partition.txt`, and what else is there.
+
+    That is boxes, attributes (`list_attr_items.txt`, of an item) and
+    landmarks (`list_landmarks_inshop.txt`); each list is optional.
 
     Args:
         path: The benchmark's folder, with the lists in it, or in `Eval` and
@@ -38,4 +41,7 @@ def read_inshop(path: str | pathlib.Path) -> Catalog:
     frame["split"] = status.where(status == "train", "test")
     frame["domain"] = status
     deepfashion.add_columns(frame, root, "list_bbox_inshop.txt", "pose_type")
+    frame = deepfashion.with_annotations(
+        frame, root, "list_landmarks_inshop.txt", "variation_type"
+    )
     return Catalog.from_frame(frame, "inshop", lambda row: f"Row {row + 1}")

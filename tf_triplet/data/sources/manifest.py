@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from tf_triplet.data import annotations
 from tf_triplet.data import catalog as catalog_lib
 from tf_triplet.data.sources import splits
 
+_ATTRIBUTES = "attributes"
 COLUMNS = (
     "path",
     "product_id",
@@ -21,6 +23,7 @@ COLUMNS = (
     "domain",
     "split",
     *catalog_lib.BOX_COLUMNS,
+    _ATTRIBUTES,
 )
 # Pictures looked for before anything else starts; the preflight does all.
 _PROBED = 5
@@ -35,7 +38,11 @@ def read_manifest(
     """Reads a table of pictures.
 
     The columns are `path, product_id` and, where known, `category, domain,
-    split, x1, y1, x2, y2`. Paths are relative to the table's folder. Ids of
+    split, x1, y1, x2, y2`; `attributes`, names with `|` between them
+    (empty: unknown; a lone `|`: none), or `attribute:<name>` columns of 1,
+    0 and -1; `landmark1_x, landmark1_y[, landmark1_visible]`, and so on, in
+    pixels of the upright picture, left and right in turn (`annotations`
+    has the details). Paths are relative to the table's folder. Ids of
     a CSV are integers if every one of them is written as one, else strings
     ("00042" stays "00042"); a Parquet table says itself what they are.
 
@@ -70,6 +77,7 @@ def read_manifest(
         )
     numbers = frame.index.to_numpy() + first_row
     try:
+        frame = _spread_attributes(frame)
         catalog = catalog_lib.Catalog.from_frame(
             frame.reset_index(drop=True),
             path.stem,
@@ -81,6 +89,25 @@ def read_manifest(
     if "split" in frame:
         return catalog
     return splits.with_split(catalog, test_fraction, seed)
+
+
+def _spread_attributes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Turns the names of `attributes` into a column each."""
+    if _ATTRIBUTES not in frame:
+        return frame
+    both = [c for c in frame if c.startswith(annotations.ATTRIBUTE)]
+    if both:
+        raise ValueError(
+            "Attributes come as the column `attributes` or as columns "
+            f"`attribute:<name>`, not both. Received: attributes and {both}"
+        )
+    # An empty column names none, and so adds none.
+    columns = annotations.split_names(frame[_ATTRIBUTES])
+    return pd.concat([frame.drop(columns=_ATTRIBUTES), columns], axis=1)
+
+
+def _is_known(column: str) -> bool:
+    return column in COLUMNS or annotations.is_annotation(column)
 
 
 def _read_csv(path: pathlib.Path) -> pd.DataFrame:
@@ -107,7 +134,7 @@ def _read_csv(path: pathlib.Path) -> pd.DataFrame:
         ) from error
     frame.columns = [str(column).strip() for column in frame.columns]
     _check_columns(path, list(frame.columns))
-    frame = frame[[c for c in COLUMNS if c in frame]]
+    frame = frame[[c for c in frame if _is_known(c)]]
     blank = (frame.isna() | (frame == "")).all(axis=1)
     frame = frame[~blank]
     _check_rows(path, len(frame))
@@ -132,7 +159,7 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
         columns = parquet.read_schema(path).names
         _check_columns(path, columns)
         table = parquet.read_table(
-            path, columns=[c for c in COLUMNS if c in columns]
+            path, columns=[c for c in columns if _is_known(c)]
         )
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         raise ValueError(
@@ -149,10 +176,11 @@ def _check_columns(path: pathlib.Path, columns: list[str]) -> None:
         raise ValueError(
             f"{path} lacks the column{'s' * (len(missing) > 1)} "
             f"{' and '.join(map(repr, missing))}. A manifest has the columns "
-            "path, product_id[, category, domain, split, x1, y1, x2, y2]. "
+            "path, product_id[, category, domain, split, x1, y1, x2, y2, "
+            "attributes, landmark1_x, landmark1_y, ...]. "
             f"Received: {', '.join(columns)}"
         )
-    extra = [c for c in columns if c not in COLUMNS]
+    extra = [c for c in columns if not _is_known(c)]
     if extra:
         logging.info("%s: ignoring the columns %s", path, ", ".join(extra))
 
