@@ -19,7 +19,8 @@ LEVELS = {
     "reporting": 2,
     "experiment": 3,
     "comparison": 3,
-    "cli": 4,
+    "publishing": 4,
+    "cli": 5,
 }
 # Who may know ConfigDict, and where an outside package has its room.
 ROOMS = {

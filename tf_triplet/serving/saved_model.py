@@ -124,8 +124,12 @@ class ServedModel(tf.Module):
         if index == "scann":
             self.catalog.scann = searcher
 
-    def save(self, directory: str | Path) -> None:
-        """Writes the SavedModel with all signatures."""
+    def save(self, directory: str | Path) -> dict[str, list[str]]:
+        """Writes the SavedModel with all signatures.
+
+        Returns:
+            Each signature's inputs, by name.
+        """
         images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
         if self._branches is not None:
             by = self._branches.by
@@ -169,6 +173,10 @@ class ServedModel(tf.Module):
             signatures=signatures,
             options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
         )
+        return {
+            name: [spec.name for spec in specs]
+            for name, (_, specs) in functions.items()
+        }
 
     def _release(self):
         self.catalog.scann.release()
