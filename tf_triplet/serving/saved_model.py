@@ -113,6 +113,8 @@ class ServedModel(tf.Module):
                 list(self._branches.names), trainable=False
             )
         self._image_size, self._resize = image_size, resize
+        # Traced once for all signatures of pictures.
+        self.embed = tf.function(self._embed)
         if index == "scann" and searcher is None:
             from tf_triplet.serving import scann_index
 
@@ -217,20 +219,20 @@ class ServedModel(tf.Module):
 
     def encode(self, image_bytes, names=None):
         """Picture files (and their domains or categories) to embeddings."""
-        return {"embedding": self._embed(image_bytes, names)}
+        return {"embedding": self.embed(image_bytes, names)}
 
     def encode_and_search(self, image_bytes, names=None):
         """Picture files to neighbours."""
-        return self.catalog.search(self._embed(image_bytes, names))
+        return self.catalog.search(self.embed(image_bytes, names))
 
     def encode_and_search_exact(self, image_bytes, names=None):
         """Picture files to neighbours, by all dot products."""
-        return self.catalog.search_exact(self._embed(image_bytes, names))
+        return self.catalog.search_exact(self.embed(image_bytes, names))
 
     def encode_and_search_filtered(self, image_bytes, *inputs):
         """Picture files to neighbours among those that match."""
         *names, category_filter, domain_filter = inputs
-        embedding = self._embed(image_bytes, *(names or [None]))
+        embedding = self.embed(image_bytes, *(names or [None]))
         return self.catalog.search_filtered(
             embedding, category_filter, domain_filter
         )

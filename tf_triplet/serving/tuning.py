@@ -220,26 +220,37 @@ def tune(
 
 
 def _cost_of_int8(index, embeddings, rows, k) -> float:
-    """Recall that float32 would have more, by the same setting."""
-    tuning = dataclasses.replace(index.tuning, storage="float32")
-    full = scann_index.ScannIndex(embeddings, k, tuning)
-    queries = embeddings[rows]
-    _, truth = exact.top_k(queries, embeddings, k)
-    recalls = [
-        _recalls(
-            one.search(tf.constant(queries), k)[0].numpy(),
-            queries,
+    """Recall that float32 would have more, of the same tree.
+
+    Another tree would be trained from another start, and differ by more.
+    """
+    if not index.tuning.leaves:
+        queries = embeddings[rows]
+        _, truth = exact.top_k(queries, embeddings, k)
+        answer = index.search(tf.constant(queries), k)[0].numpy()
+        worst = truth[:, -1:]
+        return 1 - float(_recalls(answer, queries, embeddings, worst).mean())
+    costs = []
+    for row in rows:
+        query = embeddings[row][None]
+        scores = _scores(
+            # In int8's order: all that float32 would have scored again.
+            index.search(tf.constant(query), index.tuning.reorder)[0].numpy(),
+            query,
             embeddings,
-            truth[:, -1:],
-        ).mean()
-        for one in (full, index)
-    ]
-    full.release()
-    return float(recalls[0] - recalls[1])
+        )
+        kept, best = scores[:, :k], -np.sort(-scores)[:, :k]
+        truth = exact.top_k(query, embeddings, k)[1][:, -1:] - 1e-5
+        costs.append((best >= truth).mean() - (kept >= truth).mean())
+    return float(np.mean(costs))
 
 
 def _recalls(answer, queries, embeddings, worst) -> np.ndarray:
     """`[q]` shares of rows as near as the exact k-th; ties are all right."""
+    return (_scores(answer, queries, embeddings) >= worst - 1e-5).mean(1)
+
+
+def _scores(answer, queries, embeddings) -> np.ndarray:
+    """`[q, k]` exact scores of rows, -2 where there is none."""
     scores = np.einsum("qd,qkd->qk", queries, embeddings[answer])
-    scores = np.where(answer < 0, -2.0, scores)
-    return (scores >= worst - 1e-5).mean(1)
+    return np.where(answer < 0, -2.0, scores)
