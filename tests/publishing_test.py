@@ -341,8 +341,9 @@ def test_too_little_recall_publishes_nothing(again, monkeypatch):
 
 
 KILLER = """
-    import os, signal, time
+    import os, signal, sys, time
     from tf_triplet import publishing
+    from tf_triplet.cli import index
     from tf_triplet.serving import embedding_cache, saved_model
 
     # A shard a batch.
@@ -378,14 +379,17 @@ KILLER = """
         if not child:
             if callable(moment):
                 moment()
-            publishing.publish({folder!r}, progress=False)
-            os._exit(0)
+            # The program itself; a catalogue that is the run's own.
+            sys.argv = ["index", "--workdir=" + {folder!r}]
+            sys.argv += ["--catalog=" + {folder!r} + "/shop.csv", "--k=2"]
+            index.run()
         if isinstance(moment, float):
             time.sleep(moment)
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         target = {folder!r} + "/models/product_search"
-        print(status, *sorted(n for n in os.listdir(target) if n.isdigit()))
+        names = sorted(n for n in os.listdir(target) if n.isdigit())
+        print("row", status, *names, flush=True)
 """
 
 
@@ -399,16 +403,20 @@ def test_kill_9_at_any_moment_leaves_no_half_version(small):
         timeout=300,
         check=False,
     )
-    rows = [line.split() for line in done.stdout.splitlines()]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    rows = [line[1:] for line in lines if line[0] == "row"]
     assert len(rows) == 8, done.stderr[-2000:]
     # Killed at each named moment: no version yet.
     assert rows[:5] == [["9"]] * 5
     assert rows[-1][0] == "0", done.stderr[-2000:]
     target = folder / "models" / "product_search"
+    assert "0 unreadable." in done.stdout
+    assert f"Published: {target}/{rows[-1][-1]}\n" in done.stdout
     known = versions.list_versions(target)
     assert [str(v) for v in known] == rows[-1][1:]
     for version in known:
-        assert fingerprint.read(target / str(version))["pictures"] == 12
+        record = fingerprint.read(target / str(version))
+        assert record["pictures"] == 12 and record["parity"]["k"] == 2
         loaded = tf.saved_model.load(str(target / str(version)))
         assert warmup.replay(loaded.signatures, target / str(version)) == 14
     assert not list(folder.rglob("*.partial*"))
