@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_triplet import config as configs
-from tf_triplet import publishing
+from tf_triplet.publishing import version
 
 SIZE = 32
 
@@ -69,7 +69,7 @@ def main():
 
         def publish(what):
             start = time.perf_counter()
-            record = publishing.publish(folder, progress=False).record
+            record = version.publish(folder, progress=False).record
             seconds = time.perf_counter() - start
             work, tuned = record["work"], record["tuning"]
             print(

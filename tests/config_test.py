@@ -72,6 +72,7 @@ def test_unknown_saved_field_is_an_error():
         ("model.branch_by", "colour", "one of empty, domain, category"),
         ("model.branch_by", "domain", "two domains that are not pooled"),
         ("model.branches", "weights", "needs `model.branch_by`"),
+        ("export.storage", "bfloat16", "`export.storage` must be one of fl"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -105,6 +106,10 @@ def test_a_bad_value_is_named(field, value, message):
                 "sampling.pool_domains": True,
             },
             "pool_domains=True. Name both",
+        ),
+        (
+            {"export.storage": "int8", "export.index": "exact"},
+            "`export.storage=int8` is how .* Received: 'exact'",
         ),
     ],
 )

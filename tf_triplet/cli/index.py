@@ -58,9 +58,9 @@ def main(argv) -> None:
         raise ValueError("Pass --workdir=<folder of a run>.")
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
-    from tf_triplet import publishing
+    from tf_triplet.publishing import version
 
-    published = publishing.publish(
+    published = version.publish(
         _WORKDIR.value,
         checkpoint=_CHECKPOINT.value,
         catalog_path=_CATALOG.value,
@@ -70,7 +70,7 @@ def main(argv) -> None:
         k=_K.value or 0,
         columns=_COLUMNS.value or (),
     )
-    print(publishing.describe(published))
+    print(version.describe(published))
 
 
 def run() -> None:

@@ -13,7 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_triplet import config as configs
-from tf_triplet import experiment, publishing
+from tf_triplet import experiment
+from tf_triplet.publishing import embedding, version
 from tf_triplet.serving import fingerprint, versions, warmup
 
 
@@ -61,20 +62,20 @@ def make_run(folder, pictures, **export):
 
 
 def publish(folder, **more):
-    return publishing.publish(folder, progress=False, **more)
+    return version.publish(folder, progress=False, **more)
 
 
 def embed(folder, path=""):
     """The first half of publishing alone."""
     config = experiment.load_config(folder)
-    catalog = publishing._read_catalog(config, path, "", ())
+    catalog = version._read_catalog(config, path, "", ())
     sha256 = experiment.encoder_sha256(config, folder)
-    return publishing.embed(
+    return embedding.embed(
         config,
         experiment.load_encoder(folder),
         sha256,
         catalog,
-        folder / publishing.CACHE,
+        folder / version.CACHE,
         progress=False,
     )
 
@@ -84,7 +85,7 @@ def counts(work):
 
 
 def work(published):
-    return counts(publishing.Work(**published.record["work"]))
+    return counts(embedding.Work(**published.record["work"]))
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +254,7 @@ def test_another_encoder_is_refused_by_index_and_not_by_export(again):
 
 
 def test_embeddings_of_another_encoder_are_refused(again):
-    (cache,) = (again / publishing.CACHE).iterdir()
+    (cache,) = (again / version.CACHE).iterdir()
     encoder(seed=1).save(again / "encoder.keras")
     config = experiment.load_config(again)
     other = experiment.encoder_sha256(config, again)
@@ -315,11 +316,11 @@ def test_a_box_is_part_of_a_picture(small):
 
 def test_one_at_a_time(again):
     target = again / "models" / "product_search"
-    with publishing._alone(target):
+    with version._alone(target):
         with pytest.raises(ValueError, match="Another tf-triplet-index or"):
             publish(again)
     (target / ".partial-killed").mkdir()
-    with publishing._alone(target):
+    with version._alone(target):
         assert sorted(p.name for p in target.iterdir()) == [".lock", "1"]
 
 
@@ -333,7 +334,7 @@ def test_columns_that_there_are_not(again):
 
 
 def test_too_little_recall_publishes_nothing(again, monkeypatch):
-    monkeypatch.setattr(publishing.parity, "_recall", lambda *_: 0.9)
+    monkeypatch.setattr(version.parity, "_recall", lambda *_: 0.9)
     with pytest.raises(ValueError, match="0.9000 of the exact 3.*min_recall"):
         publish(again)
     target = again / "models" / "product_search"
@@ -342,7 +343,7 @@ def test_too_little_recall_publishes_nothing(again, monkeypatch):
 
 KILLER = """
     import os, signal, sys, time
-    from tf_triplet import publishing
+    from tf_triplet.publishing import version
     from tf_triplet.cli import index
     from tf_triplet.serving import embedding_cache, saved_model
 
@@ -370,7 +371,7 @@ KILLER = """
         lambda: before(os, "fsync"),
         lambda: second(os, "replace"),
         lambda: after(saved_model.ServedModel, "save"),
-        lambda: before(publishing.fingerprint, "write"),
+        lambda: before(version.fingerprint, "write"),
         lambda: before(os, "rename"),
         0.1, 1.0,
     ]
@@ -414,11 +415,11 @@ def test_kill_9_at_any_moment_leaves_no_half_version(small):
     assert f"Published: {target}/{rows[-1][-1]}\n" in done.stdout
     known = versions.list_versions(target)
     assert [str(v) for v in known] == rows[-1][1:]
-    for version in known:
-        record = fingerprint.read(target / str(version))
+    for number in known:
+        record = fingerprint.read(target / str(number))
         assert record["pictures"] == 12 and record["parity"]["k"] == 2
-        loaded = tf.saved_model.load(str(target / str(version)))
-        assert warmup.replay(loaded.signatures, target / str(version)) == 14
+        loaded = tf.saved_model.load(str(target / str(number)))
+        assert warmup.replay(loaded.signatures, target / str(number)) == 14
     assert not list(folder.rglob("*.partial*"))
     # The first shard's pictures were not embedded twice.
     record = fingerprint.read(target / str(known[0]))["work"]

@@ -1,4 +1,4 @@
-"""From a catalogue and a run's encoder to the next version that is served.
+"""The next version that is served: a run's encoder, a catalogue, an index.
 
 The one road of tf-triplet-export (a new encoder) and tf-triplet-index (the
 same encoder, another catalogue): embed what is new, build and tune the index,
@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import fcntl
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,13 @@ from absl import logging
 
 from tf_triplet import config as configs
 from tf_triplet import evaluation, experiment
-from tf_triplet.data import pipeline, transcode
+from tf_triplet.data import transcode
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import manifest
 from tf_triplet.models import branches
+from tf_triplet.publishing import embedding
 from tf_triplet.serving import (
     catalog_search,
-    embedding_cache,
     fingerprint,
     parity,
     saved_model,
@@ -35,27 +34,8 @@ from tf_triplet.serving import (
 )
 
 CACHE = "index_cache"
-# Pictures of a warm-up request; those of a second one are one.
+# Pictures of a warm-up request; another holds one.
 _WARM_PICTURES = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What there was to embed, in pictures; they add up to `pictures`.
-
-    Attributes:
-        pictures: of the catalogue.
-        cached: embedded by an earlier run.
-        embedded: by this one.
-        repeated: of the same content as another of this catalogue.
-        unreadable: left out.
-    """
-
-    pictures: int
-    cached: int
-    embedded: int
-    repeated: int
-    unreadable: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,7 +98,7 @@ def publish(
             fingerprint.check_same_encoder(target / str(known[-1]), sha256)
         catalog = _read_catalog(config, catalog_path, split, domains)
         encoder = experiment.load_encoder(workdir, checkpoint)
-        embeddings, work = embed(
+        embeddings, work = embedding.embed(
             config, encoder, sha256, catalog, workdir / CACHE, progress
         )
         record = {
@@ -205,16 +185,65 @@ def _build(
 ) -> tuple[Path, dict]:
     """Index, model, checks; returns the version and its fingerprint."""
     export = config.export
-    searcher, tuned = None, {}
+    by_name = {
+        name: evaluation.branch_names(name, catalog)
+        for name in catalog_search.FILTERS
+    }
+    columns = {name: catalog.extras[name] for name in export.columns}
+    own = branches.find(encoder)
+    names = {} if own is None else {own.by: by_name[own.by]}
     products = catalog.products if export.group_by_product else None
+    rows = _parity_rows(config, catalog)
+    with versions.publish(target) as folder:
+        inputs, tuned = _write(
+            config, encoder, vectors, catalog, folder, columns, by_name
+        )
+        some = rows[:_WARM_PICTURES]
+        requests = _warmup_inputs(catalog, vectors, some, by_name)
+        requests.update({by: values[some] for by, values in names.items()})
+        warmup.write(folder, export.name, inputs, requests)
+        figures = parity.check(
+            folder,
+            catalog.paths,
+            vectors,
+            rows[: export.parity_images],
+            index=export.index,
+            min_recall=export.min_recall,
+            more_inputs=names,
+            products=products,
+        )
+        answered = {
+            "product_ids": catalog.row_product_ids,
+            "paths": catalog.paths,
+            **columns,
+            **{f"{name}_filter": values for name, values in by_name.items()},
+        }
+        record = {
+            **record,
+            "index": export.index,
+            "index_sha256": fingerprint.index_sha256(vectors, answered),
+            "pictures": len(catalog),
+            "products": len(catalog.product_ids),
+            "dim": vectors.shape[1],
+            "branches": own and dataclasses.asdict(own),
+            "columns": list(columns),
+            "group_by_product": export.group_by_product,
+            "parity": dataclasses.asdict(figures),
+            "tuning": tuned,
+            "packages": fingerprint.package_versions(),
+        }
+        fingerprint.write(folder, record)
+    return target / str(versions.list_versions(target)[-1]), record
+
+
+def _write(config, encoder, vectors, catalog, folder, columns, filters):
+    """Writes the SavedModel; returns its signatures' inputs and the tuning."""
+    export = config.export
+    searcher, tuned = None, {}
     if export.index == "scann":
+        products = catalog.products if export.group_by_product else None
         searcher, tuned = _tune(export, vectors, products, config.seed)
     try:
-        named = {name: catalog.extras[name] for name in export.columns}
-        filters = {
-            name: evaluation.branch_names(name, catalog)
-            for name in catalog_search.FILTERS
-        }
         model = saved_model.ServedModel(
             encoder,
             vectors,
@@ -225,53 +254,16 @@ def _build(
             k=export.k,
             index=export.index,
             searcher=searcher,
-            columns=named,
+            columns=columns,
             filters=filters,
             group_by_product=export.group_by_product,
         )
-        sample = _parity_rows(config, catalog)
-        own_branches = branches.find(encoder)
-        names = {}
-        if own_branches is not None:
-            names[own_branches.by] = filters[own_branches.by]
-        with versions.publish(target) as folder:
-            with _quiet():
-                inputs = model.save(folder)
-            _write_warmup(
-                folder, export.name, inputs, catalog, vectors, sample, names
-            )
-            figures = parity.check(
-                folder,
-                catalog.paths,
-                vectors,
-                sample[: export.parity_images],
-                index=export.index,
-                min_recall=export.min_recall,
-                more_inputs=names,
-                products=products,
-            )
-            texts = {"product_ids": catalog.row_product_ids, **named}
-            record = {
-                **record,
-                "index": export.index,
-                "index_sha256": fingerprint.index_sha256(
-                    vectors, {**texts, "paths": catalog.paths, **filters}
-                ),
-                "pictures": len(catalog),
-                "products": len(catalog.product_ids),
-                "dim": vectors.shape[1],
-                "branches": own_branches and dataclasses.asdict(own_branches),
-                "columns": list(named),
-                "group_by_product": export.group_by_product,
-                "parity": dataclasses.asdict(figures),
-                "tuning": tuned,
-                "packages": fingerprint.package_versions(),
-            }
-            fingerprint.write(folder, record)
+        with _quiet():
+            return model.save(folder), tuned
     finally:
+        # Before the check loads the index a second time.
         if searcher is not None:
             searcher.release()
-    return target / str(versions.list_versions(target)[-1]), record
 
 
 def _tune(export, vectors, products, seed):
@@ -306,22 +298,15 @@ def _parity_rows(config, catalog: Catalog) -> np.ndarray:
     return np.random.default_rng(config.seed).permutation(whole)
 
 
-def _write_warmup(folder, name, inputs, catalog, vectors, sample, names):
-    rows = sample[:_WARM_PICTURES]
-    values = {
-        "image_bytes": [
-            transcode.servable(Path(catalog.paths[row]).read_bytes())
-            for row in rows
-        ],
+def _warmup_inputs(catalog, vectors, rows, by_name) -> dict:
+    """Real pictures, and a filter that is set beside one that is not."""
+    files = [Path(catalog.paths[row]).read_bytes() for row in rows]
+    return {
+        "image_bytes": [transcode.servable(data) for data in files],
         "embedding": vectors[rows],
-        # A filter that is set, and one that is not.
-        "category_filter": [
-            *evaluation.branch_names("category", catalog)[rows]
-        ],
+        "category_filter": by_name["category"][rows],
         "domain_filter": [""] * len(rows),
-        **{by: [*values[rows]] for by, values in names.items()},
     }
-    warmup.write(folder, name, inputs, values)
 
 
 @contextlib.contextmanager
@@ -334,137 +319,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         handler.setLevel(level)
-
-
-def embed(
-    config,
-    encoder,
-    sha256: str,
-    catalog: Catalog,
-    cache_folder: str | Path,
-    progress: bool = True,
-) -> tuple[evaluation.Embeddings, Work]:
-    """Embeds the pictures that the cache does not know.
-
-    Args:
-        config: of the run.
-        encoder: the model.
-        sha256: of it, from `experiment.encoder_sha256`.
-        catalog: the pictures.
-        cache_folder: of the caches of all encoders.
-        progress: show how far it is.
-
-    Raises:
-        ValueError: as `evaluation.compute_embeddings`, or a cache of another
-            encoder.
-    """
-    keys = _picture_keys(config, encoder, catalog, progress)
-    dim = int(encoder.output_shape[-1])
-    with embedding_cache.EmbeddingCache(cache_folder, sha256, dim) as cache:
-        known, vectors = cache.lookup(keys)
-        first = {}
-        for row in np.flatnonzero(~known):
-            # What could not be read shares no content with anything.
-            first.setdefault(keys[row] or int(row), row)
-        new = np.array(sorted(first.values()), np.int64)
-        done = _embed_new(
-            config, encoder, catalog, keys, new, vectors, cache, progress
-        )
-    ready = known.copy()
-    ready[done] = True
-    # Set in one go, after all: a repeated picture may precede its twin.
-    row_of = {keys[row]: row for row in done}
-    repeated = np.array(
-        [r for r in np.flatnonzero(~ready) if keys[r] in row_of], np.int64
-    )
-    for row in repeated:
-        vectors[row] = vectors[row_of[keys[row]]]
-    ready[repeated] = True
-    work = Work(
-        pictures=len(catalog),
-        cached=int(known.sum()),
-        embedded=len(done),
-        repeated=len(repeated),
-        unreadable=int((~ready).sum()),
-    )
-    if not ready.any():
-        raise ValueError(
-            f"No picture of catalogue {catalog.name!r} could be embedded. "
-            f"Received: {len(catalog)} pictures, all unreadable"
-        )
-    rows = np.flatnonzero(ready)
-    skipped = tuple(map(str, catalog.paths[~ready]))
-    return evaluation.Embeddings(vectors[rows], rows, skipped), work
-
-
-def _picture_keys(config, encoder, catalog, progress) -> list[bytes | None]:
-    """`[n]` keys of the cache, None where there is no file."""
-    own_branches = branches.find(encoder)
-    names = [""] * len(catalog)
-    if own_branches is not None:
-        # Before an hour of hashing: each picture has a branch.
-        evaluation.branch_of_rows(own_branches, catalog)
-        names = evaluation.branch_names(own_branches.by, catalog)
-    boxes = catalog.boxes
-    if not config.data.use_boxes:
-        boxes = np.full([len(catalog), 4], np.nan, np.float32)
-
-    def key(row):
-        return _key(catalog.paths[row], boxes[row], str(names[row]))
-
-    keys = []
-    total = len(catalog)
-    with evaluation.show_progress("Reading", total, progress) as advance:
-        # Hashing leaves Python to other threads.
-        with futures.ThreadPoolExecutor(8) as pool:
-            for found in pool.map(key, range(total)):
-                keys.append(found)
-                advance(len(keys))
-    return keys
-
-
-def _key(path: str, box: np.ndarray, branch: str) -> bytes | None:
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return None  # Told, or refused, when it should be embedded.
-    return embedding_cache.picture_key(data, box, branch)
-
-
-def _embed_new(
-    config, encoder, catalog, keys, new, vectors, cache, progress
-) -> np.ndarray:
-    """Fills `vectors` of the rows `new`; returns those that were read."""
-    if not len(new):
-        return new
-    bad = pipeline.BadImages(config.data.on_bad_image)
-    done = []
-    chosen = catalog.select(new)
-    own_branches = branches.find(encoder)
-    names = [""] * len(chosen)
-    if own_branches is not None:
-        names = evaluation.branch_names(own_branches.by, chosen)
-    nowhere = np.full(4, np.nan, np.float32)
-    with evaluation.show_progress("Embedding", len(new), progress) as advance:
-        for rows, batch in experiment.embed_batches(
-            config, encoder, chosen, bad
-        ):
-            evaluation.check_finite(batch, chosen.paths[rows])
-            same = []
-            for row in rows:
-                box = chosen.boxes[row] if config.data.use_boxes else nowhere
-                now = _key(chosen.paths[row], box, str(names[row]))
-                # Else its old content would have its new embedding for ever.
-                same.append(now is not None and now == keys[new[row]])
-                if not same[-1]:
-                    logging.warning(
-                        "Skipping a picture that changed while it was "
-                        "embedded: %s",
-                        chosen.paths[row],
-                    )
-            kept = new[rows[same]]
-            vectors[kept] = batch[same]
-            cache.add([keys[row] for row in kept], batch[same])
-            done.append(kept)
-            advance(int(rows[-1]) + 1)
-    return np.concatenate([np.zeros(0, np.int64), *done])
