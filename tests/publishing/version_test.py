@@ -102,9 +102,9 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """12 pictures, published; not to be written to."""
+    """12 pictures of 3 products, grouped; not to be written to."""
     folder = tmp_path_factory.mktemp("once") / "run"
-    make_run(folder, 12)
+    make_run(folder, 12, group_by_product=True)
     return publish(folder)
 
 
@@ -216,6 +216,16 @@ def test_the_fingerprint_tells_what_was_made(shop):
     assert record["encoder"] == experiment.encoder_sha256(config, folder)
     config.data.resize = "bilinear"
     assert record["encoder"] != experiment.encoder_sha256(config, folder)
+
+
+def test_each_product_is_answered_once(once):
+    assert once.record["group_by_product"]
+    assert once.record["parity"]["recall"] == 1
+    signature = tf.saved_model.load(str(once.folder)).signatures["search"]
+    answer = signature(embedding=tf.eye(8))
+    ids = answer["product_ids"].numpy()
+    assert ids.shape == (8, 3)
+    assert all(set(row) == {b"p0", b"p1", b"p2"} for row in ids)
 
 
 def test_the_exact_model_loads_where_scann_cannot(once):
