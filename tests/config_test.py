@@ -83,6 +83,7 @@ def test_unknown_saved_field_is_an_error():
         ("model.landmark_features", 8, "needs `loss.landmark_weight`"),
         ("loss.attribute_weight", -0.1, "`loss.attribute_weight` must be"),
         ("loss.attribute_positive_weight", 0.0, "must be more than 0"),
+        ("export.storage", "bfloat16", "`export.storage` must be one of fl"),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -140,6 +141,10 @@ def test_a_bad_value_is_named(field, value, message):
         (
             {"training.steps": 0, "model.learners": 2},
             "`training.steps=0` learns nothing",
+        ),
+        (
+            {"export.storage": "int8", "export.index": "exact"},
+            "`export.storage=int8` is how .* Received: 'exact'",
         ),
     ],
 )

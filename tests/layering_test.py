@@ -19,8 +19,9 @@ LEVELS = {
     "reporting": 2,
     "experiment": 3,
     "comparison": 3,
-    "runs": 3.5,
-    "cli": 4,
+    "runs": 4,
+    "publishing": 4,
+    "cli": 5,
 }
 # Who may know ConfigDict, and where an outside package has its room.
 ROOMS = {

@@ -58,6 +58,7 @@ CHOICES = {
     ),
     "evaluation.ties": ("against", "expected"),
     "export.index": ("scann", "exact"),
+    "export.storage": ("float32", "int8"),
 }
 
 
@@ -297,13 +298,23 @@ def base_config() -> ml_collections.ConfigDict:
     config.export.k = 10
     # scann (its op inside the SavedModel) or exact (any server loads it).
     config.export.index = "scann"
-    # 0 = chosen from the size of the catalogue.
+    # 0 = chosen: leaves from the size of the catalogue, the other two as the
+    # cheapest that find export.min_recall of the exact k nearest.
     config.export.leaves = 0
     config.export.leaves_to_search = 0
     config.export.reorder = 0
+    # How ScaNN keeps vectors: float32, or int8, a quarter of its memory; the
+    # recall that this costs is told and recorded.
+    config.export.storage = "float32"
+    # Columns of the manifest that come back with an answer, ("price",); by
+    # name, because a manifest may hold what no shopper should see.
+    config.export.columns = ()
+    # Answer each product once, by its nearest picture.
+    config.export.group_by_product = False
     # Real pictures compared between the served model and evaluation.
     config.export.parity_images = 32
-    # Least recall@k of ScaNN against exact search; less fails the export.
+    # Least recall@k of ScaNN against exact search: what its settings are
+    # chosen for; less fails the export.
     config.export.min_recall = 0.95
     return config
 
@@ -495,6 +506,12 @@ def _validate_together(config: ml_collections.ConfigDict) -> None:
             )
     _validate_sampling(config.sampling)
     _validate_branches(config)
+    if config.export.storage != "float32" and config.export.index != "scann":
+        raise ValueError(
+            f"`export.storage={config.export.storage}` is how ScaNN keeps "
+            "vectors, so it needs `export.index=scann`. Received: "
+            f"{config.export.index!r}"
+        )
     protocol = config.evaluation.protocol
     domains = bool(config.evaluation.query_domain)
     if protocol in ("query_gallery", "per_pair") and not domains:

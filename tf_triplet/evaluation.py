@@ -142,13 +142,59 @@ def compute_embeddings(
             that is not finite, or a picture that no branch is for.
     """
     # Scoring saved vectors needs no TensorFlow, which takes seconds to load.
+    from tf_triplet.data import pipeline
+
+    bad = pipeline.BadImages(on_bad_image)
+    rows, vectors = [], []
+    with show_progress("Embedding", len(catalog), progress) as advance:
+        for batch_rows, batch in embed_batches(
+            encoder, catalog, image_size, batch_size, resize, use_boxes, bad
+        ):
+            rows.append(batch_rows)
+            vectors.append(batch)
+            advance(int(batch_rows[-1]) + 1)
+    if not rows:
+        raise ValueError(
+            f"No picture of catalogue {catalog.name!r} could be embedded. "
+            f"Received: {len(catalog)} pictures, {len(bad.counts)} unreadable"
+        )
+    rows = np.concatenate(rows)
+    vectors = np.concatenate(vectors)
+    check_finite(vectors, catalog.paths[rows])
+    skipped = np.delete(catalog.paths, rows)
+    return Embeddings(vectors, rows, tuple(map(str, skipped)))
+
+
+def embed_batches(
+    encoder: Callable,
+    catalog: Catalog,
+    image_size: int,
+    batch_size: int,
+    resize: str,
+    use_boxes: bool,
+    bad,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Embeds every picture of a catalogue, a batch at a time.
+
+    Args:
+        encoder: See `compute_embeddings`, as for all that is not here.
+        catalog: The pictures.
+        image_size: Pixels a side.
+        batch_size: Pictures a forward pass.
+        resize: "area" or "bilinear".
+        use_boxes: Crop to the box where a picture has one.
+        bad: A `pipeline.BadImages`, which learns what cannot be read.
+
+    Yields:
+        `[b]` rising rows and `[b, dim]` float32; b is at least 1, and
+        smaller than a batch where pictures could not be read.
+    """
     import tensorflow as tf
 
     from tf_triplet.data import pipeline
     from tf_triplet.models import branches
 
     branch = branch_of_rows(branches.find(encoder), catalog)
-    bad = pipeline.BadImages(on_bad_image)
     batches = pipeline.evaluation_batches(
         catalog, image_size, batch_size, resize, use_boxes, bad_images=bad
     )
@@ -157,32 +203,19 @@ def compute_embeddings(
     def embed(pictures):
         return encoder(pictures, training=False)
 
-    rows, vectors = [], []
     try:
-        with _progress(len(catalog), progress) as advance:
-            for batch_rows, pixels in batches:
-                if len(batch_rows):
-                    rows.append(batch_rows.numpy())
-                    pictures = pixels
-                    if branch is not None:
-                        own = tf.constant(branch[rows[-1]])
-                        pictures = {"pixels": pixels, "branch": own}
-                    vectors.append(embed(pictures).numpy())
-                    advance(int(rows[-1][-1]) + 1)
+        for rows, pixels in batches:
+            if not len(rows):
+                continue
+            rows, pictures = rows.numpy(), pixels
+            if branch is not None:
+                own = tf.constant(branch[rows])
+                pictures = {"pixels": pixels, "branch": own}
+            yield rows, embed(pictures).numpy().astype(np.float32)
     except tf.errors.OpError as error:
-        if bad.counts and on_bad_image == "stop":
+        if bad.counts and bad.on_bad_image == "stop":
             raise ValueError(bad.message) from error
         raise
-    if not rows:
-        raise ValueError(
-            f"No picture of catalogue {catalog.name!r} could be embedded. "
-            f"Received: {len(catalog)} pictures, {len(bad.counts)} unreadable"
-        )
-    rows = np.concatenate(rows)
-    vectors = np.concatenate(vectors).astype(np.float32)
-    _check_finite(vectors, catalog.paths[rows])
-    skipped = np.delete(catalog.paths, rows)
-    return Embeddings(vectors, rows, tuple(map(str, skipped)))
 
 
 def branch_of_rows(branches, catalog: Catalog) -> np.ndarray | None:
@@ -374,7 +407,8 @@ def load_embeddings(path: str | Path) -> SavedEmbeddings:
     return SavedEmbeddings(**values)
 
 
-def _check_finite(vectors: np.ndarray, paths: np.ndarray) -> None:
+def check_finite(vectors: np.ndarray, paths: np.ndarray) -> None:
+    """Raises ValueError where `[m, dim]` vectors hold NaN or infinity."""
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise ValueError(
@@ -396,19 +430,27 @@ def _check_domains(catalog: Catalog, readable: Catalog, *wanted: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many pictures are done."""
+def show_progress(
+    what: str, total: int, show: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many pictures are done.
+
+    Args:
+        what: Is being done: "Embedding".
+        total: Pictures.
+        show: A bar on a terminal, else a line of log every ten seconds.
+    """
     if not show:
         yield lambda done: None
         return
     if not sys.stderr.isatty():
-        yield _LogProgress(total)
+        yield _LogProgress(what, total)
         return
     import rich.console
     import rich.progress
 
     with rich.progress.Progress(
-        rich.progress.TextColumn("Embedding"),
+        rich.progress.TextColumn(what),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(),
@@ -421,8 +463,8 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
 class _LogProgress:
     """Logs how far it is every ten seconds."""
 
-    def __init__(self, total: int):
-        self._total = total
+    def __init__(self, what: str, total: int):
+        self._what, self._total = what, total
         self._start = self._last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -431,7 +473,8 @@ class _LogProgress:
             return
         self._last = now
         logging.info(
-            "Embedded %d of %d pictures, %.0f a second.",
+            "%s: %d of %d pictures, %.0f a second.",
+            self._what,
             done,
             self._total,
             done / (now - self._start),

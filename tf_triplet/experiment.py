@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -10,7 +13,7 @@ import tensorflow as tf
 
 from tf_triplet import config as configs
 from tf_triplet import evaluation
-from tf_triplet.data import fetch
+from tf_triplet.data import fetch, pipeline, preprocessing, transcode
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sampling import GroupedSampler
@@ -109,9 +112,22 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
     return config
 
 
-def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
-    """Reads (and fetches) all pictures of `config.data`."""
+def build_catalog(
+    config: ml_collections.ConfigDict, columns: Sequence[str] = ()
+) -> Catalog:
+    """Reads (and fetches) all pictures of `config.data`.
+
+    Args:
+        config: of the run.
+        columns: further ones of a manifest to keep.
+    """
     data = config.data
+    if columns and data.source != "manifest":
+        raise ValueError(
+            "Only a manifest has further columns. Received: export.columns="
+            f"{', '.join(columns)} with data.source={data.source!r}. Leave "
+            "export.columns empty, or pass --catalog=<manifest>."
+        )
     seed, fraction = data.split_seed, data.test_fraction
     if data.source == "emoji":
         from tf_triplet.data.sources import emoji
@@ -140,7 +156,7 @@ def build_catalog(config: ml_collections.ConfigDict) -> Catalog:
         return BENCHMARKS[data.source][0](data.path)
     from tf_triplet.data.sources import manifest
 
-    return manifest.read_manifest(data.path, fraction, seed)
+    return manifest.read_manifest(data.path, fraction, seed, columns)
 
 
 def verify_counts(source: str, catalog: Catalog) -> list[str]:
@@ -521,6 +537,51 @@ def compute_embeddings(
     )
 
 
+def embed_batches(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    catalog: Catalog,
+    bad: pipeline.BadImages,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`compute_embeddings`, a batch at a time; see `evaluation`."""
+    return evaluation.embed_batches(
+        encoder,
+        catalog,
+        config.data.image_size,
+        config.evaluation.batch_size,
+        config.data.resize,
+        config.data.use_boxes,
+        bad,
+    )
+
+
+def encoder_sha256(
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    checkpoint: str = "best",
+    layer: str = "",
+) -> str:
+    """Hash of a run's encoder and of how pictures reach it.
+
+    The code that decodes and resizes is a part: another pixel is another
+    embedding.
+    """
+    encoder = encoder_path(workdir, checkpoint).read_bytes()
+    code = [
+        Path(module.__file__).read_bytes()
+        for module in (preprocessing, transcode)
+    ]
+    parts = {
+        "encoder": hashlib.sha256(encoder).hexdigest(),
+        "layer": layer,
+        "image_size": config.data.image_size,
+        "resize": config.data.resize,
+        "code": [hashlib.sha256(source).hexdigest() for source in code],
+    }
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
     """The loss; `scope` and the memory are the learner's.
 
@@ -630,6 +691,18 @@ def load_encoder(
         layer: read this layer in place of the embedding
             (`embedding.at_layer`); empty: the embedding.
     """
+    # Importing `embedding` has registered the layers of gem and rmac.
+    path = encoder_path(workdir, checkpoint)
+    encoder = tf.keras.models.load_model(path, compile=False)
+    return embedding.at_layer(encoder, layer) if layer else encoder
+
+
+def encoder_path(workdir: str | Path, checkpoint: str = "best") -> Path:
+    """The file of a run's encoder.
+
+    Raises:
+        FileNotFoundError: the run has not saved it yet.
+    """
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
             f"`checkpoint` must be best or last. Received: {checkpoint!r}"
@@ -640,6 +713,4 @@ def load_encoder(
             f"{path} does not exist: the run has not saved it yet. Let "
             "tf-triplet-train run on in this --workdir."
         )
-    # Importing `embedding` has registered the layers of gem and rmac.
-    encoder = tf.keras.models.load_model(path, compile=False)
-    return embedding.at_layer(encoder, layer) if layer else encoder
+    return path

@@ -190,7 +190,7 @@ def test_smoke(tmp_path, name, tree, queries, indexed):
     assert report["overall"]["queries"] == queries
     run("export", f"--workdir={workdir}", "--index=exact")
     folder = workdir / "models" / "product_search" / "1"
-    record = json.loads((folder / "assets.extra/export.json").read_text())
+    record = json.loads((folder / "assets.extra/fingerprint.json").read_text())
     assert record["pictures"] == indexed
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
     file = next(data.rglob("*.[jJ][pP][gG]"))

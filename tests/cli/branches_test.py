@@ -94,7 +94,7 @@ def test_a_network_a_domain_from_training_to_the_answer(folder, tmp_path):
     text = run("export", f"--workdir={tmp_path}", "--index=exact")
     assert "on 32 pictures" in text
     models = tmp_path / "models" / "product_search"
-    record = (models / "1" / "assets.extra" / "export.json").read_text()
+    record = (models / "1" / "assets.extra" / "fingerprint.json").read_text()
     wanted = {"by": "domain", "names": ["street", "shop"], "default": "street"}
     assert json.loads(record)["branches"] == wanted
     running, port, model = server.start(models, port=0)

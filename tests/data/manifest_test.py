@@ -121,6 +121,36 @@ def test_extra_columns_are_ignored_with_one_note(pictures, caplog):
     assert "price, colour" in notes[0].getMessage()
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_further_columns_are_kept_as_strings(pictures, kind, caplog):
+    frame = pd.DataFrame(
+        {
+            "path": [f"pictures/{n}.jpg" for n in "abc"],
+            "product_id": ["x", "y", "y"],
+            "title": ["NA", None, "red hat, 2"],
+            "price": [1.5, 2.0, 10.25],
+            "shelf": 7,
+        }
+    )
+    path = pictures / f"shop.{kind}"
+    getattr(frame, f"to_{kind}")(path, index=False)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        catalog = manifest.read_manifest(path, columns=("price", "title"))
+
+    assert set(catalog.extras) == {"price", "title"}
+    assert catalog.extras["title"].tolist() == ["NA", "", "red hat, 2"]
+    assert catalog.extras["price"].tolist() == ["1.5", "2.0", "10.25"]
+    assert catalog.select([2]).extras["title"].tolist() == ["red hat, 2"]
+    assert "ignoring the columns shelf" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["colour", "path"])
+def test_a_further_column_that_there_is_not(pictures, name):
+    path = _write(pictures, "path,product_id,price\npictures/a.jpg,x,1\n")
+    with pytest.raises(ValueError, match=f"column '{name}'. It has: price"):
+        manifest.read_manifest(path, columns=("price", name))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -18,7 +18,7 @@ ROOTS = np.float32([[1, 1, 0.2], [0.3, 1, 1]])
 NAMES = ("street", "shop")
 
 
-def export(shop, folder, by="domain", default="street", index="exact"):
+def export(shop, folder, by="domain", default="street", index="exact", **more):
     """The catalogue through its own branches, and what the model says."""
     features = tf.keras.Model(
         shop.encoder.input, shop.encoder.layers[-1].input, name="features"
@@ -31,7 +31,7 @@ def export(shop, folder, by="domain", default="street", index="exact"):
     embeddings = shop.embeddings * ROOTS[np.arange(12) % 2] ** 2
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     branched = dataclasses.replace(shop, encoder=encoder, embeddings=embeddings)
-    return branched.export(folder, index), names, embeddings
+    return branched.export(folder, index, **more), names, embeddings
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,30 @@ def test_no_name_is_the_query_domain(shop, by_domain):
         for name in ("", "street")
     )
     np.testing.assert_array_equal(got["embedding"], want["embedding"])
+
+
+def test_a_filter_is_not_a_branch(shop, tmp_path):
+    """The picture's own domain chooses the branch; the filter the answers."""
+    kinds = ["hats"] * 6 + ["bags"] * 6
+    names = np.array([NAMES[i % 2] for i in range(12)])
+    filters = {"category": kinds, "domain": names}
+    folder, _, embeddings = export(shop, tmp_path, filters=filters)
+    signatures = tf.saved_model.load(str(folder)).signatures
+    answer = signatures["encode_and_search_filtered"](
+        image_bytes=files(shop),
+        domain=tf.constant(names),
+        domain_filter=tf.constant(["street"] * 12),
+        category_filter=tf.constant(["", "bags"] * 6),
+    )
+    for row, (scores, paths) in enumerate(
+        zip(answer["scores"].numpy(), answer["paths"].numpy().astype(str))
+    ):
+        rows = [
+            i for i in range(0, 12, 2) if row % 2 == 0 or kinds[i] == "bags"
+        ]
+        want = np.sort(embeddings[rows] @ embeddings[row])[::-1][:3]
+        np.testing.assert_allclose(scores, want, atol=1e-5)
+        assert set(paths) <= {shop.paths[i] for i in rows}
 
 
 @pytest.mark.parametrize("name", ["", "hall"])

@@ -58,6 +58,25 @@ def missing(shop, tmp_path_factory):
     return folder, data
 
 
+@pytest.mark.parametrize("index", ["scann", "exact"])
+def test_grouped_answers_are_held_against_grouped_ones(shop, tmp_path, index):
+    folder = shop.export(tmp_path, index, group_by_product=True)
+    arguments = {"index": index, "min_recall": 1.0}
+    products = np.arange(12) // 2
+    figures = parity.check(
+        folder,
+        shop.paths,
+        shop.embeddings,
+        np.arange(12),
+        products=products,
+        **arguments,
+    )
+    assert figures.recall == 1 and figures.k == 3
+    # Twice the same product would be nearer: without labels it is a miss.
+    with pytest.raises(parity.ParityError, match="ScaNN finds 0"):
+        check(folder, shop, **arguments)
+
+
 def test_an_index_that_misses_fails(shop, missing):
     folder, data = missing
     with pytest.raises(parity.ParityError, match="min_recall=0.95.*--index"):

@@ -1,5 +1,7 @@
 """ScaNN against NumPy, at the edges, and two indexes in one process."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -130,9 +132,12 @@ def test_release_frees_and_a_later_search_builds_anew():
     assert not is_there(handle)
 
 
-def test_a_saved_index_comes_back(tmp_path):
-    data = vectors(3000)
-    index = build(data, 5)
+@pytest.mark.parametrize("n", [300, 3000])
+@pytest.mark.parametrize("storage", scann_index.STORAGES)
+def test_a_saved_index_comes_back(tmp_path, n, storage):
+    data = vectors(n)
+    tuning = dataclasses.replace(scann_index.tune(n, 5), storage=storage)
+    index = scann_index.ScannIndex(data, 5, tuning)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 16], tf.float32)])
     def run(queries):

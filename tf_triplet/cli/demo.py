@@ -69,7 +69,7 @@ def main(argv) -> None:
     figures = workdir / "report" / "evaluation-test.json"
     report = json.loads(figures.read_text())
     version = workdir / "models" / "product_search" / "1"
-    export = json.loads((version / "assets.extra/export.json").read_text())
+    export = json.loads((version / "assets.extra/fingerprint.json").read_text())
     summary = {
         "source": source,
         "recall_at_1_pretrained": report["baseline"]["overall"]["recall@1"],

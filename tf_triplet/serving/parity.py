@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_triplet.data import transcode
 from tf_triplet.retrieval import exact
-from tf_triplet.serving import scann_index
+from tf_triplet.serving import catalog_search, scann_index, warmup
 
 # Float32 through fifty layers, in other batch sizes.
 TOLERANCE = 1e-4
@@ -30,7 +30,8 @@ class Parity:
         largest_difference: of any component of their embeddings.
         searched: vectors searched by both indexes.
         recall: share of the exact k nearest that ScaNN finds; 1 without it.
-        k: neighbours.
+        k: neighbours, or products where they are grouped.
+        warmed_up: warm-up requests that the model answered.
     """
 
     images: int
@@ -38,6 +39,7 @@ class Parity:
     searched: int
     recall: float
     k: int
+    warmed_up: int = 0
 
 
 def check(
@@ -50,6 +52,7 @@ def check(
     min_recall: float,
     searched: int = 1000,
     more_inputs: Mapping[str, Sequence[str]] | None = None,
+    products: np.ndarray | None = None,
 ) -> Parity:
     """Loads the written model anew, and holds it against evaluation.
 
@@ -63,6 +66,7 @@ def check(
         searched: how many of the catalogue's vectors are searched.
         more_inputs: of a model with branches, `{"domain": [n] names}` or
             `{"category": [n] names}` of the catalogue's pictures.
+        products: `[n]` labels, of a model that groups by product.
 
     Raises:
         ParityError: they disagree.
@@ -71,7 +75,7 @@ def check(
         scann_index.register_op()
     loaded = tf.saved_model.load(str(directory))
     try:
-        return _compare(
+        figures = _compare(
             loaded.signatures,
             paths,
             embeddings,
@@ -79,7 +83,11 @@ def check(
             min_recall,
             searched,
             more_inputs or {},
+            products,
         )
+        # One that fails would keep a server from loading the version.
+        warmed_up = warmup.replay(loaded.signatures, directory)
+        return dataclasses.replace(figures, warmed_up=warmed_up)
     finally:
         # The index would stay for as long as the process.
         if hasattr(loaded, "release"):
@@ -87,7 +95,14 @@ def check(
 
 
 def _compare(
-    signatures, paths, embeddings, rows, min_recall, searched, more_inputs
+    signatures,
+    paths,
+    embeddings,
+    rows,
+    min_recall,
+    searched,
+    more_inputs,
+    products,
 ):
     files = [transcode.servable(Path(paths[row]).read_bytes()) for row in rows]
     own = {
@@ -108,7 +123,9 @@ def _compare(
     queries = tf.constant(embeddings[::step])
     answer = signatures["search"](embedding=queries)
     k = answer["scores"].shape[1]
-    recall = _recall(answer["scores"].numpy(), queries.numpy(), embeddings)
+    recall = _recall(
+        answer["scores"].numpy(), queries.numpy(), embeddings, products
+    )
     if recall < min_recall:
         raise ParityError(
             f"ScaNN finds {recall:.4f} of the exact {k} nearest, less than "
@@ -118,8 +135,21 @@ def _compare(
     return Parity(len(rows), float(gaps[worst]), len(queries), recall, int(k))
 
 
-def _recall(scores, queries, embeddings) -> float:
+def _recall(scores, queries, embeddings, products) -> float:
     """Share of answers as near as the exact k-th; ties are all right."""
     k = scores.shape[1]
-    _, truth = exact.top_k(queries, embeddings, k)
+    fetched = k
+    if products is not None:
+        fetched = catalog_search.pictures_to_fetch(products, k)
+    rows, truth = exact.top_k(queries, embeddings, fetched)
+    if products is not None:
+        truth = np.stack(
+            [
+                # The first of each product, nearest first.
+                best[np.sort(np.unique(products[own], return_index=True)[1])][
+                    :k
+                ]
+                for own, best in zip(rows, truth)
+            ]
+        )
     return float((scores >= truth[:, -1:] - 1e-5).mean())

@@ -9,9 +9,23 @@ Signatures, for n requests and k neighbours:
 | search | embedding [n, dim] | product_ids, scores, paths [n, k] |
 | search_exact | embedding [n, dim] | the same, by brute force |
 | encode_and_search_exact | image_bytes [n] | the same, by brute force |
+| search_filtered | embedding, category_filter, domain_filter [n] | the same |
+| encode_and_search_filtered | image_bytes and these two filters | the same |
 
 Product ids are strings. Where fewer than k are found, the rest have id and
-path "" and score -2, below any cosine.
+path "" and score -2, below any cosine. Further columns of the catalogue
+(`columns`) are outputs of their own names, `[n, k]` strings, "" in the rest.
+
+The last two are there where `filters` is given. They answer the k best among
+the pictures whose category and domain are the ones named, "" being any; the
+dot products are exact, so the answer is complete. A name that no picture has
+matches nothing. TensorFlow Serving wants every input of a signature, hence
+signatures of their own. A picture without a category cannot be asked for.
+
+With `group_by_product` every signature answers each product once, by its
+nearest picture: k products, best first. ScaNN then searches for as many
+pictures as surely hold k products, one more than the k - 1 largest have. It
+is a property of an export, not of a request: the signatures stay as they are.
 
 An encoder with branches adds an input to the signatures that take image_bytes:
 `domain` or `category`, `[n]` strings, a name a picture. "" stands for the
@@ -20,7 +34,7 @@ domain that queries; no category stands for the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +42,7 @@ import tensorflow as tf
 
 from tf_triplet.data import preprocessing
 from tf_triplet.models import branches
+from tf_triplet.serving import catalog_search
 
 INDEXES = ("scann", "exact")
 
@@ -49,6 +64,10 @@ class ServedModel(tf.Module):
         leaves: int = 0,
         leaves_to_search: int = 0,
         reorder: int = 0,
+        searcher=None,
+        columns: Mapping[str, Sequence] | None = None,
+        filters: Mapping[str, Sequence[str]] | None = None,
+        group_by_product: bool = False,
     ):
         """Builds the index.
 
@@ -64,69 +83,91 @@ class ServedModel(tf.Module):
             leaves: of ScaNN's tree; 0 chooses.
             leaves_to_search: of them; 0 chooses.
             reorder: candidates scored exactly; 0 chooses.
+            searcher: a `ScannIndex` of the embeddings, tuned already, that
+                finds `pictures_to_fetch`; the three above are then its own.
+            columns: further ones to answer, `[n]` values each.
+            filters: `{"category": [n] names, "domain": [n] names}`, for the
+                signatures that filter.
+            group_by_product: answer a product once, by its best picture.
         """
         super().__init__()
         if index not in INDEXES:
             raise ValueError(
                 f"`index` must be scann or exact. Received: {index!r}"
             )
-        if not len(embeddings):
-            raise ValueError("There is no picture to index.")
-        if not len(embeddings) == len(product_ids) == len(paths):
-            raise ValueError(
-                "`embeddings`, `product_ids` and `paths` must be of one "
-                f"length. Received: {len(embeddings)}, {len(product_ids)}, "
-                f"{len(paths)}"
-            )
+        self.catalog = catalog_search.CatalogSearch(
+            embeddings,
+            product_ids,
+            paths,
+            k=k,
+            columns=columns,
+            filters=filters,
+            group_by_product=group_by_product,
+        )
         self.encoder = encoder
+        self._filtered = bool(filters)
         self._branches = branches.find(encoder)
         if self._branches is not None:
             # Not for the graph: a server warms up with one of them.
             self.branch_names = tf.Variable(
                 list(self._branches.names), trainable=False
             )
-        self.k = min(k, len(embeddings))
         self._image_size, self._resize = image_size, resize
-        # Variables, not constants: a graph must stay below 2 GB.
-        self.embeddings = tf.Variable(
-            np.float32(embeddings), trainable=False, name="embeddings"
-        )
-        # A last, empty row answers index -1.
-        texts = [[str(v) for v in values] for values in (product_ids, paths)]
-        self.product_ids = tf.Variable([*texts[0], ""], trainable=False)
-        self.paths = tf.Variable([*texts[1], ""], trainable=False)
-        self.scann = None
-        if index == "scann":
+        # Traced once for all signatures of pictures.
+        self.embed = tf.function(self._embed)
+        if index == "scann" and searcher is None:
             from tf_triplet.serving import scann_index
 
+            fetched = self.catalog.fetched
             tuning = scann_index.tune(
-                len(embeddings), self.k, leaves, leaves_to_search, reorder
+                len(embeddings), fetched, leaves, leaves_to_search, reorder
             )
-            self.scann = scann_index.ScannIndex(embeddings, self.k, tuning)
+            searcher = scann_index.ScannIndex(embeddings, fetched, tuning)
+        if index == "scann":
+            self.catalog.scann = searcher
 
-    def save(self, directory: str | Path) -> None:
-        """Writes the SavedModel with all signatures."""
+    def save(self, directory: str | Path) -> dict[str, list[str]]:
+        """Writes the SavedModel with all signatures.
+
+        Returns:
+            Each signature's inputs, by name.
+        """
         images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
         if self._branches is not None:
             by = self._branches.by
             images.append(tf.TensorSpec([None], tf.string, name=by))
-        vectors = [
-            tf.TensorSpec(
-                [None, self.embeddings.shape[1]], tf.float32, name="embedding"
-            )
-        ]
+        dim = self.catalog.embeddings.shape[1]
+        vectors = [tf.TensorSpec([None, dim], tf.float32, name="embedding")]
         functions = {
             "serving_default": (self.encode_and_search, images),
             "encode": (self.encode, images),
-            "search": (self.search, vectors),
-            "search_exact": (self.search_exact, vectors),
+            "search": (self.catalog.search, vectors),
+            "search_exact": (self.catalog.search_exact, vectors),
             "encode_and_search_exact": (self.encode_and_search_exact, images),
         }
+        if self._filtered:
+            # After the names of branches, which may be domains too.
+            named = [
+                tf.TensorSpec([None], tf.string, name=f"{name}_filter")
+                for name in catalog_search.FILTERS
+            ]
+            functions.update(
+                {
+                    "search_filtered": (
+                        self.catalog.search_filtered,
+                        vectors + named,
+                    ),
+                    "encode_and_search_filtered": (
+                        self.encode_and_search_filtered,
+                        images + named,
+                    ),
+                }
+            )
         signatures = {
             name: tf.function(function).get_concrete_function(*specs)
             for name, (function, specs) in functions.items()
         }
-        if self.scann is not None:
+        if self.catalog.scann is not None:
             self.release = tf.function(self._release, input_signature=[])
         tf.saved_model.save(
             self,
@@ -134,9 +175,13 @@ class ServedModel(tf.Module):
             signatures=signatures,
             options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
         )
+        return {
+            name: [spec.name for spec in specs]
+            for name, (_, specs) in functions.items()
+        }
 
     def _release(self):
-        self.scann.release()
+        self.catalog.scann.release()
         return tf.constant(True)
 
     def _embed(self, image_bytes, names):
@@ -174,33 +219,20 @@ class ServedModel(tf.Module):
 
     def encode(self, image_bytes, names=None):
         """Picture files (and their domains or categories) to embeddings."""
-        return {"embedding": self._embed(image_bytes, names)}
-
-    def search(self, embedding):
-        """Embeddings to neighbours, by ScaNN where there is one."""
-        if self.scann is None:
-            return self.search_exact(embedding)
-        return self._answer(*self.scann.search(embedding, self.k))
-
-    def search_exact(self, embedding):
-        """Embeddings to neighbours, by all dot products."""
-        scores = tf.matmul(embedding, self.embeddings, transpose_b=True)
-        scores, indices = tf.math.top_k(scores, self.k)
-        return self._answer(indices, scores)
+        return {"embedding": self.embed(image_bytes, names)}
 
     def encode_and_search(self, image_bytes, names=None):
         """Picture files to neighbours."""
-        return self.search(self._embed(image_bytes, names))
+        return self.catalog.search(self.embed(image_bytes, names))
 
     def encode_and_search_exact(self, image_bytes, names=None):
         """Picture files to neighbours, by all dot products."""
-        return self.search_exact(self._embed(image_bytes, names))
+        return self.catalog.search_exact(self.embed(image_bytes, names))
 
-    def _answer(self, indices, scores):
-        last = tf.shape(self.paths)[0] - 1
-        at = tf.where(indices < 0, last, indices)
-        return {
-            "product_ids": tf.gather(self.product_ids, at),
-            "scores": tf.identity(scores),
-            "paths": tf.gather(self.paths, at),
-        }
+    def encode_and_search_filtered(self, image_bytes, *inputs):
+        """Picture files to neighbours among those that match."""
+        *names, category_filter, domain_filter = inputs
+        embedding = self.embed(image_bytes, *(names or [None]))
+        return self.catalog.search_filtered(
+            embedding, category_filter, domain_filter
+        )

@@ -15,15 +15,31 @@ import tensorflow as tf
 
 # Below this, training a tree costs more than it saves.
 SMALLEST_TREE = 2_000
+STORAGES = ("float32", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What was built; leaves 0 means ScaNN's brute force."""
+    """What was built; leaves 0 means ScaNN's brute force.
+
+    Attributes:
+        leaves: of the tree.
+        leaves_to_search: of them.
+        reorder: candidates scored again, from `storage`.
+        storage: "float32" or "int8". ScaNN 1.3.0 also reorders in bfloat16,
+            but its TensorFlow op does not save such an index.
+    """
 
     leaves: int
     leaves_to_search: int
     reorder: int
+    storage: str = "float32"
+
+    def __post_init__(self):
+        if self.storage not in STORAGES:
+            raise ValueError(
+                f"`storage` must be float32 or int8. Received: {self.storage!r}"
+            )
 
 
 def tune(
@@ -51,6 +67,7 @@ class ScannIndex(tf.Module):
 
         self._ops = scann_ops
         self.tuning = tuning
+        quantize = tuning.storage == "int8"
         builder = scann_ops.builder(
             np.ascontiguousarray(embeddings, np.float32), k, "dot_product"
         )
@@ -62,10 +79,10 @@ class ScannIndex(tf.Module):
                     training_sample_size=min(len(embeddings), 250_000),
                 )
                 .score_ah(2, anisotropic_quantization_threshold=0.2)
-                .reorder(tuning.reorder)
+                .reorder(tuning.reorder, quantize)
             )
         else:
-            builder = builder.score_brute_force()
+            builder = builder.score_brute_force(quantize)
         self.state = builder.build().serialize_to_module()
         self._shared_name = f"tf_triplet_{uuid.uuid4().hex}"
 
@@ -85,14 +102,25 @@ class ScannIndex(tf.Module):
             shared_name=self._shared_name,
         )
 
-    def search(self, embeddings: tf.Tensor, k: int):
-        """Returns (`[q, k]` int32 rows, -1 where none; `[q, k]` scores)."""
+    def search(
+        self, embeddings: tf.Tensor, k: int, tuning: Tuning | None = None
+    ):
+        """Returns (`[q, k]` int32 rows, -1 where none; `[q, k]` scores).
+
+        Args:
+            embeddings: `[q, dim]` float32.
+            k: neighbours.
+            tuning: Another than the index's own; its `reorder` must not be
+                above what was built.
+        """
+        tuning = tuning or self.tuning
         indices, scores = self._ops.scann_search_batched(
             self.handle(),
             embeddings,
             k,
-            -1,
-            self.tuning.leaves_to_search or -1,
+            # ScaNN finds no more than it reorders.
+            max(tuning.reorder, k) if tuning.leaves else -1,
+            tuning.leaves_to_search or -1,
             False,
         )
         # ScaNN pads with NaN where it found fewer than k, but not past the

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_PARTIAL = ".partial-"
+
 
 def list_versions(model_dir: str | Path) -> list[int]:
     """Returns the published versions, rising."""
@@ -35,7 +37,7 @@ def publish(model_dir: str | Path) -> Iterator[Path]:
     model_dir = Path(model_dir)
     model_dir.mkdir(parents=True, exist_ok=True)
     # No server takes a name for a version that is not a number.
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=model_dir))
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=model_dir))
     try:
         partial.chmod(0o755)
         yield partial
@@ -50,3 +52,9 @@ def publish(model_dir: str | Path) -> Iterator[Path]:
                 version += 1  # Another export was faster.
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(model_dir: str | Path) -> None:
+    """Removes what killed runs left; only where no other publishes."""
+    for partial in Path(model_dir).glob(f"{_PARTIAL}*"):
+        shutil.rmtree(partial)

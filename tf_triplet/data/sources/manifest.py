@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,10 @@ _ABSOLUTE = r"/|\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://"
 
 
 def read_manifest(
-    path: str | pathlib.Path, test_fraction: float = 0.5, seed: int = 0
+    path: str | pathlib.Path,
+    test_fraction: float = 0.5,
+    seed: int = 0,
+    columns: Sequence[str] = (),
 ) -> catalog_lib.Catalog:
     """Reads a table of pictures.
 
@@ -51,6 +55,8 @@ def read_manifest(
         test_fraction: Share of products held out, within each category,
             where the table has no `split` column.
         seed: Seed of that draw.
+        columns: Further ones to keep as strings in `Catalog.extras`; ""
+            where a row has none.
 
     Raises:
         FileNotFoundError: no such table, or its pictures are not there.
@@ -67,9 +73,9 @@ def read_manifest(
         raise FileNotFoundError(f"There is no manifest {str(path)!r}.")
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        frame, row_word, first_row = _read_csv(path), "line", 2
+        frame, row_word, first_row = _read_csv(path, columns), "line", 2
     elif suffix in (".parquet", ".pq"):
-        frame, row_word, first_row = _read_parquet(path), "row", 0
+        frame, row_word, first_row = _read_parquet(path, columns), "row", 0
     else:
         raise ValueError(
             "A manifest's name must end in .csv or .parquet. "
@@ -82,6 +88,7 @@ def read_manifest(
             frame.reset_index(drop=True),
             path.stem,
             describe_row=lambda row: f"{row_word} {numbers[row]}",
+            extras=columns,
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -110,7 +117,7 @@ def _is_known(column: str) -> bool:
     return column in COLUMNS or annotations.is_annotation(column)
 
 
-def _read_csv(path: pathlib.Path) -> pd.DataFrame:
+def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
     """Returns the table as strings, its index the number of the row."""
     try:
         with warnings.catch_warnings():
@@ -133,18 +140,19 @@ def _read_csv(path: pathlib.Path) -> pd.DataFrame:
             f"{path} cannot be read as comma-separated UTF-8: {error}"
         ) from error
     frame.columns = [str(column).strip() for column in frame.columns]
-    _check_columns(path, list(frame.columns))
-    frame = frame[[c for c in frame if _is_known(c)]]
+    _check_columns(path, list(frame.columns), columns)
+    frame = frame[[c for c in frame if _is_known(c) or c in columns]]
     blank = (frame.isna() | (frame == "")).all(axis=1)
     frame = frame[~blank]
     _check_rows(path, len(frame))
+    frame = _as_strings(frame, columns)
     ids = frame["product_id"]
     if ids.notna().all() and ids.str.fullmatch(_CANONICAL_INTEGER).all():
         frame = frame.assign(product_id=ids.astype(np.int64))
     return frame
 
 
-def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
+def _read_parquet(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -156,10 +164,10 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
         ) from error
 
     try:
-        columns = parquet.read_schema(path).names
-        _check_columns(path, columns)
+        names = parquet.read_schema(path).names
+        _check_columns(path, names, columns)
         table = parquet.read_table(
-            path, columns=[c for c in columns if _is_known(c)]
+            path, columns=[c for c in names if _is_known(c) or c in columns]
         )
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         raise ValueError(
@@ -167,10 +175,21 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
         ) from error
     _check_rows(path, table.num_rows)
     # Its pandas metadata may have made one of our columns the index.
-    return table.to_pandas(ignore_metadata=True)
+    return _as_strings(table.to_pandas(ignore_metadata=True), columns)
 
 
-def _check_columns(path: pathlib.Path, columns: list[str]) -> None:
+def _as_strings(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Makes the further columns strings; a missing value is ""."""
+    texts = {}
+    for name in columns:
+        values = frame[name].astype(object)
+        texts[name] = values.where(values.notna(), "").astype(str)
+    return frame.assign(**texts)
+
+
+def _check_columns(
+    path: pathlib.Path, columns: list[str], wanted: Sequence[str]
+) -> None:
     missing = [c for c in ("path", "product_id") if c not in columns]
     if missing:
         raise ValueError(
@@ -180,7 +199,14 @@ def _check_columns(path: pathlib.Path, columns: list[str]) -> None:
             "attributes, landmark1_x, landmark1_y, ...]. "
             f"Received: {', '.join(columns)}"
         )
+    own = [c for c in wanted if _is_known(c) or c not in columns]
     extra = [c for c in columns if not _is_known(c)]
+    if own:
+        raise ValueError(
+            f"{path} has no further column {', '.join(map(repr, own))}. It "
+            f"has: {', '.join(extra) or 'none'}"
+        )
+    extra = [c for c in extra if c not in wanted]
     if extra:
         logging.info("%s: ignoring the columns %s", path, ", ".join(extra))
 

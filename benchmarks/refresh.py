@@ -1,0 +1,95 @@
+"""A nightly refresh of 20,000 pictures of which 5 % changed, beside a first.
+
+Command: python benchmarks/refresh.py. Takes minutes. Prints what was embedded
+and the seconds of each publication, on drawn pictures and a small random
+encoder: a real one costs more a picture, so that a refresh gains more.
+"""
+
+import argparse
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from PIL import Image
+
+from tf_triplet import config as configs
+from tf_triplet.publishing import version
+
+SIZE = 32
+
+
+def draw(path, seed):
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, [6, 6, 3], np.uint8)
+    Image.fromarray(pixels).resize((SIZE, SIZE), Image.BICUBIC).save(path)
+
+
+def make_encoder(path):
+    tf.keras.utils.set_random_seed(0)
+    layers = tf.keras.layers
+    tf.keras.Sequential(
+        [
+            tf.keras.Input([SIZE, SIZE, 3]),
+            layers.Conv2D(32, 5, 2, activation="relu"),
+            layers.Conv2D(64, 3, 2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64),
+            layers.UnitNormalization(),
+        ]
+    ).save(path)
+
+
+def make_run(folder, pictures):
+    (folder / "pictures").mkdir(parents=True)
+    names = [f"pictures/{i}.png" for i in range(pictures)]
+    for i, name in enumerate(names):
+        draw(folder / name, i)
+    frame = pd.DataFrame(
+        {"path": names, "product_id": [f"p{i // 4}" for i in range(pictures)]}
+    )
+    frame.to_csv(folder / "shop.csv", index=False)
+    config = configs.base_config()
+    config.data.path = str(folder / "shop.csv")
+    config.data.image_size = SIZE
+    (folder / "config.json").write_text(configs.to_json(config))
+    make_encoder(folder / "encoder.keras")
+    return frame
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    pictures = parser.parse_args().pictures
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        frame = make_run(folder, pictures)
+
+        def publish(what):
+            start = time.perf_counter()
+            record = version.publish(folder, progress=False).record
+            seconds = time.perf_counter() - start
+            work, tuned = record["work"], record["tuning"]
+            print(
+                f"{what:<16}{work['cached']:>8}{work['embedded']:>10}"
+                f"{seconds:>9.1f}{record['parity']['recall']:>9.4f}   "
+                f"{tuned['leaves_to_search']}/{tuned['leaves']} leaves, "
+                f"reorder {tuned['reorder']}",
+                flush=True,
+            )
+
+        print(
+            f"{'':<16}{'cached':>8}{'embedded':>10}{'seconds':>9}"
+            f"{'recall':>9}   index"
+        )
+        publish("first")
+        for i in range(0, pictures, 20):
+            draw(folder / frame["path"][i], pictures + i)
+        publish("5 % changed")
+        publish("nothing changed")
+
+
+if __name__ == "__main__":
+    main()
