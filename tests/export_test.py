@@ -75,10 +75,12 @@ def served(tmp_path_factory):
             k=3,
             index="exact",
         ).save(version)
-    running, port, model = server.start(folder, port=0)
-    yield f"localhost:{port}", set(model.signature_defs)
+    running, port, models = server.start(folder, port=0)
+    with models.lease("product_search") as model:
+        signatures = set(model.signature_defs)
+    yield f"localhost:{port}", signatures
     running.stop(0).wait()
-    model.release()
+    models.release()
 
 
 def test_client_needs_nothing_of_ours(served, tmp_path):
