@@ -252,9 +252,11 @@ class Queue:
         alive = []
         for task in batch:
             # Who gave up waiting is not worked for.
+            if not task.answer.set_running_or_notify_cancel():
+                continue
             if task.deadline is not None and now >= task.deadline:
                 task.answer.set_exception(_timed_out())
-            elif task.answer.set_running_or_notify_cancel():
+            else:
                 alive.append(task)
         if not alive:
             return
