@@ -108,6 +108,9 @@ class LoadedModel:
             )
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from error
+        except (ValueError, TypeError) as error:
+            # The session's own look at shapes and types.
+            raise Refusal(Code.INVALID_ARGUMENT, str(error)) from error
         return dict(zip(definition.outputs, outputs))
 
     def release(self) -> None:
