@@ -6,6 +6,7 @@ when one is exported. Ctrl-C or SIGTERM stops it, after the requests under way.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -74,6 +75,11 @@ def main(argv) -> None:
             "Pass one of --workdir, --model_dir and --model_config_file."
         )
     ended = threading.Event()
+    if _MONITORING.value and _REST_PORT.value is None:
+        raise ValueError(
+            "--monitoring_config_file needs --rest_port, which shows the "
+            "metrics."
+        )
     from tf_triplet.serving import server, server_config
 
     logging.getLogger().setLevel(logging.INFO)
@@ -86,6 +92,10 @@ def main(argv) -> None:
             _NAME.value,
             _MODEL_DIR.value or Path(_WORKDIR.value) / "models" / _NAME.value,
         )
+    # What is imported by now stays: a version's end, which collects garbage
+    # to free its graph, need not look at it while requests wait.
+    gc.collect()
+    gc.freeze()
     running = server.Server(config, _options(server, server_config))
     for model in config.model_config_list.config:
         numbers = running.models.available(model.name)
@@ -104,11 +114,6 @@ def main(argv) -> None:
 def _options(server, server_config):
     monitoring = {}
     if _MONITORING.value:
-        if _REST_PORT.value is None:
-            raise ValueError(
-                "--monitoring_config_file needs --rest_port, which shows the "
-                "metrics."
-            )
         monitoring["metrics_path"] = server_config.read_monitoring(
             _MONITORING.value
         )

@@ -195,17 +195,15 @@ def _scalar(value, dtype):
 def _plain(array: np.ndarray, is_bytes: bool):
     """An array as lists; float32 in the fewest digits that tell it."""
     if array.dtype == object:
-        return (
-            [_plain(a, is_bytes) for a in array]
-            if array.ndim
-            else _text(array.item(), is_bytes)
-        )
+        return _texts(array.tolist(), is_bytes)
     if array.dtype == np.float32:
         array = array.astype("U32").astype(np.float64)
     return array.tolist()
 
 
-def _text(value: bytes, is_bytes: bool):
+def _texts(value, is_bytes: bool):
+    if isinstance(value, list):
+        return [_texts(item, is_bytes) for item in value]
     if is_bytes:
         return {"b64": base64.b64encode(value).decode()}
     return value.decode(errors="replace")
