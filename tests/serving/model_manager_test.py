@@ -12,11 +12,19 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
     prediction_log_pb2,
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.serving import loaded_model, version_policy, warmup
+from tf_triplet.serving import (
+    loaded_model,
+    server,
+    server_config,
+    version_policy,
+    warmup,
+)
 from tf_triplet.serving.model_manager import ModelManager
 from tf_triplet.serving.refusal import Refusal
 
@@ -276,6 +284,63 @@ def test_a_warm_up_request_that_fails_is_a_broken_version(
     record(path, "search", embedding=np.zeros([1, 9], np.float32))
     code, text = refusal_of(models.configure, model_at(tmp_path))
     assert code == Code.UNKNOWN and "a request to search fails" in text
+
+
+def config_of(path, **labels):
+    config = model_server_config_pb2.ModelServerConfig()
+    added = config.model_config_list.config.add(
+        name="visual", base_path=str(path)
+    )
+    added.model_version_policy.all.SetInParent()
+    added.version_labels.update(labels)
+    return config
+
+
+def test_a_broken_version_beside_a_good_one_at_the_start(publish, tmp_path):
+    publish(1)
+    publish(2, broken=True)
+    options = server.Options(port=0, poll_seconds=0)
+    running = server.Server(config_of(tmp_path, stable=1), options)
+    assert lent(running.models, label="stable") == 1
+    running.stop()
+    told = "label to version 2 .*--allow_version_labels_for_unavailable"
+    with pytest.raises(ValueError, match=told):
+        server.Server(config_of(tmp_path, canary=2), options)
+    options = server.Options(port=0, poll_seconds=0, labels_of_unavailable=True)
+    server.Server(config_of(tmp_path, canary=2), options).stop()
+
+
+def test_reloading_over_grpc(publish, tmp_path):
+    publish(1)
+    publish(2)
+    running = server.Server(
+        server_config.one_model("visual", tmp_path),
+        server.Options(port=0, poll_seconds=0),
+    )
+    assert running.models.available("visual") == [2]
+    with grpc.insecure_channel(f"localhost:{running.port}") as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+
+        def reload(config, timeout=60):
+            request = model_management_pb2.ReloadConfigRequest(config=config)
+            return stub.HandleReloadConfigRequest(request, timeout=timeout)
+
+        reload(config_of(tmp_path, stable=1, canary=2))
+        assert running.models.available("visual") == [1, 2]
+        assert lent(running.models, label="stable") == 1
+        with pytest.raises(grpc.RpcError) as caught:
+            reload(config_of(tmp_path, canary=9))
+        assert caught.value.code() == Code.FAILED_PRECONDITION
+        # A model whose path is missing: no answer until the deadline.
+        other = config_of(tmp_path)
+        other.model_config_list.config.add(name="b", base_path="/nowhere")
+        with pytest.raises(grpc.RpcError) as caught:
+            reload(other, timeout=0.5)
+        assert caught.value.code() == Code.DEADLINE_EXCEEDED
+        # And none that holds up the next.
+        reload(config_of(tmp_path, stable=2))
+        assert lent(running.models, label="stable") == 2
+    running.stop()
 
 
 def test_swaps_under_load(tmp_path):

@@ -143,8 +143,6 @@ class LoadedModel:
                 )
             try:
                 arrays[key] = tf.make_ndarray(inputs[key])
-                # Its own error, where the contents are short of the shape.
-                tf.TensorShape(arrays[key].shape)
             except (ValueError, TypeError) as error:
                 # Contents and shape of the message contradict each other.
                 raise Refusal(

@@ -10,30 +10,27 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import gc
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import tensorflow as tf
 from tensorflow_serving.apis import get_model_status_pb2
 
 from tf_triplet.serving import (
     batching,
+    loading,
     version_policy,
     versions,
-    warmup,
 )
 from tf_triplet.serving import (
     metrics as metrics_lib,
 )
 from tf_triplet.serving.loaded_model import LoadedModel
-from tf_triplet.serving.refusal import BY_NUMBER, Code, Refusal, shorten
+from tf_triplet.serving.refusal import BY_NUMBER, Code, Refusal
 
 State = get_model_status_pb2.ModelVersionStatus.State
-OK = (0, "")
 
 
 @dataclasses.dataclass
@@ -42,7 +39,7 @@ class _Version:
 
     path: Path
     state: int = State.START
-    health: tuple[int, str] = OK
+    health: tuple[int, str] = loading.OK
     model: LoadedModel | None = None
     users: int = 0
     stamp: tuple = ()
@@ -179,7 +176,28 @@ class ModelManager:
             raise Refusal(
                 Code.DEADLINE_EXCEEDED, f"No version of {', '.join(missing)}"
             )
-        self._take_labels(models)
+        self.take_labels(models)
+
+    def take_labels(self, models: dict[str, version_policy.Model]) -> None:
+        """Points the labels where a config says; all of them or none.
+
+        Raises:
+            Refusal: FAILED_PRECONDITION, a version is not available.
+        """
+        with self._changed:
+            for name, model in models.items():
+                for number in model.labels.values():
+                    known = self._versions[name].get(number)
+                    if not self._labels_of_unavailable and (
+                        known is None or known.state != State.AVAILABLE
+                    ):
+                        raise Refusal(
+                            Code.FAILED_PRECONDITION,
+                            f"Request to assign label to version {number} of "
+                            f"model {name}, which is not currently available "
+                            "for inference",
+                        )
+            self._labels = {n: dict(m.labels) for n, m in models.items()}
 
     def poll(self) -> None:
         """Looks at the folders once; loads and unloads as the config says."""
@@ -266,25 +284,9 @@ class ModelManager:
                 f"{BY_NUMBER[one.health[0]].name}: {one.health[1]}}}"
                 for name, model in self._models.items()
                 for number, one in self._versions.get(name, {}).items()
-                if one.health != OK
+                if one.health != loading.OK
                 and number in model.choose(versions.list_versions(model.path))
             ]
-
-    def _take_labels(self, models) -> None:
-        with self._changed:
-            for name, model in models.items():
-                for number in model.labels.values():
-                    known = self._versions[name].get(number)
-                    if not self._labels_of_unavailable and (
-                        known is None or known.state != State.AVAILABLE
-                    ):
-                        raise Refusal(
-                            Code.FAILED_PRECONDITION,
-                            f"Request to assign label to version {number} of "
-                            f"model {name}, which is not currently available "
-                            "for inference",
-                        )
-            self._labels = {n: dict(m.labels) for n, m in models.items()}
 
     def _update(self, name, model) -> None:
         chosen = model.choose(versions.list_versions(model.path))
@@ -298,12 +300,12 @@ class ModelManager:
                     self._unload(name, number)
 
     def _load(self, name, number, path) -> None:
-        stamp = _stamp(path)
+        stamp = loading.stamp(path)
         with self._changed:
             known = self._versions[name].get(number)
         if known is not None and known.path == path:
             # A broken one is tried again when its files change.
-            tried = known.health != OK and known.stamp == stamp
+            tried = known.health != loading.OK and known.stamp == stamp
             if known.state == State.AVAILABLE or tried:
                 return
         elif known is not None and known.state == State.AVAILABLE:
@@ -312,40 +314,16 @@ class ModelManager:
         with self._changed:
             version = _Version(path, State.LOADING, stamp=stamp)
             self._versions[name][number] = version
-        start = time.monotonic()
-        try:
-            model = self._load_and_warm(path)
-        except Exception as error:
-            health = _health(error)
+        model, health = loading.load(path, self._scheduler, self._metrics)
+        with self._changed:
+            version.model, version.health = model, health
+            version.state = State.AVAILABLE if model else State.END
+        if model:
+            logging.info("Version %d of %s is available.", number, name)
+        else:
             logging.error(
                 "Version %d of %s does not load: %s", number, name, health[1]
             )
-            self._count_load(path, health[0], start)
-            with self._changed:
-                version.state, version.health = State.END, health
-            gc.collect()
-            return
-        self._count_load(path, 0, start)
-        with self._changed:
-            version.model, version.state = model, State.AVAILABLE
-        logging.info("Version %d of %s is available.", number, name)
-
-    def _load_and_warm(self, path) -> LoadedModel:
-        model = LoadedModel(path, self._scheduler)
-        start, status = time.monotonic(), "INVALID_ARGUMENT"
-        try:
-            warmup.warm(model)
-            status = "OK"
-        except BaseException:
-            model.release()
-            raise
-        finally:
-            self._metrics.observe(
-                ":tensorflow:serving:model_warmup_latency",
-                *(str(path), status),
-                value=1e6 * (time.monotonic() - start),
-            )
-        return model
 
     def _unload(self, name, number) -> None:
         with self._changed:
@@ -367,22 +345,3 @@ class ModelManager:
                 str(path),
                 by=1e6 * (time.monotonic() - start),
             )
-
-
-def _health(error: Exception) -> tuple[int, str]:
-    if isinstance(error, tf.errors.OpError):
-        return error.error_code, shorten(error.message)
-    if isinstance(error, Refusal):
-        return error.code.value[0], error.details
-    return Code.UNKNOWN.value[0], f"{type(error).__name__}: {error}"
-
-
-def _stamp(path: Path) -> tuple:
-    """Changes when a version is mended."""
-    return tuple(
-        sorted(
-            (str(file), file.stat().st_mtime_ns, file.stat().st_size)
-            for file in path.rglob("*")
-            if file.is_file()
-        )
-    )

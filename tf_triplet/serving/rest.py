@@ -70,16 +70,33 @@ class RestApi:
         """
         self._predictor, self._metrics = predictor, metrics
         self._metrics_path, self._max_bytes = metrics_path, max_bytes
+        self._under_way, self._changed = 0, threading.Condition()
 
     def __call__(self, environ, start_response):
         """Answers one request; errors are {"error": text}."""
-        request = Request(environ)
+        with self._changed:
+            self._under_way += 1
+        response = self._respond(Request(environ))
+        # It is under way until its last byte is written.
+        response.call_on_close(self._end)
+        return response(environ, start_response)
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Waits for the requests under way; False: some were given up."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._under_way, seconds)
+
+    def _end(self):
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    def _respond(self, request) -> Response:
         request.max_content_length = self._max_bytes
         if request.path == self._metrics_path and request.method == "GET":
-            response = Response(
+            return Response(
                 self._metrics.render(), mimetype="text/plain; version=0.0.4"
             )
-            return response(environ, start_response)
         status = 200
         try:
             body = self._answer(request)
@@ -93,8 +110,7 @@ class RestApi:
             logging.exception("REST: %s %s", request.method, request.path)
             status, body = 500, {"error": f"{type(error).__name__}: {error}"}
         text = json.dumps(body, indent=2, ensure_ascii=False)
-        response = Response(text, status, mimetype="application/json")
-        return response(environ, start_response)
+        return Response(text, status, mimetype="application/json")
 
     def _answer(self, request) -> dict:
         if request.method == "POST":
@@ -183,6 +199,7 @@ class RestServer:
                 f"REST port {port} is in use; pass another, or 0 for a free "
                 "one."
             ) from error
+        self._application = application
         # Its end must not wait for idle connections.
         self._server.daemon_threads = True
         self.port = self._server.server_port
@@ -193,11 +210,12 @@ class RestServer:
         )
         self._thread.start()
 
-    def stop(self) -> None:
-        """Takes no further request."""
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Takes no further connection; ends the requests under way."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._application.wait_until_idle(grace_s)
 
 
 def _name(spec, name, version, label):

@@ -88,7 +88,7 @@ class Server:
         )
         predictor = prediction.Predictor(self.models, self._metrics)
         self._health = health.HealthServicer()
-        self._rest = None
+        self.grpc = self._rest = None
         try:
             self._load(config)
             self.grpc, self.port = self._bind(predictor, options)
@@ -103,7 +103,7 @@ class Server:
                     application, options.host, options.rest_port
                 )
         except BaseException:
-            self.models.release()
+            self.stop()
             raise
         self.grpc.start()
         self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -122,10 +122,11 @@ class Server:
             grace_s: after which what still runs is given up.
         """
         self._health.enter_graceful_shutdown()
-        ended = self.grpc.stop(grace_s)
+        ended = self.grpc and self.grpc.stop(grace_s)
         if self._rest is not None:
-            self._rest.stop()
-        ended.wait()
+            self._rest.stop(grace_s)
+        if ended:
+            ended.wait()
         self.models.release()
         if self._scheduler is not None:
             self._scheduler.close()
@@ -147,12 +148,14 @@ class Server:
             # A broken version beside a good one is no reason not to start.
             if not all(self.models.available(name) for name in models):
                 raise ValueError(refusal.details) from refusal
-            if refusal.code == grpc.StatusCode.FAILED_PRECONDITION:
-                raise ValueError(
-                    f"{refusal.details}. Load that version (specific or all "
-                    "in model_version_policy), or pass "
-                    "--allow_version_labels_for_unavailable_models."
-                ) from refusal
+        try:
+            self.models.take_labels(models)
+        except Refusal as refusal:
+            raise ValueError(
+                f"{refusal.details}. Load that version (specific or all in "
+                "model_version_policy), or pass "
+                "--allow_version_labels_for_unavailable_models."
+            ) from refusal
 
     def _bind(self, predictor, options):
         size = options.max_message_bytes
