@@ -35,4 +35,4 @@ def shorten(message: str) -> str:
     first = (told or lines)[0]
     # The op that spoke, by its name in a function of this graph.
     first = re.sub(r"\{\{(function_)?node [^}]*\}\}\s*", "", first)
-    return re.sub(r"^\(\d+\) [A-Z_ ]+: |^[A-Za-z ]+ error: ", "", first)
+    return re.sub(r"^\(\d+\) [A-Z_]+: ", "", first)
