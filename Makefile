@@ -22,6 +22,8 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mining.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/swaps.py
 
 bench-memory: $(STAMP)
 	$(BIN)/python benchmarks/micro_batch.py

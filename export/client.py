@@ -1,6 +1,7 @@
 """Asks a server for the products in a picture; needs nothing of tf_triplet.
 
-pip install 'tensorflow-serving-api==2.15.*'
+pip install 'tensorflow-serving-api==2.15.*'  (brings grpc, NumPy and the
+messages of tensorflow.core)
 python client.py photo.jpg localhost:8500
 """
 
@@ -8,7 +9,8 @@ import argparse
 import pathlib
 
 import grpc
-import tensorflow as tf
+import numpy as np
+from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
@@ -26,19 +28,18 @@ def search(
     """
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
-    request.inputs["image_bytes"].CopyFrom(
-        tf.make_tensor_proto(pictures, tf.string, [len(pictures)])
-    )
+    inputs = {"image_bytes": pictures}
     for name, value in (("domain", domain), ("category", category)):
         if value is not None:
-            request.inputs[name].CopyFrom(
-                tf.make_tensor_proto(
-                    [value] * len(pictures), tf.string, [len(pictures)]
-                )
-            )
+            inputs[name] = [value.encode()] * len(pictures)
+    for name, values in inputs.items():
+        tensor = request.inputs[name]
+        tensor.dtype = types_pb2.DT_STRING
+        tensor.tensor_shape.dim.add(size=len(values))
+        tensor.string_val.extend(values)
     answer = stub.Predict(request, timeout=timeout_s)
     ids, scores, paths = (
-        tf.make_ndarray(answer.outputs[name])
+        read(answer.outputs[name])
         for name in ("product_ids", "scores", "paths")
     )
     # Where fewer than k were found, the rest is padded with score -2.
@@ -46,6 +47,18 @@ def search(
         [(i.decode(), s, p.decode()) for i, s, p in zip(*row) if s >= -1.5]
         for row in zip(ids, scores, paths)
     ]
+
+
+def read(tensor):
+    """A TensorProto of strings or floats as an array."""
+    shape = [d.size for d in tensor.tensor_shape.dim]
+    if tensor.dtype == types_pb2.DT_STRING:
+        return np.array(tensor.string_val, object).reshape(shape)
+    if tensor.tensor_content:
+        return np.frombuffer(tensor.tensor_content, "<f4").reshape(shape)
+    values = np.array(tensor.float_val, np.float32)
+    # One value may stand for all.
+    return (np.resize(values, shape) if values.size else values).reshape(shape)
 
 
 def main():

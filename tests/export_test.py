@@ -1,6 +1,7 @@
 """The kit in export/: its files are what TensorFlow Serving reads."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,14 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.serving import saved_model, server, versions
+from tf_triplet.serving import (
+    metrics,
+    saved_model,
+    server,
+    server_config,
+    version_policy,
+    versions,
+)
 
 KIT = Path(__file__).parents[1] / "export"
 
@@ -31,23 +39,30 @@ def test_models_config_names_the_exported_model():
     assert model.model_version_policy.latest.num_versions == 1
 
 
-def test_monitoring_path_is_the_one_the_readme_scrapes():
-    # The stubs on PyPI do not hold this message.
-    path = re.search('path: "(.*)"', (KIT / "monitoring.config").read_text())
-    assert path[1] in (KIT / "README.md").read_text()
+def test_monitoring_path_is_the_one_that_is_scraped():
+    path = server_config.read_monitoring(KIT / "monitoring.config")
+    assert path == metrics.PATH
+    for name in ("README.md", "kubernetes.yaml"):
+        assert path in (KIT / name).read_text()
 
 
 def test_batching_config_ends_at_its_largest_batch():
-    text = (KIT / "batching.config").read_text()
-    allowed = [int(n) for n in re.findall(r"allowed_batch_sizes: (\d+)", text)]
-    largest = int(re.search(r"max_batch_size \{ value: (\d+)", text)[1])
-    # TensorFlow Serving refuses anything else.
-    assert allowed == sorted(allowed) and allowed[-1] == largest
+    # TensorFlow Serving refuses anything else, and so does the reader.
+    parameters = server_config.read_batching(KIT / "batching.config")
+    assert parameters.allowed_batch_sizes[-1] == parameters.max_batch_size == 32
 
 
-def test_compose_mounts_what_its_flags_name():
-    text = (KIT / "compose.yaml").read_text()
-    service = yaml.safe_load(text)["services"]["product_search"]
+@pytest.mark.parametrize(
+    "name,image",
+    [
+        ("product_search", "tensorflow/serving:2.15.1"),
+        ("product_search_scann", "${IMAGE:-tf-serving-scann:2.15.1}"),
+    ],
+)
+def test_compose_mounts_what_its_flags_name(name, image):
+    services = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]
+    service = services[name]
+    assert service["image"] == image
     mounted = [volume.split(":")[-2] for volume in service["volumes"]]
     assert mounted == ["/models", "/config"]
     for flag in service["command"]:
@@ -55,6 +70,23 @@ def test_compose_mounts_what_its_flags_name():
         if value.startswith("/config/"):
             assert (KIT / Path(value).name).is_file(), name
             assert Path(value).name in (KIT / "Dockerfile").read_text()
+
+
+def test_kubernetes_asks_where_the_server_answers():
+    text = (KIT / "kubernetes.yaml").read_text()
+    deployment, service = yaml.safe_load_all(text)
+    template = deployment["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert ports == {"grpc": 8500, "rest": 8501}
+    for port in ports.values():
+        assert str(port) in (KIT / "Dockerfile").read_text()
+    assert service["spec"]["selector"] == template["metadata"]["labels"]
+    config = server_config.read_models(KIT / "models.config")
+    (name,) = version_policy.read(config)
+    for probe, path in (("startupProbe", ""), ("readinessProbe", "/metadata")):
+        asked = container[probe]["httpGet"]
+        assert asked == {"path": f"/v1/models/{name}{path}", "port": "rest"}
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +107,18 @@ def served(tmp_path_factory):
             k=3,
             index="exact",
         ).save(version)
-    running, port, model = server.start(folder, port=0)
-    yield f"localhost:{port}", set(model.signature_defs)
-    running.stop(0).wait()
-    model.release()
+    running = server.Server(
+        server_config.one_model("product_search", folder),
+        server.Options(port=0, rest_port=0, poll_seconds=0),
+    )
+    with running.models.lease("product_search") as model:
+        signatures = set(model.signature_defs)
+    yield running, signatures
+    running.stop()
 
 
 def test_client_needs_nothing_of_ours(served, tmp_path):
-    address, _ = served
+    address = f"localhost:{served[0].port}"
     source = (KIT / "client.py").read_text()
     imported = {
         name
@@ -104,6 +140,22 @@ def test_client_needs_nothing_of_ours(served, tmp_path):
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[1] for line in lines] == ["green", "blue", "red"]
     assert lines[0][2] == "g.png" and float(lines[0][0]) > 0.9
+
+
+def test_the_curl_line_of_the_readme(served, tmp_path):
+    text = (KIT / "README.md").read_text()
+    (line,) = re.findall(r"^printf .*\n  curl .*$", text, re.MULTILINE)
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(tmp_path / "photo.jpg")
+    done = subprocess.run(
+        ["bash", "-c", line.replace(":8501", f":{served[0].rest_port}")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    (answer,) = json.loads(done.stdout)["predictions"]
+    assert answer["product_ids"] == ["green", "blue", "red"]
 
 
 def test_readme_tells_every_signature(served):

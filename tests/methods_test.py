@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tf_triplet import config as configs
 from tf_triplet import experiment, runs
-from tf_triplet.serving import client, parity, saved_model, server, versions
+from tf_triplet.publishing import version
+from tf_triplet.serving import client, parity, server
 
 PRODUCTS = {
     "sampling.units": "products",
@@ -113,41 +114,32 @@ def recipe(network, replicas, changes):
     config.training.collapse_every = 1
     config.training.stop_on_collapse = False
     config.evaluation.ks = (1,)
+    config.export.index = "exact"
+    config.export.k = 3
     config.update_from_flattened_dict(changes)
     configs.validate(config)
     return config
 
 
-def ask(config, encoder, folder):
+def ask(config, encoder, workdir):
     """Publishes, and asks a server with a picture of the catalogue."""
+    published = version.publish(workdir, progress=False)
     catalog = experiment.build_catalog(config)
     embeddings = experiment.compute_embeddings(
         config, encoder, catalog, progress=False
     )
     assert np.allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-5)
-    model = saved_model.ServedModel(
-        encoder,
-        embeddings.vectors,
-        catalog.row_product_ids,
-        catalog.paths,
-        image_size=config.data.image_size,
-        k=3,
-        index="exact",
-    )
-    with versions.publish(folder) as partial:
-        model.save(partial)
     by, row = config.model.branch_by, 5
-    own = {}
-    if by:
-        names = catalog.to_frame()[by]
-        own = {by: names[row]}
-    service, port, model = server.start(folder, "search", port=0)
+    own = {by: catalog.to_frame()[by][row]} if by else {}
+    service, port, models = server.start(
+        published.folder.parent, "search", port=0
+    )
     try:
         picture = client.read_picture(catalog.paths[row])
         (found,) = client.query([picture], f"localhost:{port}", "search", **own)
     finally:
         service.stop(None).wait()
-        model.release()
+        models.release()
     best = [n.score for n in found]
     assert best == sorted(best, reverse=True)
     assert best[0] > 1 - parity.TOLERANCE  # Itself, or its equal.
@@ -186,7 +178,7 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     assert moved > 0
     # Proxies and boundaries stay with the training.
     assert len(encoder.get_weights()) == len(start.get_weights())
-    ask(config, encoder, tmp_path / "models")
+    ask(config, encoder, workdir)
 
 
 def catalog_of(config):

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tf_triplet.serving import server
+from tf_triplet.serving import loaded_model, server
 
 Code = grpc.StatusCode
 
@@ -362,10 +362,9 @@ def test_a_port_in_use_and_no_version(exported, tmp_path):
 def test_versions_in_one_process_answer_from_their_own_catalogue(
     shop, tmp_path
 ):
-    shop.export(tmp_path / "a")
     turned = np.ascontiguousarray(shop.embeddings[::-1])
-    shop.export(tmp_path / "b", embeddings=turned)
-    models = [server.LoadedModel(tmp_path / name) for name in "ab"]
+    paths = [shop.export(tmp_path), shop.export(tmp_path, embeddings=turned)]
+    models = [loaded_model.LoadedModel(path) for path in paths]
     inputs = {"embedding": tf.make_tensor_proto(shop.embeddings)}
     for _ in range(2):
         for model, paths in zip(models, (shop.paths, shop.paths[::-1])):

@@ -29,6 +29,9 @@ _CATEGORY = flags.DEFINE_string(
     None,
     "Category of the pictures, for a model with a branch a category.",
 )
+_CA = flags.DEFINE_string(
+    "ca_file", None, "PEM certificates, for a server with TLS."
+)
 _ROWS = flags.DEFINE_integer("rows", 5, "Neighbours shown a picture.")
 _EXACT = flags.DEFINE_bool("exact", False, "Search by brute force.")
 _JSON = flags.DEFINE_bool("json", False, "Print JSON, not a table.")
@@ -54,6 +57,7 @@ def main(argv) -> None:
         signature,
         domain=_DOMAIN.value,
         category=_CATEGORY.value,
+        ca_file=_CA.value,
     )
     shown = {
         path: [dataclasses.asdict(n) for n in answer[: _ROWS.value]]

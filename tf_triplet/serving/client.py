@@ -48,6 +48,7 @@ def query(
     timeout_s: float = 30.0,
     domain: str | None = None,
     category: str | None = None,
+    ca_file: str | Path | None = None,
 ) -> list[list[Neighbour]]:
     """Sends picture bytes; returns each one's neighbours, nearest first.
 
@@ -60,6 +61,8 @@ def query(
         domain: of all the pictures, for a model with a branch a domain; ""
             is the domain that queries. None sends none.
         category: of all the pictures, for a model with a branch a category.
+        ca_file: PEM certificates that the server's is held against; None
+            asks without TLS.
 
     Raises:
         QueryError: no server, an unknown model, a refused picture, a domain
@@ -89,7 +92,7 @@ def query(
         ("grpc.max_send_message_length", size),
         ("grpc.max_receive_message_length", size),
     ]
-    with grpc.insecure_channel(server, options) as channel:
+    with _channel(server, options, ca_file) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         try:
             response = stub.Predict(request, timeout=timeout_s)
@@ -112,6 +115,13 @@ def query(
         ]
         for row in zip(ids, scores, paths)
     ]
+
+
+def _channel(server, options, ca_file) -> grpc.Channel:
+    if ca_file is None:
+        return grpc.insecure_channel(server, options)
+    credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
+    return grpc.secure_channel(server, credentials, options)
 
 
 def _explain(error: grpc.RpcError, server: str) -> str:

@@ -1,244 +1,210 @@
-"""A local server of TF Serving's PredictionService, for laptops and tests.
+"""A local server of TensorFlow Serving's gRPC and REST, for laptops and tests.
 
-Answers `Predict` and `GetModelMetadata` for the newest version of one model,
-with the codes and texts of TF Serving. Production runs TF Serving itself.
+It answers call for call as TensorFlow Serving does for such a model
+(tests/serving/conformance_test.py). Production runs TensorFlow Serving itself.
 """
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from concurrent import futures
 from pathlib import Path
 
 import grpc
-import numpy as np
-import tensorflow as tf
-from google.protobuf import any_pb2
-from tensorflow.core.framework import types_pb2
-from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow.python.saved_model import loader_impl
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    predict_pb2,
+    model_service_pb2_grpc,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.models import branches
-from tf_triplet.serving import client, scann_index, versions
+from tf_triplet.serving import (
+    batching,
+    client,
+    grpc_services,
+    metrics,
+    prediction,
+    rest,
+    server_config,
+    version_policy,
+    versions,
+)
+from tf_triplet.serving.model_manager import ModelManager
+from tf_triplet.serving.refusal import Refusal
 
-Code = grpc.StatusCode
-METHOD = "tensorflow/serving/predict"
+# Requests that wait for a batch hold a thread each.
+THREADS = 64
 
 
-class Refusal(Exception):
-    """A request that is answered with an error."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to serve.
 
-    def __init__(self, code: grpc.StatusCode, details: str):
-        super().__init__(details)
-        self.code, self.details = code, details
+    Attributes:
+        host: that the ports are bound to; 0.0.0.0 for all interfaces.
+        port: of gRPC; 0 takes a free one.
+        rest_port: None serves no REST; 0 takes a free one.
+        poll_seconds: between looks at the folders; 0 looks once.
+        batching: None runs each request by itself.
+        metrics_path: on the REST port; None shows none.
+        tls: of gRPC. REST has none, as in TensorFlow Serving.
+        max_message_bytes: of a request or an answer.
+        labels_of_unavailable: lets a label name a version before it loads.
+    """
+
+    host: str = "localhost"
+    port: int = 8500
+    rest_port: int | None = None
+    poll_seconds: float = 1.0
+    batching: batching.Parameters | None = None
+    metrics_path: str | None = metrics.PATH
+    tls: server_config.Tls | None = None
+    max_message_bytes: int = client.MAX_MESSAGE_BYTES
+    labels_of_unavailable: bool = False
 
 
-class LoadedModel:
-    """One version in memory, every signature warm."""
+class Server:
+    """Models, gRPC, and REST if asked for."""
 
-    def __init__(self, model_dir: str | Path):
-        """Loads the newest version of `model_dir`."""
-        known = versions.list_versions(model_dir)
-        if not known:
-            raise FileNotFoundError(
-                f"{model_dir} holds no version of a model (1/, 2/, …). Make "
-                "one with tf-triplet-export --workdir=..."
+    def __init__(
+        self,
+        config: model_server_config_pb2.ModelServerConfig,
+        options: Options,
+    ):
+        """Loads and warms the models, then serves.
+
+        Raises:
+            FileNotFoundError: a model has no version.
+            ValueError: no version of it loads, or a label is wrong.
+            OSError: a port is in use.
+        """
+        self._metrics, self._scheduler = metrics.Metrics(), None
+        if options.batching is not None:
+            self._scheduler = batching.BatchScheduler(
+                options.batching, self._observe
             )
-        self.version = known[-1]
-        path = str(Path(model_dir) / str(self.version))
-        graph = loader_impl.parse_saved_model(path).meta_graphs[0]
-        self.signature_defs = {
-            name: signature
-            for name, signature in graph.signature_def.items()
-            if signature.method_name == METHOD
-        }
-        if any(
-            "Scann" in op.name for op in graph.meta_info_def.stripped_op_list.op
-        ):
-            scann_index.register_op()
-        self._model = tf.saved_model.load(path)
-        for name in self.signature_defs:
-            self._warm(name)
-
-    def _warm(self, name: str) -> None:
-        # The first search builds the C++ index; an empty batch does not.
-        arguments = {}
-        for key, info in self.signature_defs[name].inputs.items():
-            if key in branches.CHOSEN_BY:
-                arguments[key] = self._model.branch_names[:1]
-            elif info.dtype == tf.string.as_datatype_enum:
-                blank = np.zeros([8, 8, 3], np.uint8)
-                arguments[key] = tf.io.encode_png(blank)[None]
-            else:
-                shape = [d.size for d in info.tensor_shape.dim][1:]
-                arguments[key] = tf.zeros([1, *shape])
-        self._model.signatures[name](**arguments)
-
-    def run(self, signature: str, inputs) -> dict[str, np.ndarray]:
-        """Runs one request's tensors."""
-        expected = self.signature_defs[signature].inputs
-        if set(inputs) != set(expected):
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                f"input size does not match signature: {len(inputs)}!="
-                f"{len(expected)} len({{{','.join(inputs)}}}) != "
-                f"len({{{','.join(expected)}}}).",
-            )
-        tensors = {}
-        for position, (key, info) in enumerate(expected.items()):
-            received = inputs[key].dtype
-            if received != info.dtype:
-                raise Refusal(
-                    Code.INVALID_ARGUMENT,
-                    f"Expects arg[{position}] to be {_name(info.dtype)} "
-                    f"but {_name(received)} is provided",
-                )
-            try:
-                tensors[key] = tf.constant(tf.make_ndarray(inputs[key]))
-            except (ValueError, TypeError) as error:
-                # Contents and shape of the message contradict each other.
-                raise Refusal(
-                    Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
-                ) from error
-            # TensorFlow Serving lets an op find this out: the same code, but
-            # one of several messages, whichever op is first.
-            shape = tf.TensorShape(info.tensor_shape)
-            if not shape.is_compatible_with(tensors[key].shape):
-                raise Refusal(
-                    Code.INVALID_ARGUMENT,
-                    f"Input {key} must be of shape {shape}. Received: "
-                    f"{tensors[key].shape}",
-                )
+        self.models = ModelManager(
+            self._scheduler, self._metrics, options.labels_of_unavailable
+        )
+        predictor = prediction.Predictor(self.models, self._metrics)
+        self._health = health.HealthServicer()
+        self.grpc = self._rest = None
         try:
-            outputs = self._model.signatures[signature](**tensors)
-        except tf.errors.InvalidArgumentError as error:
-            raise Refusal(Code.INVALID_ARGUMENT, _short(error)) from error
-        except (ValueError, TypeError) as error:
-            raise Refusal(Code.INVALID_ARGUMENT, str(error)) from error
-        return {name: value.numpy() for name, value in outputs.items()}
+            self._load(config)
+            self.grpc, self.port = self._bind(predictor, options)
+            if options.rest_port is not None:
+                application = rest.RestApi(
+                    predictor,
+                    self._metrics,
+                    options.metrics_path,
+                    options.max_message_bytes,
+                )
+                self._rest = rest.RestServer(
+                    application, options.host, options.rest_port
+                )
+        except BaseException:
+            self.stop()
+            raise
+        self.grpc.start()
+        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        if options.poll_seconds:
+            self.models.watch(options.poll_seconds)
 
-    def release(self) -> None:
-        """Frees the ScaNN index."""
-        if hasattr(self._model, "release"):
-            self._model.release()
+    @property
+    def rest_port(self) -> int | None:
+        """The port bound for REST."""
+        return self._rest and self._rest.port
 
+    def stop(self, grace_s: float = 0.0) -> None:
+        """Drains: health says so, no new request, those under way are ended.
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers for one model of one name."""
+        Args:
+            grace_s: after which what still runs is given up.
+        """
+        self._health.enter_graceful_shutdown()
+        ended = self.grpc and self.grpc.stop(grace_s)
+        if self._rest is not None:
+            self._rest.stop(grace_s)
+        if ended:
+            ended.wait()
+        self.models.release()
+        if self._scheduler is not None:
+            self._scheduler.close()
 
-    def __init__(self, name: str, model: LoadedModel):
-        """Serves `model` under `name`."""
-        self._name, self._model = name, model
-
-    def Predict(self, request, context):  # noqa: N802
-        """The official method."""
+    def _load(self, config):
         try:
-            return self._predict(request)
+            models = version_policy.read(config)
         except Refusal as refusal:
-            context.abort(refusal.code, refusal.details)
-
-    def GetModelMetadata(self, request, context):  # noqa: N802
-        """The official method; field `signature_def`."""
+            raise ValueError(refusal.details) from refusal
+        for model in models.values():
+            if not versions.list_versions(model.path):
+                raise FileNotFoundError(
+                    f"{model.path} holds no version of a model (1/, 2/, …). "
+                    "Make one with tf-triplet-export --workdir=..."
+                )
         try:
-            return self._metadata(request)
+            self.models.configure(models)
         except Refusal as refusal:
-            context.abort(refusal.code, refusal.details)
+            # A broken version beside a good one is no reason not to start.
+            if not all(self.models.available(name) for name in models):
+                raise ValueError(refusal.details) from refusal
+        try:
+            self.models.take_labels(models)
+        except Refusal as refusal:
+            raise ValueError(
+                f"{refusal.details}. Load that version (specific or all in "
+                "model_version_policy), or pass "
+                "--allow_version_labels_for_unavailable_models."
+            ) from refusal
 
-    def _predict(self, request):
-        self._check(request.model_spec)
-        signature = request.model_spec.signature_name or "serving_default"
-        defs = self._model.signature_defs
-        if signature not in defs:
-            raise Refusal(
-                Code.FAILED_PRECONDITION,
-                f'Serving signature key "{signature}" not found.',
+    def _bind(self, predictor, options):
+        size = options.max_message_bytes
+        running = grpc.server(
+            futures.ThreadPoolExecutor(THREADS),
+            options=[
+                ("grpc.max_send_message_length", size),
+                ("grpc.max_receive_message_length", size),
+                # Two servers on one port would share its requests silently.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            grpc_services.PredictionService(predictor), running
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            grpc_services.ModelService(self.models), running
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, running)
+        address = f"{options.host}:{options.port}"
+        try:
+            if options.tls is None:
+                return running, running.add_insecure_port(address)
+            credentials = grpc.ssl_server_credentials(
+                [(options.tls.key, options.tls.certificate)],
+                options.tls.client_ca,
+                options.tls.verify_client,
             )
-        known = set(defs[signature].outputs)
-        for position, name in enumerate(request.output_filter):
-            if name in request.output_filter[:position]:
-                raise Refusal(
-                    Code.INVALID_ARGUMENT,
-                    f"duplicate output tensor alias: {name}",
-                )
-            if name not in known:
-                raise Refusal(
-                    Code.INVALID_ARGUMENT,
-                    "output tensor alias not found in signature: "
-                    f"{name} Outputs expected to be in the set "
-                    f"{{{','.join(sorted(known))}}}.",
-                )
-        outputs = self._model.run(signature, request.inputs)
-        response = predict_pb2.PredictResponse()
-        self._describe(response.model_spec)
-        response.model_spec.signature_name = signature
-        for name in request.output_filter or outputs:
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
-        return response
+            return running, running.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise OSError(
+                f"Port {options.port} is in use; pass another, or --port=0 "
+                "for a free one."
+            ) from error
 
-    def _metadata(self, request):
-        self._check(request.model_spec)
-        if not request.metadata_field:
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                "GetModelMetadataRequest must specify at least one "
-                "metadata_field",
+    def _observe(self, rows, filled, waited):
+        prefix = ":tensorflow:serving:batching_session:"
+        for seconds in waited:
+            self._metrics.observe(
+                f"{prefix}queuing_latency", value=1e6 * seconds
             )
-        for field in request.metadata_field:
-            if field != "signature_def":
-                raise Refusal(
-                    Code.INVALID_ARGUMENT,
-                    f"Metadata field {field} is not supported",
-                )
-        table = get_model_metadata_pb2.SignatureDefMap()
-        for name, signature in self._model.signature_defs.items():
-            copy = meta_graph_pb2.SignatureDef()
-            copy.CopyFrom(signature)
-            table.signature_def[name].CopyFrom(copy)
-        packed = any_pb2.Any()
-        packed.Pack(table)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        self._describe(response.model_spec)
-        response.metadata["signature_def"].CopyFrom(packed)
-        return response
-
-    def _check(self, spec) -> None:
-        if not spec.name:
-            raise Refusal(
-                Code.INVALID_ARGUMENT, "ModelSpec has no name specified."
-            )
-        if spec.version_label:
-            raise Refusal(
-                Code.INVALID_ARGUMENT,
-                f"Unrecognized servable version label: {spec.version_label}",
-            )
-        wanted = spec.version.value if spec.HasField("version") else None
-        if spec.name != self._name or wanted not in (
-            None,
-            self._model.version,
-        ):
-            which = (
-                f"Latest({spec.name})"
-                if wanted is None
-                else f"Specific({spec.name}, {wanted})"
-            )
-            raise Refusal(
-                Code.NOT_FOUND, f"Servable not found for request: {which}"
-            )
-
-    def _describe(self, spec) -> None:
-        spec.name = self._name
-        spec.version.value = self._model.version
+        self._metrics.observe(f"{prefix}processed_batch_size", value=filled)
+        self._metrics.observe(f"{prefix}padding_size", value=filled - rows)
 
 
 def start(
     model_dir: str | Path, name: str = "product_search", port: int = 8500
-) -> tuple[grpc.Server, int, LoadedModel]:
-    """Loads, warms and serves the newest version.
+) -> tuple[grpc.Server, int, ModelManager]:
+    """Serves the newest version of one model over gRPC, without polling.
 
     Args:
         model_dir: holds numbered versions.
@@ -246,43 +212,10 @@ def start(
         port: 0 for a free one.
 
     Returns:
-        The server, its port, and the model to `release` after `stop`.
+        The server, its port, and the models to `release` after `stop`.
     """
-    model = LoadedModel(model_dir)
-    size = client.MAX_MESSAGE_BYTES
-    server = grpc.server(
-        futures.ThreadPoolExecutor(8),
-        options=[
-            ("grpc.max_send_message_length", size),
-            ("grpc.max_receive_message_length", size),
-            # Two servers on one port would share its requests silently.
-            ("grpc.so_reuseport", 0),
-        ],
+    server = Server(
+        server_config.one_model(name, model_dir),
+        Options(port=port, poll_seconds=0),
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(name, model), server
-    )
-    try:
-        bound = server.add_insecure_port(f"localhost:{port}")
-    except RuntimeError as error:
-        raise OSError(
-            f"Port {port} is in use; pass another, or --port=0 for a free one."
-        ) from error
-    server.start()
-    return server, bound, model
-
-
-def _name(dtype: int) -> str:
-    """The type's name in C++ (double, not float64)."""
-    return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()
-
-
-def _short(error: tf.errors.OpError) -> str:
-    """TensorFlow's message without the Python places it was traced at."""
-    lines = [line.strip() for line in error.message.splitlines()]
-    telling = [
-        line
-        for line in lines
-        if line and not re.match(r"(File |Graph exec|Detected at|\[\[)", line)
-    ]
-    return (telling or lines)[-1]
+    return server.grpc, server.port, server.models

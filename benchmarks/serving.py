@@ -1,0 +1,213 @@
+"""What the server costs: a closed loop beside the same call in-process.
+
+Command: python benchmarks/serving.py. Prints, for pictures and embeddings of
+1 and 64 rows a request and 1 to 16 clients: requests/s, p50 and p99 in ms,
+in-process, served, and served with batching, and the share of the in-process
+rate that serving keeps. The server is a process of its own on 127.0.0.1; the
+clients, threads that send one request after the other, share the cores.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+
+from tf_triplet.models import embedding
+from tf_triplet.serving import loaded_model, saved_model, versions
+
+METHOD = "/tensorflow.serving.PredictionService/Predict"
+BATCHING = """
+max_batch_size { value: 64 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 100 }
+num_batch_threads { value: 2 }
+"""
+
+
+def export(folder, size, image_size, dim):
+    encoder = embedding.build_encoder(
+        "resnet50v2",
+        embedding_size=dim,
+        weights="random",
+        image_size=image_size,
+    )
+    vectors = np.random.default_rng(0).normal(size=[size, dim])
+    vectors = np.float32(vectors / np.linalg.norm(vectors, axis=1)[:, None])
+    with versions.publish(folder) as partial:
+        saved_model.ServedModel(
+            encoder,
+            vectors,
+            [str(i) for i in range(size)],
+            [f"{i}.jpg" for i in range(size)],
+            image_size=image_size,
+            k=10,
+        ).save(partial)
+
+
+def make_request(kind, rows, image_size, dim):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "shop"
+    random = np.random.default_rng(1)
+    if kind == "picture":
+        shape = [rows, 2 * image_size, 2 * image_size, 3]
+        pixels = random.integers(0, 255, shape, np.uint8)
+        values = [tf.io.encode_jpeg(p).numpy() for p in pixels]
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(values))
+    else:
+        request.model_spec.signature_name = "search"
+        vectors = random.normal(size=[rows, dim]).astype(np.float32)
+        request.inputs["embedding"].CopyFrom(tf.make_tensor_proto(vectors))
+    return request
+
+
+def closed_loop(calls, seconds):
+    """Each client its own call, again and again; (rate, p50 ms, p99 ms)."""
+    times, ready = [[] for _ in calls], threading.Barrier(len(calls) + 1)
+    end = [float("inf")]
+
+    def client(call, mine):
+        call()
+        ready.wait()
+        while True:
+            start = time.perf_counter()
+            if start >= end[0]:
+                return
+            call()
+            mine.append(time.perf_counter() - start)
+
+    threads = [
+        threading.Thread(target=client, args=pair) for pair in zip(calls, times)
+    ]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    start = time.perf_counter()
+    end[0] = start + seconds
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - start
+    every = np.concatenate(times)
+    p50, p99 = 1e3 * np.percentile(every, [50, 99])
+    return len(every) / took, p50, p99
+
+
+class Served:
+    """tf-triplet-serve in a process of its own."""
+
+    def __init__(self, folder, *flags):
+        command = [
+            *(sys.executable, "-m", "tf_triplet.cli.serve", "--name=shop"),
+            *(f"--model_dir={folder}", "--port=0", "--host=127.0.0.1"),
+            *flags,
+        ]
+        self._program = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True
+        )
+        line = self._program.stdout.readline()
+        if "127.0.0.1:" not in line:
+            raise SystemExit("The server did not start; see above.")
+        self._address = line.split()[-1]
+        self._channels = []
+
+    def calls(self, request, clients):
+        """A call a client, each on a connection of its own."""
+        data, calls = request.SerializeToString(), []
+        for _ in range(clients):
+            channel = grpc.insecure_channel(
+                self._address,
+                [
+                    ("grpc.max_receive_message_length", 64 << 20),
+                    # Channels of one process share a connection otherwise.
+                    ("grpc.use_local_subchannel_pool", 1),
+                ],
+            )
+            self._channels.append(channel)
+            # Bytes as they are: the client's side costs as little as it can.
+            method = channel.unary_unary(METHOD)
+            calls.append(lambda method=method: method(data, timeout=60))
+        return calls
+
+    def stop(self):
+        for channel in self._channels:
+            channel.close()
+        self._program.terminate()
+        self._program.wait(60)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--clients", default="1,4,16")
+    parser.add_argument("--size", type=int, default=20_000)
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--dim", type=int, default=128)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "models"
+        export(folder, arguments.size, arguments.image_size, arguments.dim)
+        config = Path(root) / "batching.config"
+        config.write_text(BATCHING)
+        model = loaded_model.LoadedModel(folder / "1")
+        served = Served(folder)
+        batched = Served(folder, f"--batching_parameters_file={config}")
+        try:
+            table(arguments, model, served, batched)
+        finally:
+            served.stop()
+            batched.stop()
+
+
+def table(arguments, model, served, batched):
+    print(
+        f"{'input':<10}{'rows':>5}{'clients':>8}"
+        + "".join(
+            f"{name:>11}{'p50':>8}{'p99':>8}"
+            for name in ("in-process", "served", "batched")
+        )
+        + f"{'kept':>7}{'batched':>8}"
+    )
+    for kind in ("picture", "embedding"):
+        for rows in (1, 64):
+            request = make_request(
+                kind, rows, arguments.image_size, arguments.dim
+            )
+            signature = request.model_spec.signature_name or "serving_default"
+
+            def own(signature=signature, request=request):
+                model.run(signature, request.inputs)
+
+            for clients in map(int, arguments.clients.split(",")):
+                found = [
+                    closed_loop(calls, arguments.seconds)
+                    for calls in (
+                        [own] * clients,
+                        served.calls(request, clients),
+                        batched.calls(request, clients),
+                    )
+                ]
+                rates = [rate for rate, _, _ in found]
+                cells = "".join(
+                    f"{rate:>11.1f}{p50:>8.1f}{p99:>8.1f}"
+                    for rate, p50, p99 in found
+                )
+                print(
+                    f"{kind:<10}{rows:>5}{clients:>8}{cells}"
+                    f"{rates[1] / rates[0]:>7.2f}{rates[2] / rates[0]:>8.2f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

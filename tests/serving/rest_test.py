@@ -1,0 +1,302 @@
+"""REST: rows and columns, b64, status, metadata, errors, metrics, limits."""
+
+import base64
+import json
+import re
+import subprocess
+import urllib.request
+from concurrent import futures
+
+import numpy as np
+import pytest
+from werkzeug.test import Client
+
+from tf_triplet.serving import (
+    batching,
+    client,
+    metrics,
+    prediction,
+    rest,
+    server,
+    server_config,
+)
+from tf_triplet.serving.model_manager import ModelManager
+from tf_triplet.serving.version_policy import Model
+
+URL = "/v1/models/visual"
+
+
+@pytest.fixture(scope="module")
+def api(exported):
+    counted = metrics.Metrics()
+    models = ModelManager(metrics=counted)
+    folder = exported["exact"].parent
+    models.configure({"visual": Model(folder, labels={"stable": 1})})
+    predictor = prediction.Predictor(models, counted)
+    yield Client(rest.RestApi(predictor, counted, max_bytes=1 << 20))
+    models.release()
+
+
+def b64(shop, row=0):
+    with open(shop.paths[row], "rb") as file:
+        return {"b64": base64.b64encode(file.read()).decode()}
+
+
+def post(api, body, url=URL + ":predict"):
+    text = body if isinstance(body, str) else json.dumps(body)
+    answer = api.post(url, data=text)
+    assert answer.mimetype == "application/json"
+    return answer.status_code, answer.get_json()
+
+
+@pytest.mark.parametrize(
+    "place", ["", "/versions/1", "/labels/stable"], ids=str
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_rows(api, shop, place, named):
+    pictures = [b64(shop, row) for row in (0, 5)]
+    if named:
+        pictures = [{"image_bytes": picture} for picture in pictures]
+    code, body = post(api, {"instances": pictures}, f"{URL}{place}:predict")
+    assert code == 200 and set(body) == {"predictions"}
+    first, second = body["predictions"]
+    assert set(first) == {"product_ids", "scores", "paths"}
+    assert first["paths"][0] == shop.paths[0]
+    assert second["product_ids"][0] == shop.product_ids[5]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_columns(api, shop, named):
+    inputs = [b64(shop)]
+    inputs = {"image_bytes": inputs} if named else inputs
+    code, body = post(api, {"inputs": inputs})
+    assert code == 200
+    assert body["outputs"]["paths"][0][0] == shop.paths[0]
+
+
+def test_one_output_is_told_without_its_name_and_exactly(api, shop):
+    body = {"signature_name": "encode", "instances": [b64(shop)]}
+    _, rows = post(api, body)
+    np.testing.assert_allclose(
+        rows["predictions"], shop.embeddings[:1], atol=1e-6
+    )
+    vectors = shop.embeddings[:2]
+    body = {"signature_name": "search", "inputs": vectors.tolist()}
+    _, found = post(api, body)
+    scores = np.float32(found["outputs"]["scores"])
+    want = -np.sort(-vectors @ shop.embeddings.T)[:, :3]
+    np.testing.assert_allclose(scores, want, atol=1e-6)
+    # 0.1, not 0.10000000149011612.
+    assert max(len(str(s)) for s in found["outputs"]["scores"][0]) < 13
+
+
+SEARCH = {"signature_name": "search"}
+
+
+@pytest.mark.parametrize(
+    "body,text",
+    [
+        ("", "JSON Parse error: The document is empty"),
+        ("{", "JSON Parse error: "),
+        ("[]", "JSON Value: [] Is not object"),
+        ({}, "Missing 'inputs' or 'instances' key"),
+        ({"inputs": [], "instances": []}, "expecting only one of"),
+        ({"instances": []}, "No values in 'instances' array"),
+        ({"instances": 3}, "to be an list/array"),
+        ({"signature_name": 3}, "'signature_name' key must be a string"),
+        (
+            {"signature_name": "zzz", "instances": [1]},
+            'Serving signature name: "zzz" not found in signature def',
+        ),
+        ({"instances": [{"b64": "*"}]}, "Unable to base64 decode"),
+        ({"instances": ["x", {"a": 1}]}, "but got object at item 1"),
+        (
+            {"instances": [{"picture": "x"}]},
+            "keys must be equal to: image_bytes",
+        ),
+        ({"inputs": {"picture": ["x"]}}, "Missing named input: image_bytes"),
+        ({"instances": [1]}, "JSON Value: 1 is not of expected type: string"),
+        ({"instances": ["no picture"]}, "Unknown image file format"),
+        (
+            {**SEARCH, "inputs": [[1, 2, 3], [1, 2]]},
+            "Encountered list at unexpected size: 2 at level: 1 expected "
+            "size: 3",
+        ),
+        ({**SEARCH, "inputs": [[1, 2, [3]]]}, "list at unexpected level"),
+        ({**SEARCH, "inputs": [[1, 2, "3"]]}, 'JSON Value: "3" is not of'),
+        ({**SEARCH, "inputs": [[1, True, 2]]}, "JSON Value: true is not of"),
+        ({**SEARCH, "inputs": [[1, 2]]}, "Received: (1, 2)"),
+    ],
+)
+def test_what_is_refused(api, body, text):
+    code, answer = post(api, body)
+    assert code == 400 and set(answer) == {"error"}
+    assert text in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "method,url,code,text",
+    [
+        ("POST", "/v1/models/zzz:predict", 404, "Latest(zzz)"),
+        ("POST", URL + "/versions/9:predict", 404, "Specific(visual, 9)"),
+        ("POST", URL + "/labels/x:predict", 400, "version label: x"),
+        ("POST", URL + ":classify", 400, "key 'examples' is expected"),
+        ("POST", URL + ":guess", 404, f"Malformed request: POST {URL}:guess"),
+        ("GET", URL + ":predict", 404, "Malformed request: GET"),
+        ("GET", "/v1/models", 404, "Malformed request"),
+        ("GET", "/v1/models/zzz", 404, "Could not find any versions of"),
+        ("GET", URL + "/versions/9", 404, "Could not find version 9 of model"),
+        ("GET", URL + f"/versions/{10**30}", 400, "Failed to convert version"),
+    ],
+)
+def test_places_that_are_none(api, method, url, code, text):
+    answer = api.open(url, method=method, data=b'{"instances": ["x"]}')
+    assert answer.status_code == code
+    assert text in answer.get_json()["error"]
+
+
+def test_classify(api):
+    body = {"examples": [{"a": 1}]}
+    code, answer = post(api, body, URL + ":classify")
+    assert code == 400
+    assert answer["error"] == "Expected one or two output Tensors, found 3"
+
+
+def test_status_and_metadata(api):
+    (row,) = api.get(URL).get_json()["model_version_status"]
+    assert row == {
+        "version": "1",
+        "state": "AVAILABLE",
+        "status": {"error_code": "OK", "error_message": ""},
+    }
+    body = api.get(URL + "/metadata").get_json()
+    assert body["model_spec"]["version"] == "1"
+    table = body["metadata"]["signature_def"]["signature_def"]
+    assert table["search"]["inputs"]["embedding"]["dtype"] == "DT_FLOAT"
+
+
+def test_a_body_that_is_too_large(api):
+    code, answer = post(api, "x" * ((1 << 20) + 1))
+    assert code == 413 and answer["error"] == "The body is over 1048576 bytes"
+
+
+def test_metrics(api, shop):
+    def count(status):
+        text = api.get(metrics.PATH).get_data(as_text=True)
+        pattern = (
+            r'^:tensorflow:serving:request_count\{model_name="visual",'
+            rf'status="{status}"}} (\d+)$'
+        )
+        found = re.search(pattern, text, re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    good, bad = count("OK"), count("INVALID_ARGUMENT")
+    post(api, {"instances": [b64(shop)]})
+    post(api, {"instances": ["no picture"]})
+    assert (count("OK"), count("INVALID_ARGUMENT")) == (good + 1, bad + 1)
+    # A name that a client made up is not kept.
+    post(api, {"instances": ["x"]}, "/v1/models/zzz:predict")
+    assert "zzz" not in api.get(metrics.PATH).get_data(as_text=True)
+
+
+def test_a_histogram_counts_up_to_its_bounds():
+    counted = metrics.Metrics()
+    name = ":tensorflow:serving:request_example_counts"
+    for value in (1, 2, 3, 1e9):
+        counted.observe(name, 'a"b', value=value)
+    lines = counted.render().splitlines()
+    label = r"model=\"a\\\"b\"".replace(r"\"", '"').replace(r"\\", "\\")
+    assert f'{name}_bucket{{{label},le="1"}} 1' in lines
+    assert f'{name}_bucket{{{label},le="4"}} 3' in lines
+    assert f'{name}_bucket{{{label},le="+Inf"}} 4' in lines
+    assert f"{name}_count{{{label}}} 4" in lines
+    assert f"# TYPE {name} histogram" in lines
+
+
+@pytest.fixture(scope="module")
+def running(exported, tmp_path_factory):
+    """With all of it: REST, batching, TLS."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"),
+            *("-keyout", key, "-out", certificate, "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    config = folder / "ssl.config"
+    config.write_text(
+        f"server_key: {json.dumps(key.read_text())}\n"
+        f"server_cert: {json.dumps(certificate.read_text())}\n"
+    )
+    options = server.Options(
+        port=0,
+        rest_port=0,
+        poll_seconds=0,
+        tls=server_config.read_tls(config),
+        batching=batching.Parameters(8, 5000, allowed_batch_sizes=(1, 4, 8)),
+        max_message_bytes=1 << 20,
+    )
+    folder = exported["exact"].parent
+    started = server.Server(server_config.one_model("visual", folder), options)
+    yield started, certificate
+    started.stop()
+
+
+def fetch(running, path, body=None):
+    url = f"http://localhost:{running.rest_port}{path}"
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(url, data, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def test_over_a_socket_requests_share_batches(running, shop):
+    def ask(row):
+        body = {"instances": [b64(shop, row)]}
+        found = json.loads(fetch(running[0], URL + ":predict", body))
+        return found["predictions"][0]["paths"][0]
+
+    rows = [i % 12 for i in range(24)]
+    with futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, rows)) == [shop.paths[i] for i in rows]
+    text = fetch(running[0], metrics.PATH)
+    batches = re.search(r"processed_batch_size_count (\d+)", text)[1]
+    assert 1 <= int(batches) < 24
+    assert "batching_session:queuing_latency_count 24" in text
+
+
+def test_tls(running, shop):
+    server_, certificate = running
+    address = f"localhost:{server_.port}"
+    image = client.read_picture(shop.paths[2])
+    (answer,) = client.query(
+        [image], address, "visual", ca_file=str(certificate)
+    )
+    assert answer[0].path == shop.paths[2]
+    with pytest.raises(client.QueryError):
+        client.query([image], address, "visual", timeout_s=5)
+
+
+def test_a_message_that_is_too_large(running):
+    server_, certificate = running
+    with pytest.raises(client.QueryError, match="RESOURCE_EXHAUSTED"):
+        client.query(
+            [b"x" * (1 << 20)],
+            f"localhost:{server_.port}",
+            "visual",
+            ca_file=str(certificate),
+        )
+
+
+def test_a_rest_port_in_use(running, exported):
+    port = running[0].rest_port
+    folder = exported["exact"].parent
+    with pytest.raises(OSError, match=f"REST port {port} is in use"):
+        server.Server(
+            server_config.one_model("visual", folder),
+            server.Options(port=0, rest_port=port, poll_seconds=0),
+        )

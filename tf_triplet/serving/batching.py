@@ -1,0 +1,320 @@
+"""Several requests' rows in one run, as TensorFlow Serving batches them.
+
+A batch closes when it is full or when its first request has waited
+`batch_timeout_micros`. Where TensorFlow Serving refuses every request of a
+batch that holds a bad one, each is run again by itself here: a shopper is
+not refused for another's broken picture.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tf_triplet.serving.refusal import Code, Refusal
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """TensorFlow Serving's batching_parameters, with its defaults.
+
+    Attributes:
+        max_batch_size: rows.
+        batch_timeout_micros: that the first request of a batch waits.
+        max_enqueued_batches: waiting, a signature; beyond, UNAVAILABLE.
+        num_batch_threads: batches that run at once.
+        allowed_batch_sizes: rising, the last is `max_batch_size`; a batch is
+            filled up to the next of them. None: any size.
+        enable_large_batch_splitting: cuts a request of more than
+            `max_batch_size` rows, in place of refusing it.
+    """
+
+    max_batch_size: int = 1000
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 10
+    num_batch_threads: int = os.cpu_count() or 1
+    allowed_batch_sizes: tuple[int, ...] = ()
+    enable_large_batch_splitting: bool = False
+
+    def __post_init__(self):
+        for name in (
+            *("max_batch_size", "max_enqueued_batches"),
+            "num_batch_threads",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be positive. Received: "
+                    f"{getattr(self, name)}"
+                )
+        if self.batch_timeout_micros < 0:
+            raise ValueError(
+                "`batch_timeout_micros` must not be negative. Received: "
+                f"{self.batch_timeout_micros}"
+            )
+        sizes = self.allowed_batch_sizes
+        if sizes and (
+            sorted(set(sizes)) != list(sizes)
+            or sizes[0] < 1
+            or sizes[-1] != self.max_batch_size
+        ):
+            raise ValueError(
+                "`allowed_batch_sizes` must rise and end at max_batch_size="
+                f"{self.max_batch_size}. Received: {list(sizes)}"
+            )
+
+
+@dataclasses.dataclass
+class _Task:
+    """Rows of one request."""
+
+    inputs: Arrays
+    size: int
+    deadline: float | None
+    since: float
+    answer: concurrent.futures.Future
+
+
+class BatchScheduler:
+    """Threads that run the batches of all queues."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        observe: Callable[[int, int, list[float]], None] | None = None,
+    ):
+        """Starts the threads.
+
+        Args:
+            parameters: sizes and times.
+            observe: called for each batch with its rows, the rows it was
+                filled up to, and the seconds that each request waited.
+        """
+        self.parameters = parameters
+        self.observe = observe or (lambda rows, filled, waited: None)
+        self.changed = threading.Condition()
+        self._queues: list[Queue] = []
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True)
+            for _ in range(parameters.num_batch_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def queue(self, run: Callable[[Arrays], dict[str, np.ndarray]]) -> Queue:
+        """Returns a queue whose batches are run by `run`."""
+        queue = Queue(self, run)
+        with self.changed:
+            self._queues.append(queue)
+        return queue
+
+    def forget(self, queue: Queue) -> None:
+        """Serves a queue no more. It must be empty."""
+        with self.changed:
+            if queue in self._queues:
+                self._queues.remove(queue)
+
+    def close(self) -> None:
+        """Runs what waits, then ends the threads."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self):
+        while True:
+            with self.changed:
+                found = self._next()
+                while found is None:
+                    if self._closed:
+                        return
+                    self.changed.wait(self._wait)
+                    found = self._next()
+            queue, batch = found
+            queue.process(batch)
+
+    def _next(self):
+        """The oldest batch that is ready; sets how long to wait for one."""
+        now, self._wait, ready = time.monotonic(), None, None
+        timeout = self.parameters.batch_timeout_micros / 1e6
+        for queue in self._queues:
+            if not queue.batches:
+                continue
+            since = queue.batches[0][0].since
+            left = since + timeout - now
+            if len(queue.batches) > 1 or queue.is_full() or self._closed:
+                left = 0.0
+            if left > 0:
+                self._wait = min(left, self._wait or left)
+            elif ready is None or since < ready.batches[0][0].since:
+                ready = queue
+        return None if ready is None else (ready, ready.batches.popleft())
+
+
+class Queue:
+    """Requests of one signature of one version."""
+
+    def __init__(self, scheduler: BatchScheduler, run):
+        """Is made by `BatchScheduler.queue`."""
+        self._scheduler, self._run = scheduler, run
+        self._limits = scheduler.parameters
+        self.batches = collections.deque()
+
+    def run(
+        self, inputs: Arrays, deadline: float | None = None
+    ) -> dict[str, np.ndarray]:
+        """Waits for the answer.
+
+        Args:
+            inputs: arrays of one first dimension, above 0.
+            deadline: on `time.monotonic`'s clock.
+
+        Raises:
+            Refusal: too many rows, a full queue, a deadline that passed while
+                the request waited, or what the model says.
+        """
+        size = len(next(iter(inputs.values())))
+        largest = self._limits.max_batch_size
+        if size > largest and not self._limits.enable_large_batch_splitting:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                f"Task size {size} is larger than maximum input batch size "
+                f"{largest}",
+            )
+        now = time.monotonic()
+        tasks = [
+            _Task(
+                {k: v[start : start + largest] for k, v in inputs.items()},
+                min(largest, size - start),
+                deadline,
+                now,
+                concurrent.futures.Future(),
+            )
+            for start in range(0, size, largest)
+        ]
+        with self._scheduler.changed:
+            self._enqueue(tasks)
+            self._scheduler.changed.notify()
+        answers = [_wait(task) for task in tasks]
+        if len(answers) == 1:
+            return answers[0]
+        return {
+            name: np.concatenate([answer[name] for answer in answers])
+            for name in answers[0]
+        }
+
+    def close(self) -> None:
+        """Leaves the scheduler."""
+        self._scheduler.forget(self)
+
+    def is_full(self) -> bool:
+        """Has its last batch no room for one row more?"""
+        return bool(self.batches) and self._room() < 1
+
+    def _room(self):
+        last = sum(task.size for task in self.batches[-1])
+        return self._limits.max_batch_size - last
+
+    def _enqueue(self, tasks):
+        # All or none: half a request is no request.
+        waiting = collections.deque(self.batches)
+        room = self._room() if waiting else 0
+        placed = []
+        for task in tasks:
+            if task.size > room:
+                waiting.append([])
+                room = self._limits.max_batch_size
+            room -= task.size
+            placed.append((waiting[-1], task))
+        if len(waiting) > self._limits.max_enqueued_batches:
+            raise Refusal(
+                Code.UNAVAILABLE,
+                "The batch scheduling queue to which this task was submitted "
+                f"is full; {self._limits.max_enqueued_batches} batches wait",
+            )
+        for batch, task in placed:
+            batch.append(task)
+        self.batches = waiting
+
+    def process(self, batch: list[_Task]) -> None:
+        """Answers each request of a batch."""
+        now = time.monotonic()
+        alive = []
+        for task in batch:
+            # Who gave up waiting is not worked for.
+            if not task.answer.set_running_or_notify_cancel():
+                continue
+            if task.deadline is not None and now >= task.deadline:
+                task.answer.set_exception(_timed_out())
+            else:
+                alive.append(task)
+        if not alive:
+            return
+        try:
+            self._answer(alive, now)
+        except Refusal as refusal:
+            if len(alive) == 1:
+                alive[0].answer.set_exception(refusal)
+                return
+            for task in alive:
+                self._answer_alone(task, now)
+        except BaseException as error:
+            for task in alive:
+                if not task.answer.done():
+                    task.answer.set_exception(error)
+
+    def _answer_alone(self, task, now):
+        try:
+            self._answer([task], now)
+        except Exception as error:
+            task.answer.set_exception(error)
+
+    def _answer(self, tasks, now):
+        rows = sum(task.size for task in tasks)
+        filled = next(
+            (n for n in self._limits.allowed_batch_sizes if n >= rows), rows
+        )
+        merged = {}
+        for name, first in tasks[0].inputs.items():
+            parts = [task.inputs[name] for task in tasks]
+            # A row that is known to be right fills the batch up.
+            parts += [first[:1]] * (filled - rows)
+            merged[name] = np.concatenate(parts) if len(parts) > 1 else first
+        self._scheduler.observe(rows, filled, [now - t.since for t in tasks])
+        outputs = self._run(merged)
+        start = 0
+        for task in tasks:
+            end = start + task.size
+            task.answer.set_result(
+                {k: v[start:end] for k, v in outputs.items()}
+            )
+            start = end
+
+
+def _wait(task):
+    left = None
+    if task.deadline is not None:
+        left = max(0.0, task.deadline - time.monotonic())
+    try:
+        return task.answer.result(left)
+    except concurrent.futures.TimeoutError:
+        task.answer.cancel()
+        raise Refusal(Code.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+
+
+def _timed_out():
+    # TensorFlow Serving's own words and code.
+    return Refusal(
+        Code.RESOURCE_EXHAUSTED,
+        "Run() timeout exceeded while waiting in batching queue",
+    )

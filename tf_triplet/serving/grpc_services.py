@@ -1,0 +1,103 @@
+"""TensorFlow Serving's gRPC services, thin over what answers them."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+
+from tf_triplet.serving import prediction, version_policy
+from tf_triplet.serving.model_manager import ModelManager
+from tf_triplet.serving.refusal import Refusal
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict, GetModelMetadata, Classify, Regress, MultiInference."""
+
+    def __init__(self, predictor: prediction.Predictor):
+        """Asks `predictor`."""
+        self._predictor = predictor
+
+    def Predict(self, request, context):  # noqa: N802
+        """Runs a signature."""
+        left = context.time_remaining()
+        deadline = None if left is None else time.monotonic() + left
+        # Who gave up while all threads were busy is not worked for.
+        if not context.is_active() or (left is not None and left <= 0):
+            context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
+            )
+        return _answer(context, self._predictor.predict, request, deadline)
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        """The signatures."""
+        return _answer(context, self._predictor.metadata, request)
+
+    def Classify(self, request, context):  # noqa: N802
+        """Refused: no signature is for it."""
+        answer = self._predictor.classify_or_regress
+        return _answer(context, answer, request, prediction.CLASSIFY)
+
+    def Regress(self, request, context):  # noqa: N802
+        """Refused: no signature is for it."""
+        answer = self._predictor.classify_or_regress
+        return _answer(context, answer, request, prediction.REGRESS)
+
+    def MultiInference(self, request, context):  # noqa: N802
+        """Refused: no signature is for it."""
+        return _answer(context, self._predictor.multi_inference, request)
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus, HandleReloadConfigRequest."""
+
+    def __init__(self, models: ModelManager):
+        """Asks and configures `models`."""
+        self._models = models
+        self._reloading = threading.Lock()
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        """A row a version."""
+        return _answer(context, status, self._models, request)
+
+    def HandleReloadConfigRequest(self, request, context):  # noqa: N802
+        """Takes a new config; answers when its versions are loaded."""
+        response = model_management_pb2.ReloadConfigResponse()
+        try:
+            models = version_policy.read(request.config)
+            # One after the other: the last one that came is what serves.
+            with self._reloading:
+                self._models.configure(models, context.is_active)
+        except Refusal as refusal:
+            context.abort(refusal.code, refusal.details)
+        return response
+
+
+def status(
+    models: ModelManager, request: get_model_status_pb2.GetModelStatusRequest
+) -> get_model_status_pb2.GetModelStatusResponse:
+    """Answers GetModelStatus. Raises Refusal."""
+    spec = request.model_spec
+    version = spec.version.value if spec.HasField("version") else None
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for number, state, (code, message) in models.statuses(
+        spec.name, version, spec.version_label
+    ):
+        row = response.model_version_status.add(version=number, state=state)
+        row.status.error_code = code
+        row.status.error_message = message
+    return response
+
+
+def _answer(context, function, *arguments):
+    try:
+        return function(*arguments)
+    except Refusal as refusal:
+        context.abort(refusal.code, refusal.details)

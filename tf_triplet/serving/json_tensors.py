@@ -1,0 +1,218 @@
+"""Tensors as TensorFlow Serving's REST interface writes them in JSON.
+
+References:
+    https://www.tensorflow.org/tfx/serving/api_rest
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+
+from tf_triplet.serving.refusal import Code, Refusal
+
+
+def parse(text: bytes) -> dict:
+    """Reads a request's body, which must be a JSON object."""
+    if not text:
+        raise _bad("JSON Parse error: The document is empty")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"JSON Parse error: {error}") from error
+    if not isinstance(body, dict):
+        raise _bad(f"JSON Value: {_show(body)} Is not object")
+    if not isinstance(body.get("signature_name", ""), str):
+        raise _bad(
+            f"JSON Value: {_show(body)} not formatted correctly. "
+            "'signature_name' key must be a string value."
+        )
+    return body
+
+
+def fill(
+    request: predict_pb2.PredictRequest, body: dict, inputs: Mapping
+) -> bool:
+    """Fills a request's inputs from "instances" (rows) or "inputs" (columns).
+
+    Args:
+        request: gets them.
+        body: as `parse` returns it.
+        inputs: TensorInfo by name, of the signature.
+
+    Returns:
+        Was it in rows?
+    """
+    if "instances" in body and "inputs" in body:
+        raise _bad(
+            f"JSON Value: {_show(body)} Not formatted correctly expecting "
+            "only one of 'inputs' or 'instances' keys to exist"
+        )
+    if "instances" in body:
+        columns = _columns(body["instances"], inputs)
+    elif "inputs" in body:
+        columns = _named(body["inputs"], inputs)
+    else:
+        raise _bad("Missing 'inputs' or 'instances' key")
+    for name, value in columns.items():
+        dtype = tf.as_dtype(inputs[name].dtype)
+        array = _array(value, dtype)
+        request.inputs[name].CopyFrom(
+            tf.make_tensor_proto(array, dtype, array.shape)
+        )
+    return "instances" in body
+
+
+def render(response: predict_pb2.PredictResponse, rows: bool) -> dict:
+    """Returns "predictions", a list a row, or "outputs", a list an output."""
+    values = {}
+    for name, proto in response.outputs.items():
+        values[name] = _plain(tf.make_ndarray(proto), name.endswith("_bytes"))
+    single = next(iter(values.values())) if len(values) == 1 else None
+    if not rows:
+        return {"outputs": values if single is None else single}
+    if single is not None:
+        return {"predictions": single}
+    names = list(values)
+    return {
+        "predictions": [dict(zip(names, row)) for row in zip(*values.values())]
+    }
+
+
+def _columns(instances, inputs) -> dict[str, list]:
+    if not isinstance(instances, list):
+        raise _bad("Excepting 'instances' value to be an list/array")
+    if not instances:
+        raise _bad("No values in 'instances' array")
+    named = [isinstance(i, dict) and set(i) != {"b64"} for i in instances]
+    if not named[0]:
+        if len(inputs) > 1:
+            raise _bad(
+                "instances is a plain list, but expecting list of objects as "
+                "multiple input tensors required as per tensorinfo_map"
+            )
+        if any(named):
+            raise _bad(
+                "Expecting value/list but got object at item "
+                f"{named.index(True)} of input list"
+            )
+        return {next(iter(inputs)): instances}
+    for position, instance in enumerate(instances):
+        if not named[position]:
+            raise _bad(
+                f"Expecting object but got list at item {position} of input "
+                "list"
+            )
+        if set(instance) != set(inputs):
+            raise _bad(
+                f"Failed to process element: {position} of 'instances' list. "
+                f"JSON object: {_show(instance)} keys must be equal to: "
+                f"{','.join(sorted(inputs))}"
+            )
+    return {name: [i[name] for i in instances] for name in inputs}
+
+
+def _named(value, inputs) -> dict:
+    if not isinstance(value, dict) or set(value) == {"b64"}:
+        if len(inputs) > 1:
+            raise _bad(
+                "inputs is a plain value/list, but expecting an object as "
+                "multiple input tensors required as per tensorinfo_map"
+            )
+        return {next(iter(inputs)): value}
+    for name in inputs:
+        if name not in value:
+            raise _bad(f"Missing named input: {name} in 'inputs' object.")
+    return {name: value[name] for name in inputs}
+
+
+def _array(value, dtype) -> np.ndarray:
+    """Nested lists, all of one shape, to an array."""
+    shape, inner = [], value
+    while isinstance(inner, list):
+        shape.append(len(inner))
+        inner = inner[0] if inner else None
+    flat = []
+    _flatten(value, shape, 0, dtype, flat)
+    kind = object if dtype == tf.string else dtype.as_numpy_dtype
+    try:
+        return np.array(flat, kind).reshape(shape)
+    except OverflowError as error:
+        raise _bad(f"JSON Value is out of range of {dtype.name}") from error
+
+
+def _flatten(value, shape, level, dtype, flat):
+    if level == len(shape):
+        flat.append(_scalar(value, dtype))
+        return
+    if not isinstance(value, list):
+        raise _bad(
+            f"JSON Value: {_show(value)} found at incorrect level: "
+            f"{level + 1} in the JSON DOM. Expected at level: {len(shape)}"
+        )
+    if len(value) != shape[level]:
+        raise _bad(
+            f"Encountered list at unexpected size: {len(value)} at level: "
+            f"{level} expected size: {shape[level]}"
+        )
+    for item in value:
+        _flatten(item, shape, level + 1, dtype, flat)
+
+
+def _scalar(value, dtype):
+    if dtype == tf.string:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, dict) and isinstance(value.get("b64"), str):
+            try:
+                return base64.b64decode(value["b64"], validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise _bad("Unable to base64 decode") from error
+        if isinstance(value, dict):
+            raise _bad(
+                f"JSON Value: {_show(value)} not formatted correctly for "
+                "base64 data"
+            )
+    elif dtype == tf.bool:
+        if isinstance(value, bool):
+            return value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if dtype.is_floating or isinstance(value, int):
+            return value
+    elif isinstance(value, list):
+        raise _bad("Encountered list at unexpected level")
+    raise _bad(
+        f"JSON Value: {_show(value)} is not of expected type: {dtype.name}"
+    )
+
+
+def _plain(array: np.ndarray, is_bytes: bool):
+    """An array as lists; float32 in the fewest digits that tell it."""
+    if array.dtype == object:
+        return _texts(array.tolist(), is_bytes)
+    if array.dtype == np.float32:
+        array = array.astype("U32").astype(np.float64)
+    return array.tolist()
+
+
+def _texts(value, is_bytes: bool):
+    if isinstance(value, list):
+        return [_texts(item, is_bytes) for item in value]
+    if is_bytes:
+        return {"b64": base64.b64encode(value).decode()}
+    return value.decode(errors="replace")
+
+
+def _show(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _bad(text: str) -> Refusal:
+    return Refusal(Code.INVALID_ARGUMENT, text)

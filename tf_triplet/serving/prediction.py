@@ -1,0 +1,206 @@
+"""TensorFlow Serving's prediction calls, from message to message.
+
+gRPC and REST both come here; a refusal is an exception.
+"""
+
+from __future__ import annotations
+
+import time
+
+import tensorflow as tf
+from google.protobuf import any_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+)
+
+from tf_triplet.serving import metrics as metrics_lib
+from tf_triplet.serving.loaded_model import LoadedModel
+from tf_triplet.serving.model_manager import ModelManager
+from tf_triplet.serving.refusal import Code, Refusal
+
+DEFAULT = "serving_default"
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+
+
+class Predictor:
+    """Answers the requests for the models of one manager."""
+
+    def __init__(self, models: ModelManager, metrics: metrics_lib.Metrics):
+        """Lends models for each request, and counts it."""
+        self.models, self._metrics = models, metrics
+
+    def predict(
+        self, request, deadline: float | None = None, entrypoint: str = "GRPC"
+    ) -> predict_pb2.PredictResponse:
+        """Runs a signature.
+
+        Args:
+            request: a PredictRequest.
+            deadline: on `time.monotonic`'s clock.
+            entrypoint: GRPC or REST, for the metrics.
+        """
+        start, status = time.monotonic(), "OK"
+        name = request.model_spec.name
+        name = name if self.models.knows(name) else ""
+        try:
+            with self.lease(request.model_spec) as model:
+                return self._predict(model, request, deadline)
+        except Refusal as refusal:
+            status = refusal.code.name
+            raise
+        finally:
+            prefix = ":tensorflow:serving:"
+            self._metrics.add(f"{prefix}request_count", name, status)
+            self._metrics.observe(
+                f"{prefix}request_latency",
+                *(name, "Predict", entrypoint),
+                value=1e6 * (time.monotonic() - start),
+            )
+
+    def lease(self, spec):
+        """Lends the model that a ModelSpec names."""
+        version = spec.version.value if spec.HasField("version") else None
+        return self.models.lease(spec.name, version, spec.version_label)
+
+    def metadata(self, request):
+        """Answers GetModelMetadata; field `signature_def` alone."""
+        if not request.model_spec.name:
+            raise Refusal(
+                Code.INVALID_ARGUMENT, "ModelSpec has no name specified."
+            )
+        if not request.metadata_field:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                "GetModelMetadataRequest must specify at least one "
+                "metadata_field",
+            )
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise Refusal(
+                    Code.INVALID_ARGUMENT,
+                    f"Metadata field {field} is not supported",
+                )
+        with self.lease(request.model_spec) as model:
+            table = get_model_metadata_pb2.SignatureDefMap()
+            for name, signature in model.signature_defs.items():
+                copy = meta_graph_pb2.SignatureDef()
+                copy.CopyFrom(signature)
+                table.signature_def[name].CopyFrom(copy)
+            response = get_model_metadata_pb2.GetModelMetadataResponse()
+            _describe(response.model_spec, request.model_spec.name, model)
+        packed = any_pb2.Any()
+        packed.Pack(table)
+        response.metadata["signature_def"].CopyFrom(packed)
+        return response
+
+    def classify_or_regress(self, request, method: str):
+        """Answers Classify and Regress: no signature of ours is of theirs.
+
+        An unknown model or signature is told first, as there.
+        """
+        with self.lease(request.model_spec) as model:
+            name = request.model_spec.signature_name or DEFAULT
+            if name not in model.signature_defs:
+                raise Refusal(
+                    Code.INVALID_ARGUMENT,
+                    f"No signature was found with the name: {name}",
+                )
+            raise _mismatch(model.signature_defs[name], method)
+
+    def multi_inference(self, request):
+        """Answers MultiInference, several of the above at once."""
+        if not request.tasks:
+            raise Refusal(
+                Code.INVALID_ARGUMENT, "Inference request has no tasks"
+            )
+        first = request.tasks[0].model_spec
+        with self.lease(first) as model:
+            for task in request.tasks:
+                if task.model_spec.name != first.name:
+                    raise Refusal(
+                        Code.INVALID_ARGUMENT,
+                        "All ModelSpecs in a MultiInferenceRequest must "
+                        "access the same model name.",
+                    )
+                name = task.model_spec.signature_name or DEFAULT
+                if name not in model.signature_defs:
+                    raise Refusal(
+                        Code.INVALID_ARGUMENT,
+                        f"Requested signature not found in model graph: {name}",
+                    )
+                if task.method_name not in (CLASSIFY, REGRESS):
+                    raise Refusal(
+                        Code.UNIMPLEMENTED,
+                        "Unsupported signature method_name: "
+                        f"{task.method_name}",
+                    )
+                raise _mismatch(model.signature_defs[name], task.method_name)
+
+    def _predict(self, model: LoadedModel, request, deadline):
+        signature = request.model_spec.signature_name or DEFAULT
+        if signature not in model.signature_defs:
+            raise Refusal(
+                Code.FAILED_PRECONDITION,
+                f'Serving signature key "{signature}" not found.',
+            )
+        known = set(model.signature_defs[signature].outputs)
+        _check_filter(request.output_filter, known)
+        start, name = time.monotonic(), request.model_spec.name
+        outputs = model.run(signature, request.inputs, deadline)
+        self._metrics.observe(
+            ":tensorflow:serving:runtime_latency",
+            *(name, "Predict", "TF1"),
+            value=1e6 * (time.monotonic() - start),
+        )
+        rows = max((len(v) for v in outputs.values() if v.ndim), default=0)
+        self._metrics.observe(
+            ":tensorflow:serving:request_example_counts", name, value=rows
+        )
+        self._metrics.add(
+            ":tensorflow:serving:request_example_count_total", name, by=rows
+        )
+        response = predict_pb2.PredictResponse()
+        _describe(response.model_spec, name, model)
+        response.model_spec.signature_name = signature
+        for key in request.output_filter or outputs:
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(outputs[key]))
+        return response
+
+
+def _check_filter(names, known):
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                f"duplicate output tensor alias: {name}",
+            )
+        if name not in known:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {name} Outputs "
+                f"expected to be in the set {{{','.join(sorted(known))}}}.",
+            )
+
+
+def _describe(spec, name, model):
+    spec.name = name
+    spec.version.value = model.version
+
+
+def _mismatch(signature, method) -> Refusal:
+    """Why a signature for Predict answers no Classify or Regress."""
+    outputs = len(signature.outputs)
+    if len(signature.inputs) != 1:
+        text = "Expected one input Tensor."
+    elif method == REGRESS and outputs != 1:
+        text = "Expected one output Tensor."
+    elif method == CLASSIFY and outputs not in (1, 2):
+        text = f"Expected one or two output Tensors, found {outputs}"
+    else:
+        kind = "regression" if method == REGRESS else "classification"
+        text = f"No {kind} inputs found in SignatureDef: {signature}"
+        return Refusal(Code.FAILED_PRECONDITION, text)
+    return Refusal(Code.INVALID_ARGUMENT, text)
