@@ -106,6 +106,7 @@ def served(tmp_path_factory):
             image_size=8,
             k=3,
             index="exact",
+            filters={"category": ["", "", "hat"], "domain": ["", "", ""]},
         ).save(version)
     running = server.Server(
         server_config.one_model("product_search", folder),
