@@ -120,7 +120,27 @@ def test_a_bad_value_is_named(field, value, message):
         ),
         (
             {"loss.attribute_weight": 1.0, "training.micro_batch": 8},
-            "do not go with `micro_batch`.*micro_batch=8",
+            "`loss.landmark_weight` do not go with `training.micro_batch`: "
+            ".*1.0 and 0.0, and training.micro_batch=8. Set .*=0, or both",
+        ),
+        (
+            {"loss.landmark_weight": 2.0, "model.learners": 2},
+            "`loss.landmark_weight` do not go with `model.learners`: "
+            ".*0.0 and 2.0, and model.learners=2. Set model.learners=0, or",
+        ),
+        (
+            {"loss.landmark_weight": 2.0, "model.branch_by": "category"},
+            "do not go with `model.branch_by`: .*='category'. Set "
+            "model.branch_by='', or both weights",
+        ),
+        (
+            {
+                "loss.attribute_weight": 1.0,
+                "training.steps": 0,
+                "model.embedding_size": 0,
+            },
+            "`training.steps=0` learns nothing: set `loss.attribute_weight` "
+            "and `loss.landmark_weight` to 0. Received: 1.0 and 0.0",
         ),
         (
             {"model.branch_by": "category", "model.learners": 2},
@@ -175,6 +195,25 @@ def test_values_that_do_not_go_together_are_named(changes, message):
 )
 def test_branches_that_do_go_together(changes):
     config = usable()
+    config.update_from_flattened_dict(changes)
+    configs.validate(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.pooling": "gem"},
+        {"model.whitening": 512},
+        {"model.learners": 1},
+        {"loss.name": "contrastive", "loss.memory_size": 64},
+        {"loss.name": "proxy_nca", "optimizer.loss_learning_rate": 0.1},
+        {"sampling.query_domain": "street", "sampling.gallery_domain": "shop"},
+    ],
+)
+def test_tasks_do_go_together_with(changes):
+    config = usable()
+    config.loss.attribute_weight = config.loss.landmark_weight = 1.0
+    config.model.landmark_features = 8
     config.update_from_flattened_dict(changes)
     configs.validate(config)
 

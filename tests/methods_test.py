@@ -16,6 +16,13 @@ PRODUCTS = {
     "sampling.units_per_batch": 4,
     "loss.mining": "batch_hard",
 }
+# In place of the rendered catalogue, its manifest with annotations.
+TASKS = {
+    "data.source": "manifest",
+    "loss.attribute_weight": 0.5,
+    "loss.landmark_weight": 1.0,
+    "model.landmark_features": 4,
+}
 DOMAINS = {
     "sampling.query_domain": "street",
     "sampling.gallery_domain": "studio",
@@ -79,6 +86,22 @@ METHODS = {
         "model.embedding_size": 0,
         "model.batch_norm": "frozen",
     },
+    "multitask": TASKS,
+    "multitask_gem": {**TASKS, "model.pooling": "gem"},
+    "multitask_whitened": {**TASKS, "model.whitening": 8},
+    "multitask_cross_domain_memory": {
+        **TASKS,
+        **DOMAINS,
+        "loss.name": "contrastive",
+        "loss.memory_size": 16,
+        "loss.memory_warmup": 1,
+    },
+    "multitask_proxies": {
+        **TASKS,
+        **PRODUCTS,
+        "loss.name": "proxy_anchor",
+        "optimizer.loss_learning_rate": 0.1,
+    },
 }
 # The rest are of the same kinds, and left to `make test-all`.
 QUICK = {("proxy_anchor", 2), ("ensemble", 1), ("networks", 2)}
@@ -117,8 +140,18 @@ def recipe(network, replicas, changes):
     config.export.index = "exact"
     config.export.k = 3
     config.update_from_flattened_dict(changes)
-    configs.validate(config)
     return config
+
+
+def annotate(config, folder):
+    """Writes the rendered catalogue with attributes and a landmark."""
+    config.data.source = "rendered"
+    frame = experiment.build_catalog(config).to_frame()
+    frame["attributes"] = frame["category"]
+    frame["landmark1_x"], frame["landmark1_y"] = 10, 12
+    config.data.source = "manifest"
+    config.data.path = str(folder / "shop.csv")
+    frame.to_csv(config.data.path, index=False)
 
 
 def ask(config, encoder, workdir):
@@ -161,6 +194,8 @@ def ask(config, encoder, workdir):
 )
 def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     config = recipe(network, replicas, METHODS[method])
+    if config.data.source == "manifest":
+        annotate(config, tmp_path)
     workdir = tmp_path / "run"
     runs.train(config, workdir)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -168,9 +203,10 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     assert figures["step"] == config.training.steps
     assert 0 <= figures["eval/recall@1"] <= 1
     encoder = experiment.load_encoder(workdir)
-    start = experiment.build_encoder(
-        config, experiment.build_branches(config, catalog_of(config))
-    )
+    training = catalog_of(config)
+    start = experiment.build_network(
+        config, training, experiment.build_branches(config, training)
+    ).encoder
     moved = sum(
         not np.allclose(a, b)
         for a, b in zip(encoder.get_weights(), start.get_weights())

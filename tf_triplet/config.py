@@ -570,23 +570,24 @@ def _validate_tasks(config: ml_collections.ConfigDict) -> None:
         )
     if not (loss.attribute_weight or loss.landmark_weight):
         return
-    for field, section in (
-        ("branch_by", model),
-        ("learners", model),
-        ("whitening", model),
-        ("micro_batch", config.training),
+    weights = f"{loss.attribute_weight} and {loss.landmark_weight}"
+    for field, off, reason in (
+        ("model.branch_by", "", "their heads are of one encoder"),
+        ("model.learners", 0, "their heads are of one encoder"),
+        ("training.micro_batch", 0, "it carries the embeddings' slopes alone"),
     ):
-        if section[field]:
-            raise ValueError(
-                "Attributes and landmarks (`loss.attribute_weight`, "
-                f"`loss.landmark_weight`) do not go with `{field}`. Leave "
-                f"one of them out. Received: {field}={section[field]!r}"
-            )
+        value = _get(config, field)
+        if value in ("", 0) or (field == "model.learners" and value == 1):
+            continue
+        raise ValueError(
+            "`loss.attribute_weight` and `loss.landmark_weight` do not go "
+            f"with `{field}`: {reason}. Received: {weights}, and "
+            f"{field}={value!r}. Set {field}={off!r}, or both weights to 0."
+        )
     if not config.training.steps:
         raise ValueError(
             "`training.steps=0` learns nothing: set `loss.attribute_weight` "
-            "and `loss.landmark_weight` to 0. Received: "
-            f"{loss.attribute_weight} and {loss.landmark_weight}"
+            f"and `loss.landmark_weight` to 0. Received: {weights}"
         )
 
 

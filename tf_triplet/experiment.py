@@ -440,6 +440,7 @@ def build_network(
             model.batch_norm,
             config.seed,
             model.pooling,
+            bool(model.whitening),
         )
 
 

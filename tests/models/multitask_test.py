@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.models import embedding, multitask
+from tf_triplet.models import embedding, multitask, pooling
 
 LAYERS = tf.keras.layers
 
@@ -165,6 +165,39 @@ def test_the_embedding_looks_where_the_landmarks_are():
     scores = network.encoder.get_layer("landmark_scores")
     slope = tape.gradient(loss, scores.kernel)
     assert np.abs(slope).max() > 1e-6
+
+
+@pytest.mark.parametrize("kind", pooling.POOLINGS)
+def test_every_pooling_is_the_plain_encoders(tmp_path, kind):
+    tf.keras.utils.set_random_seed(5)
+    trunk = backbone()
+    # Without landmark features the embedding is that of a plain encoder.
+    plain = embedding.build_encoder(trunk, 7, seed=1, pooling=kind)
+    network = multitask.build_multitask(
+        trunk, 7, attributes=4, landmarks=3, seed=1, pooling=kind
+    )
+    np.testing.assert_allclose(
+        network.encoder(pictures()), plain(pictures()), atol=1e-6
+    )
+    full = build(pooling=kind).encoder
+    full.save(tmp_path / "encoder.keras")
+    again = tf.keras.models.load_model(
+        tmp_path / "encoder.keras", compile=False
+    )
+    np.testing.assert_allclose(again(pictures()), full(pictures()), atol=1e-6)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_whitening_gets_the_features_around_the_landmarks_too(mixed):
+    with embedding.precision(mixed):
+        encoder = build(unit_features=True).encoder
+    features = embedding.at_layer(encoder, "features")(pictures())
+    assert features.shape == (3, 5 + 6)
+    head = encoder.get_layer("embedding")
+    assert head.compute_dtype == "float32"
+    want = head(features).numpy()
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder(pictures()), want, atol=1e-5)
 
 
 def test_one_seed_makes_one_network():

@@ -5,11 +5,14 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet.losses import multitask as losses
+from tf_triplet.losses.contrastive import ContrastiveLoss
+from tf_triplet.losses.proxies import ProxyNCALoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import multitask
 from tf_triplet.training import run
 from tf_triplet.training.callbacks import CollapseError, CollapseGuard
 from tf_triplet.training.learner import Learner
+from tf_triplet.training.memory import CrossBatchMemory
 from tf_triplet.training.tasks import Tasks
 
 LAYERS = tf.keras.layers
@@ -17,7 +20,7 @@ TASKS = Tasks(0.7, 0.3, attribute_positive_weight=2.0)
 SIZE = 4
 
 
-def make(tasks=TASKS, rate=1.0, **options):
+def make(tasks=TASKS, rate=1.0, loss=None, own_rate=None, **options):
     tf.keras.utils.set_random_seed(3)
     backbone = tf.keras.Sequential(
         [
@@ -28,14 +31,19 @@ def make(tasks=TASKS, rate=1.0, **options):
     network = multitask.build_multitask(
         backbone, 5, 3, 2, landmark_features=3, seed=0
     )
+    loss = loss or TripletLoss("batch_hard", margin=0.4)
+    loss.build(products=4, embedding_size=5)
     learner = Learner(
         network.encoder,
-        TripletLoss("batch_hard", margin=0.4),
+        loss,
         network=network.training,
         tasks=tasks,
         **options,
     )
-    learner.compile(tf.keras.optimizers.SGD(rate, momentum=0.5))
+    learner.compile(
+        tf.keras.optimizers.SGD(rate, momentum=0.5),
+        own_rate and tf.keras.optimizers.SGD(own_rate),
+    )
     return learner
 
 
@@ -115,6 +123,59 @@ def test_two_replicas_equal_one_device(two_replicas, first_shard):
     assert set(got) == set(want)
     for name, value in want.items():
         assert got[name] == pytest.approx(float(value), rel=1e-5)
+
+
+def with_memory():
+    memory = CrossBatchMemory(20, 5, warmup_steps=1, sides=True)
+    return make(rate=0.1, loss=ContrastiveLoss(), memory=memory)
+
+
+def with_proxies():
+    return make(rate=0.1, loss=ProxyNCALoss(), own_rate=0.3)
+
+
+@pytest.mark.parametrize("build", [with_memory, with_proxies])
+def test_memory_and_proxies_beside_tasks_on_two_replicas(two_replicas, build):
+    """Two steps: in the second the memory holds the first's embeddings."""
+    pixels, y = data()
+    if build is with_memory:
+        y["labels"] = np.stack([y["labels"], np.arange(16) % 2], 1)
+        y["labels"] = y["labels"].astype(np.int32)
+    single = build()
+    own = single.loss_variables
+    before = [v.numpy() for v in single.trained.trainable_variables + own]
+    for _ in range(2):
+        single.train_step(constants(pixels, y))
+    with two_replicas.scope():
+        learner = build()
+
+    def shard(context):
+        first = context.replica_id_in_sync_group == 0
+        return constants(pixels, y, slice(0, 5) if first else slice(5, None))
+
+    values = two_replicas.experimental_distribute_values_from_function(shard)
+    step = tf.function(lambda batch: learner.train_step(batch))
+    for _ in range(2):
+        two_replicas.run(step, args=(values,))
+    for got, want, start in zip(
+        learner.trained.trainable_variables + learner.loss_variables,
+        single.trained.trainable_variables + own,
+        before,
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+        # Everything has moved, the heads and the proxies too.
+        assert (want.numpy() != start).any()
+    wanted = {m.name: float(m.result()) for m in single.metrics}
+    got = {m.name: float(m.result()) for m in learner.metrics}
+    assert got == pytest.approx(wanted, rel=1e-4)
+    assert got["loss"] == pytest.approx(
+        got["metric_loss"]
+        + 0.7 * got["attribute_loss"]
+        + 0.3 * got["landmark_loss"],
+        rel=1e-4,
+    )
+    assert got.get("memory_loss", 1.0) > 0
 
 
 def test_nothing_annotated_leaves_the_metric_loss():

@@ -175,7 +175,6 @@ def training_batches(
         sides: `[rows]` 0 (query) or 1 (gallery), for losses that keep two
             domains apart.
         branches: `[rows]` int32, each picture's branch of the encoder.
-
         targets: what else the catalogue knows that is to be delivered, of
             `attributes` and `landmarks`.
 

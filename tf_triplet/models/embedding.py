@@ -166,15 +166,22 @@ def unit_length(name: str = "unit_length") -> Callable:
     return lambda features: unit(cast(features))
 
 
-def embed(features, embedding_size: int, seed: int | None = None):
+def embed(
+    features,
+    embedding_size: int,
+    seed: int | None = None,
+    unit_features: bool = False,
+):
     """Keras `[batch, features]` to float32 `[batch, dim]` of unit length.
 
     Args:
         features: a Keras tensor.
         embedding_size: width of the linear head; 0 leaves it out.
         seed: of the head's initial weights.
+        unit_features: see `build_encoder`.
     """
-    return unit_length()(_build_head(embedding_size, False, seed)(features))
+    head = _build_head(embedding_size, unit_features, seed)
+    return unit_length()(head(features))
 
 
 def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:

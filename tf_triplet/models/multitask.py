@@ -109,6 +109,7 @@ def build_multitask(
     batch_norm: str = "train",
     seed: int | None = None,
     pooling: str = "average",
+    unit_features: bool = False,
 ) -> Network:
     """Builds an encoder and the training model around it.
 
@@ -124,6 +125,8 @@ def build_multitask(
         batch_norm: see `embedding.build_encoder`.
         seed: of the heads' initial weights.
         pooling: see `embedding.build_encoder`.
+        unit_features: see `embedding.build_encoder`; the features are those
+            around the landmarks too.
 
     Raises:
         ValueError: the backbone gives no map, or landmark features are asked
@@ -160,7 +163,9 @@ def build_multitask(
             name=ATTRIBUTES,
         )
         outputs[ATTRIBUTES] = head(pooled)
-    outputs[EMBEDDINGS] = embedding.embed(pooled, embedding_size, seed)
+    outputs[EMBEDDINGS] = embedding.embed(
+        pooled, embedding_size, seed, unit_features
+    )
     return Network(
         tf.keras.Model(backbone.input, outputs[EMBEDDINGS], name="encoder"),
         tf.keras.Model(backbone.input, outputs, name="training"),
