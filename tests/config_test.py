@@ -119,6 +119,22 @@ def test_a_bad_value_is_named(field, value, message):
             "pool_domains=True. Name both",
         ),
         (
+            {"loss.name": "proxy_nca", "loss.memory_size": 500},
+            "needs a loss over pairs of our own. Received: loss.name=proxy_nca",
+        ),
+        (
+            {"loss.memory_size": 100},
+            "must hold a minibatch at least, 128 pictures. Received: 100",
+        ),
+        (
+            {
+                "loss.name": "tfsim_pn",
+                "sampling.query_domain": "street",
+                "sampling.gallery_domain": "shop",
+            },
+            "`loss.name=tfsim_pn` knows no two domains",
+        ),
+        (
             {"loss.attribute_weight": 1.0, "training.micro_batch": 8},
             "`loss.landmark_weight` do not go with `training.micro_batch`: "
             ".*1.0 and 0.0, and training.micro_batch=8. Set .*=0, or both",

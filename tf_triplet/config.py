@@ -545,13 +545,35 @@ def _validate_loss(config: ml_collections.ConfigDict) -> None:
             f"sampling.units={units!r}. Set it, or mine "
             "with `loss.mining=batch_hard`."
         )
-    has_own = loss.name.startswith("proxy") or loss.name == "norm_softmax"
-    has_own |= loss.name == "margin_loss" and loss.margin_loss.learn_beta
+    over_proxies = loss.name.startswith("proxy") or loss.name == "norm_softmax"
+    has_own = over_proxies or (
+        loss.name == "margin_loss" and loss.margin_loss.learn_beta
+    )
     if config.optimizer.loss_learning_rate and not has_own:
         raise ValueError(
             "`optimizer.loss_learning_rate` is of a loss's own variables, and "
             f"loss.name={loss.name} has none. Leave it at 0. Received: "
             f"{config.optimizer.loss_learning_rate}"
+        )
+    foreign = loss.name.startswith("tf")
+    if loss.memory_size and (foreign or over_proxies):
+        raise ValueError(
+            "`loss.memory_size` needs a loss over pairs of our own. Received: "
+            f"loss.name={loss.name}"
+        )
+    sampling = config.sampling
+    together = 2 if units == "pairs" else sampling.images_per_product
+    batch = sampling.units_per_batch * together
+    if 0 < loss.memory_size < batch:
+        raise ValueError(
+            "`loss.memory_size` must hold a minibatch at least, "
+            f"{batch} pictures. Received: {loss.memory_size}"
+        )
+    if foreign and sampling.query_domain and not sampling.pool_domains:
+        raise ValueError(
+            f"`loss.name={loss.name}` knows no two domains. Set "
+            "sampling.pool_domains=true, or leave sampling.query_domain and "
+            "gallery_domain empty."
         )
     if loss.memory_size and loss.scope != "global":
         raise ValueError(

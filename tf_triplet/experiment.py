@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_triplet import config as configs
 from tf_triplet import evaluation
@@ -601,6 +602,8 @@ def build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
 
 def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
     name = config.loss.name
+    if name != "triplet":
+        _warn_of_unread(config)
     if name == "triplet":
         return TripletLoss(
             **{field: config.loss[field] for field in _TRIPLET_FIELDS}
@@ -611,6 +614,25 @@ def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
     if issubclass(LOSSES[name], ProxyLoss):
         arguments["seed"] = config.seed
     return LOSSES[name](**arguments)
+
+
+def _warn_of_unread(config: ml_collections.ConfigDict) -> None:
+    """A config may well have been a triplet's; an override hardly was."""
+    default = configs.base_config().loss
+    own = [
+        f"loss.{field}={config.loss[field]}"
+        for field in _TRIPLET_FIELDS
+        if config.loss[field] != default[field]
+    ]
+    if own:
+        name = config.loss.name
+        where = f"loss.{name}" if name in LOSSES else "no field of the config"
+        logging.warning(
+            "loss.name=%s does not read %s; its own numbers are in %s.",
+            name,
+            ", ".join(own),
+            where,
+        )
 
 
 def build_learner(

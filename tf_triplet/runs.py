@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def train(
             targets=tasks.targets if tasks else (),
         )
 
+    loss = experiment.build_loss(config)
+    whole = 2 * strategy.num_replicas_in_sync
+    if (
+        loss.in_pairs
+        and config.loss.scope == "replica"
+        and sampler.batch_size % whole
+    ):
+        raise ValueError(
+            "`loss.scope=replica` gives each replica whole pairs, so "
+            f"{sampler.batch_size} pictures a batch must divide by {whole}. "
+            "Change `sampling.units_per_batch` or `training.replicas`."
+        )
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
         network = experiment.build_network(config, training, branches)
@@ -107,10 +120,22 @@ def train(
 
 
 def _claim(workdir: Path, config, resume: bool) -> None:
-    """Writes the config, or holds it against the one that is there."""
+    """Writes the config, or holds it against the one of a run that began.
+
+    What an export holds may change at any time.
+    """
     path = workdir / "config.json"
-    if path.exists() and resume:
-        lines = configs.difference(configs.from_json(path.read_text()), config)
+    begun = (workdir / "checkpoints").exists() or (
+        workdir / "metrics.jsonl"
+    ).exists()
+    if path.exists() and begun and resume:
+        lines = [
+            line
+            for line in configs.difference(
+                configs.from_json(path.read_text()), config
+            )
+            if not line.startswith("export.")
+        ]
         if lines:
             changes = "\n  ".join(lines)
             raise ValueError(
@@ -122,6 +147,8 @@ def _claim(workdir: Path, config, resume: bool) -> None:
     if not resume:
         (workdir / "best.json").unlink(missing_ok=True)
         (workdir / "metrics.jsonl").unlink(missing_ok=True)
+        # Killed before its first save, this run would go on from the old one.
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     partial = path.with_suffix(".partial")
     partial.write_text(configs.to_json(config))
     partial.replace(path)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_triplet.losses import ensemble
 from tf_triplet.losses.batch_loss import BatchLoss, BatchValue, Keys
+from tf_triplet.losses.proxies import ProxyNCALoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training.learner import Learner
 
@@ -282,3 +283,11 @@ def test_two_replicas_equal_one_device(two_replicas, first_shard=3):
     assert got["divergence"] > 0
     for name, value in want.items():
         assert got[name] == pytest.approx(float(value), rel=1e-5)
+
+
+def test_proxies_of_learners_do_not_start_alike():
+    loss = ensemble.EnsembleLoss(ProxyNCALoss(), 2)
+    loss.build(3, 8)
+    first, second = (copy.parameters.get_weights()[0] for copy in loss.copies)
+    assert first.shape == second.shape == (3, 4)
+    assert np.abs(first - second).max() > 0.1

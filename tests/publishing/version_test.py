@@ -68,7 +68,7 @@ def publish(folder, **more):
 def embed(folder, path=""):
     """The first half of publishing alone."""
     config = experiment.load_config(folder)
-    catalog = version._read_catalog(config, path, "", ())
+    catalog = version._read_catalog(config, path, "")
     sha256 = experiment.encoder_sha256(config, folder)
     return embedding.embed(
         config,
@@ -435,3 +435,19 @@ def test_kill_9_at_any_moment_leaves_no_half_version(small):
     record = fingerprint.read(target / str(known[0]))["work"]
     assert record["cached"] >= 5
     assert record["cached"] + record["embedded"] == 12
+
+
+def test_the_next_version_is_asked_as_the_last_was(tmp_path):
+    folder = tmp_path / "run"
+    make_run(folder, 12, columns=("price",))
+    first = publish(folder, index="exact", k=2, new_encoder=True)
+    second = publish(folder)
+    for published in (first, second):
+        assert published.record["index"] == "exact"
+        assert published.record["columns"] == ["price"]
+        assert published.record["parity"]["k"] == 2
+    third = publish(folder, k=3, group_by_product=True)
+    assert third.record["parity"]["k"] == 3
+    assert third.record["group_by_product"] is True
+    with pytest.raises(ValueError, match="`export.storage=int8`"):
+        publish(folder, storage="int8")

@@ -287,3 +287,12 @@ def test_frozen_batch_norm_and_no_dropout_are_taken():
 def test_a_negative_micro_batch_is_refused():
     with pytest.raises(ValueError, match="at least 0;.*Received: -1"):
         Learner(build_encoder(), triplet.TripletLoss(), micro_batch=-1)
+
+
+def test_slopes_of_some_rows_are_unscaled_too():
+    rows = tf.IndexedSlices(tf.constant([[4.0]]), tf.constant([1]), [3, 1])
+    ((whole, none), (some,)) = gradient_cache.unscale(
+        [[tf.constant([2.0]), None], [rows]], 2.0
+    )
+    assert float(whole[0]) == 1 and none is None
+    assert float(some.values[0, 0]) == 2 and int(some.indices[0]) == 1

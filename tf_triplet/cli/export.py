@@ -37,7 +37,33 @@ _INDEX = flags.DEFINE_enum(
     ["scann", "exact"],
     "scann, or exact (no custom op: any server loads it).",
 )
-_K = flags.DEFINE_integer("k", None, "Neighbours that an answer holds.")
+_K = flags.DEFINE_integer(
+    "k", None, "Neighbours that an answer holds.", lower_bound=1
+)
+
+_COLUMNS = flags.DEFINE_list(
+    "columns",
+    None,
+    "Further columns of the manifest to answer: --columns=price,title. "
+    "Default: the config's export.columns.",
+)
+_STORAGE = flags.DEFINE_enum(
+    "storage",
+    None,
+    ["float32", "int8"],
+    "Of the vectors in ScaNN; int8 takes a quarter and costs some recall, "
+    "which is measured.",
+)
+_GROUP_BY_PRODUCT = flags.DEFINE_bool(
+    "group_by_product", None, "Answer each product once, by its best picture."
+)
+_MIN_RECALL = flags.DEFINE_float(
+    "min_recall",
+    None,
+    "Share of the exact nearest that ScaNN must find; less publishes nothing.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 
 
 @errors.friendly
@@ -57,6 +83,10 @@ def main(argv) -> None:
         domains=_DOMAINS.value or (),
         index=_INDEX.value or "",
         k=_K.value or 0,
+        columns=_COLUMNS.value or (),
+        storage=_STORAGE.value or "",
+        group_by_product=_GROUP_BY_PRODUCT.value,
+        min_recall=_MIN_RECALL.value,
         layer=_LAYER.value,
         new_encoder=True,
     )

@@ -25,7 +25,7 @@ _COLUMNS = flags.DEFINE_list(
     "columns",
     None,
     "Further columns of the manifest to answer: --columns=price,title. "
-    "Default: the config's export.columns.",
+    "Default: as in the version before.",
 )
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "last"], "Which encoder."
@@ -37,7 +37,9 @@ _SPLIT = flags.DEFINE_string(
     "config's.",
 )
 _DOMAINS = flags.DEFINE_list(
-    "domains", None, "Index these domains only. Default: the config's."
+    "domains",
+    None,
+    "Index these domains only. Default: as in the version before.",
 )
 _INDEX = flags.DEFINE_enum(
     "index",
@@ -47,6 +49,24 @@ _INDEX = flags.DEFINE_enum(
 )
 _K = flags.DEFINE_integer(
     "k", None, "Neighbours that an answer holds.", lower_bound=1
+)
+
+_STORAGE = flags.DEFINE_enum(
+    "storage",
+    None,
+    ["float32", "int8"],
+    "Of the vectors in ScaNN; int8 takes a quarter and costs some recall, "
+    "which is measured.",
+)
+_GROUP_BY_PRODUCT = flags.DEFINE_bool(
+    "group_by_product", None, "Answer each product once, by its best picture."
+)
+_MIN_RECALL = flags.DEFINE_float(
+    "min_recall",
+    None,
+    "Share of the exact nearest that ScaNN must find; less publishes nothing.",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
 
 
@@ -69,6 +89,9 @@ def main(argv) -> None:
         index=_INDEX.value or "",
         k=_K.value or 0,
         columns=_COLUMNS.value or (),
+        storage=_STORAGE.value or "",
+        group_by_product=_GROUP_BY_PRODUCT.value,
+        min_recall=_MIN_RECALL.value,
     )
     print(version.describe(published))
 

@@ -94,9 +94,7 @@ class EnsembleLoss(BatchLoss):
         self._base = base
         self._margin = float(divergence_margin)
         self._weight = float(divergence_weight)
-        self.copies = [
-            type(base).from_config(base.get_config()) for _ in range(learners)
-        ]
+        self.copies = [_copy(base, i) for i in range(learners)]
 
     @property
     def in_pairs(self) -> bool:
@@ -172,3 +170,12 @@ class EnsembleLoss(BatchLoss):
         """The loss of a `get_config`."""
         base = tf.keras.utils.deserialize_keras_object(config["base"])
         return cls(**{**config, "base": base})
+
+
+def _copy(base: BatchLoss, learner: int) -> BatchLoss:
+    """As it was constructed; proxies that start alike would draw the
+    learners together."""
+    settings = base.get_config()
+    if "seed" in settings:
+        settings["seed"] += learner
+    return type(base).from_config(settings)

@@ -212,8 +212,11 @@ class TripletLoss(BatchLoss):
         return self._arguments["mining"] in PAIRED
 
     @property
-    def loss_at_collapse(self) -> float:
-        """What every triplet costs when all embeddings are equal."""
+    def loss_at_collapse(self) -> float | None:
+        """What every triplet costs when all embeddings are equal; a sum
+        depends on how many there are."""
+        if self._averaging == "sum":
+            return None
         margin = self._arguments["margin"]
         if self._arguments["soft"]:
             return float(tf.math.softplus(margin))

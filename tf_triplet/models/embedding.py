@@ -203,6 +203,12 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
         Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: another layer
         than the embedding may generalise better to unseen classes.
     """
+    if isinstance(encoder.input, dict):
+        raise ValueError(
+            "A layer before the embedding cannot be read of an encoder with "
+            f"branches: it comes before they part. Received: {name!r}. Train "
+            "without model.branch_by."
+        )
     features = cutting.output_of(encoder, name)
     # Names of their own: those of the encoder's end may be taken.
     average = tf.keras.layers.GlobalAveragePooling2D(

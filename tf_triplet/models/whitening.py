@@ -34,13 +34,14 @@ def fit_whitening(
     if not 1 <= components <= width:
         raise ValueError(
             f"`components` must be from 1 to {width}, the width of the "
-            f"features. Received: {components}. Lower model.whitening."
+            f"features. Received: {components}. Lower it (model.whitening, or "
+            "--components of tf-triplet-evaluate)."
         )
     if count <= components:
         raise ValueError(
             f"Whitening of {components} components needs more than "
-            f"{components} pictures. Received: {count}. Lower "
-            "model.whitening."
+            f"{components} pictures. Received: {count}. Lower it "
+            "(model.whitening, or --components of tf-triplet-evaluate)."
         )
     pca = decomposition.PCA(components, svd_solver="full")
     with np.errstate(invalid="ignore"):  # Shares of no variance at all.

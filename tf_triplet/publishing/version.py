@@ -34,6 +34,9 @@ from tf_triplet.serving import (
 )
 
 CACHE = "index_cache"
+# Fields of `config.export` that tf-triplet-index takes from the version before.
+KEPT = ("index", "k", "columns", "domains", "storage", "group_by_product")
+KEPT += ("min_recall",)
 # Pictures of a warm-up request; another holds one.
 _WARM_PICTURES = 2
 
@@ -63,6 +66,9 @@ def publish(
     index: str = "",
     k: int = 0,
     columns: Sequence[str] = (),
+    storage: str = "",
+    group_by_product: bool | None = None,
+    min_recall: float | None = None,
     layer: str = "",
     new_encoder: bool = False,
     progress: bool = True,
@@ -74,10 +80,14 @@ def publish(
         checkpoint: "best" or "last".
         catalog_path: a manifest; "": the run's own catalogue.
         split: of the catalogue; "": the config's, and all of a manifest.
-        domains: to index; none: the config's.
-        index: "scann" or "exact"; "": the config's.
-        k: neighbours an answer holds; 0: the config's.
-        columns: further ones to answer; none: the config's.
+        domains: to index. What is not given, here and below, is as in the
+            last version without `new_encoder`, else the config's.
+        index: "scann" or "exact".
+        k: neighbours an answer holds.
+        columns: further ones to answer.
+        storage: of the vectors in ScaNN, "float32" or "int8".
+        group_by_product: answer each product once.
+        min_recall: that ScaNN must reach.
         layer: read this layer in place of the embedding; "": the embedding
             or, without `new_encoder`, what the last version reads.
         new_encoder: the encoder may be another than the last version's.
@@ -90,19 +100,29 @@ def publish(
     """
     workdir = Path(workdir)
     config = experiment.load_config(workdir)
-    given = {"index": index, "k": k, "columns": tuple(columns)}
-    config.export.update({f: value for f, value in given.items() if value})
-    configs.validate(config)
+    given = {
+        "index": index or None,
+        "k": k or None,
+        "columns": tuple(columns) or None,
+        "domains": tuple(domains) or None,
+        "storage": storage or None,
+        "group_by_product": group_by_product,
+        "min_recall": min_recall,
+    }
     target = workdir / "models" / config.export.name
     with _alone(target):
         known = versions.list_versions(target)
         if known and not new_encoder:
             last = fingerprint.read(target / str(known[-1])) or {}
             layer = layer or last.get("layer", "")
+            _override(config.export, last.get("export", {}))
+        _override(config.export, given)
+        configs.validate(config)
         sha256 = experiment.encoder_sha256(config, workdir, checkpoint, layer)
         if known and not new_encoder:
             fingerprint.check_same_encoder(target / str(known[-1]), sha256)
-        catalog = _read_catalog(config, catalog_path, split, domains)
+        catalog = _read_catalog(config, catalog_path, split)
+        _parity_rows(config, catalog)  # Before hours of embedding.
         encoder = experiment.load_encoder(workdir, checkpoint, layer)
         embeddings, work = embedding.embed(
             config, encoder, sha256, catalog, workdir / CACHE, progress
@@ -110,6 +130,7 @@ def publish(
         record = {
             "checkpoint": checkpoint,
             "layer": layer,
+            "export": {name: config.export[name] for name in KEPT},
             "catalog": catalog.name,
             "encoder": sha256,
             "work": dataclasses.asdict(work),
@@ -146,7 +167,13 @@ def describe(published: Published) -> str:
     return "\n".join([*lines, f"Published: {published.folder}"])
 
 
-def _read_catalog(config, path, split, domains) -> Catalog:
+def _override(export, values) -> None:
+    for name, value in values.items():
+        if value is not None:
+            export[name] = tuple(value) if isinstance(value, list) else value
+
+
+def _read_catalog(config, path, split) -> Catalog:
     """The pictures of the split and the domains."""
     columns = tuple(config.export.columns)
     if path:
@@ -155,7 +182,7 @@ def _read_catalog(config, path, split, domains) -> Catalog:
     else:
         catalog = experiment.build_catalog(config, columns)
         catalog = catalog.split(split or config.export.split)
-    domains = list(domains or config.export.domains)
+    domains = list(config.export.domains)
     unknown = set(domains) - set(catalog.domain_names)
     if unknown:
         raise ValueError(

@@ -89,10 +89,17 @@ def gradients(
 
 def unscale(gradients: list, loss_scale: float) -> list:
     """Divides a structure of gradients, of which some may be None."""
-    return tf.nest.map_structure(
-        lambda slope: None if slope is None else slope / loss_scale,
-        list(gradients),
-    )
+
+    def smaller(slope):
+        if slope is None or loss_scale == 1.0:
+            return slope
+        if isinstance(slope, tf.IndexedSlices):  # Of some rows only.
+            return tf.IndexedSlices(
+                slope.values / loss_scale, slope.indices, slope.dense_shape
+            )
+        return slope / loss_scale
+
+    return tf.nest.map_structure(smaller, list(gradients))
 
 
 def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
