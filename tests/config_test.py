@@ -221,7 +221,7 @@ def test_branches_that_do_go_together(changes):
         {"model.pooling": "gem"},
         {"model.whitening": 512},
         {"model.learners": 1},
-        {"loss.name": "contrastive", "loss.memory_size": 64},
+        {"loss.name": "contrastive", "loss.memory_size": 128},
         {"loss.name": "proxy_nca", "optimizer.loss_learning_rate": 0.1},
         {"sampling.query_domain": "street", "sampling.gallery_domain": "shop"},
     ],
