@@ -154,8 +154,8 @@ def run(verb, *arguments):
     [
         ("sop", sop_tree, 12, 12),
         ("inshop", inshop_tree, 8, 8),
-        ("cub200", cub_tree, 12, 12),
-        ("cars196", cars_tree, 12, 12),
+        pytest.param("cub200", cub_tree, 12, 12, marks=pytest.mark.slow),
+        pytest.param("cars196", cars_tree, 12, 12, marks=pytest.mark.slow),
         ("consumer2shop", consumer2shop_tree, 4, 4),
         ("street2shop", street2shop_tree, 8, 24),
     ],
