@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 from absl import logging
 
+from tf_triplet.losses import mining
 from tf_triplet.losses.batch_loss import BatchLoss, BatchValue, split_labels
 
 _ADDONS, _SIMILARITY = "tensorflow_addons", "tensorflow_similarity"
@@ -184,20 +185,8 @@ class ForeignLoss(BatchLoss):
 
 def _as_matrix(products, vectors) -> tuple[tf.Tensor, tf.Tensor]:
     """`[pairs]` products, and `[pairs, pairs]` inner products."""
-    pairs = tf.shape(products)[0] // 2
-    queries, positives = products[0 : 2 * pairs : 2], products[1::2]
-    paired = tf.debugging.Assert(
-        (tf.shape(products)[0] == 2 * pairs)
-        & tf.reduce_all(queries == positives),
-        [
-            "tfa_npairs needs batches of interleaved pairs: rows 2i and "
-            "2i + 1 of one product. Sample with units=pairs. Received labels:",
-            products,
-        ],
-        summarize=16,
-    )
-    with tf.control_dependencies([paired]):
-        queries = tf.identity(queries)
+    with tf.control_dependencies([mining.assert_pairs(products)]):
+        queries = tf.identity(products[::2])
     return queries, tf.matmul(vectors[::2], vectors[1::2], transpose_b=True)
 
 

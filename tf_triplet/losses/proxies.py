@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_triplet.losses import pairs
 from tf_triplet.losses.batch_loss import BatchLoss, BatchValue, split_labels
 
 _INF = float("inf")
@@ -315,12 +316,9 @@ def _own(products, values) -> tf.Tensor:
 
 def _log1p_sum_exp(values, mask) -> tf.Tensor:
     """`[proxies]` log(1 + sum of exp) over the masked rows."""
-    some = tf.reduce_any(mask, 0)
-    # The logarithm of an empty sum is -inf, whose slope is NaN even where
-    # it is masked afterwards.
-    filled = tf.where(mask, values, tf.where(some, -_INF, 0.0)[None, :])
-    total = tf.math.softplus(tf.reduce_logsumexp(filled, 0))
-    return tf.where(some, total, 0.0)
+    return tf.math.softplus(
+        pairs.logsumexp(tf.transpose(values), tf.transpose(mask))
+    )
 
 
 def _check_positive(name: str, value: float) -> None:
