@@ -78,12 +78,11 @@ def train(
             targets=tasks.targets if tasks else (),
         )
 
-    loss = experiment.build_loss(config)
     whole = 2 * strategy.num_replicas_in_sync
     if (
-        loss.in_pairs
-        and config.loss.scope == "replica"
+        config.loss.scope == "replica"
         and sampler.batch_size % whole
+        and experiment.build_loss(config).in_pairs
     ):
         raise ValueError(
             "`loss.scope=replica` gives each replica whole pairs, so "
