@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_triplet import comparison
+from tf_triplet import comparison, validation
 from tf_triplet import config as configs
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -31,7 +31,7 @@ def test_every_config_file_is_valid(path):
     # Where a benchmark lies, its user says.
     assert config.data.source in ("emoji", "rendered") or not config.data.path
     config.data.path = "somewhere"
-    configs.validate(config)
+    validation.validate(config)
     assert "Command:" in module.__doc__
 
 
@@ -91,7 +91,7 @@ def test_a_bad_value_is_named(field, value, message):
     section, name = field.split(".")
     config[section][name] = value
     with pytest.raises(ValueError, match=message):
-        configs.validate(config)
+        validation.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_values_that_do_not_go_together_are_named(changes, message):
     config = usable()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
-        configs.validate(config)
+        validation.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_values_that_do_not_go_together_are_named(changes, message):
 def test_branches_that_do_go_together(changes):
     config = usable()
     config.update_from_flattened_dict(changes)
-    configs.validate(config)
+    validation.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_tasks_do_go_together_with(changes):
     config.loss.attribute_weight = config.loss.landmark_weight = 1.0
     config.model.landmark_features = 8
     config.update_from_flattened_dict(changes)
-    configs.validate(config)
+    validation.validate(config)
 
 
 @pytest.mark.parametrize("size,whitening", [(0, 0), (64, 64)])
@@ -240,7 +240,7 @@ def test_no_training_of_features_or_whitened_features_is_valid(size, whitening):
     config.training.steps = 0
     config.model.embedding_size = size
     config.model.whitening = whitening
-    configs.validate(config)
+    validation.validate(config)
 
 
 def test_sop_comes_in_two_kinds_of_minibatches():

@@ -7,7 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from tf_triplet import evaluation, experiment
+from tf_triplet import catalogs, evaluation, experiment, objectives
 from tf_triplet.config import base_config
 from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.models import branches
@@ -37,19 +37,19 @@ def test_two_domains_train_on_these_alone():
             "sampling.gallery_domain": "shop",
         }
     )
-    training = experiment.training_catalog(crossed, catalog())
+    training = catalogs.training_catalog(crossed, catalog())
     assert set(training.domain_names) == {"street", "shop"}
     assert len(training) == 8 and set(training.split_names) == {"train"}
-    sides = experiment.sampling_sides(crossed, training)
+    sides = catalogs.sampling_sides(crossed, training)
     names = training.domain_names[training.domains]
     np.testing.assert_array_equal(sides, names == "shop")
-    sampler = experiment.build_sampler(crossed, training)
+    sampler = catalogs.build_sampler(crossed, training)
     assert sampler.units == 4
     rows = sampler.batch(0)
     np.testing.assert_array_equal(sides[rows], [0, 1, 0, 1])
     crossed.sampling.pool_domains = True
-    assert len(experiment.training_catalog(crossed, catalog())) == 8
-    assert experiment.sampling_sides(crossed, training) is None
+    assert len(catalogs.training_catalog(crossed, catalog())) == 8
+    assert catalogs.sampling_sides(crossed, training) is None
 
 
 def test_branches_are_the_sampled_domains_or_the_trained_categories():
@@ -59,14 +59,14 @@ def test_branches_are_the_sampled_domains_or_the_trained_categories():
             "sampling.gallery_domain": "shop",
         }
     )
-    training = experiment.training_catalog(crossed, catalog())
+    training = catalogs.training_catalog(crossed, catalog())
     assert experiment.build_branches(crossed, training) is None
     crossed.model.branch_by = "domain"
     found = experiment.build_branches(crossed, training)
     # By name: the catalogue sorts its own, and the shop would come first.
     assert found.names == ("street", "shop") and found.default == "street"
     rows = evaluation.branch_of_rows(found, training)
-    sides = experiment.sampling_sides(crossed, training)
+    sides = catalogs.sampling_sides(crossed, training)
     np.testing.assert_array_equal(rows, sides)
     with pytest.raises(ValueError, match="no branch for domain 'studio'"):
         evaluation.branch_of_rows(found, catalog())
@@ -80,9 +80,9 @@ def test_branches_are_the_sampled_domains_or_the_trained_categories():
 
 
 def test_one_domain_pools_all():
-    training = experiment.training_catalog(config(), catalog())
+    training = catalogs.training_catalog(config(), catalog())
     assert len(training) == 12
-    assert experiment.sampling_sides(config(), training) is None
+    assert catalogs.sampling_sides(config(), training) is None
 
 
 def test_an_unknown_domain_lists_the_known():
@@ -93,7 +93,7 @@ def test_an_unknown_domain_lists_the_known():
         }
     )
     with pytest.raises(ValueError, match="no domain 'web'; it has 'shop'"):
-        experiment.training_catalog(wrong, catalog())
+        catalogs.training_catalog(wrong, catalog())
 
 
 def test_sampling_options_reach_the_sampler():
@@ -104,10 +104,10 @@ def test_sampling_options_reach_the_sampler():
         }
     )
     with pytest.raises(ValueError, match="`categories_per_batch` is 2"):
-        experiment.build_sampler(several, catalog())
+        catalogs.build_sampler(several, catalog())
     mixed = config(**{"sampling.mixed_draws": 3})
-    plain = experiment.build_sampler(config(), catalog())
-    dealt = experiment.build_sampler(mixed, catalog())
+    plain = catalogs.build_sampler(config(), catalog())
+    dealt = catalogs.build_sampler(mixed, catalog())
     assert any((plain.batch(i) != dealt.batch(i)).any() for i in range(3))
 
 
@@ -137,7 +137,7 @@ def test_learners_make_an_ensemble_and_its_loss(tmp_path):
     assert encoder.get_layer("attended_1").output.shape[1:] == (8, 8, 4)
     pool = encoder.get_layer("pool")
     assert isinstance(pool, tf.keras.layers.GlobalMaxPooling2D)
-    loss = experiment.build_loss(made)
+    loss = objectives.build_loss(made)
     assert isinstance(loss, EnsembleLoss)
     settings = loss.get_config()
     assert settings["learners"] == 2
@@ -145,7 +145,7 @@ def test_learners_make_an_ensemble_and_its_loss(tmp_path):
     assert settings["divergence_weight"] == 0.25
     assert settings["base"]["config"]["mining"] == "paper"
     made.model.learners = 0
-    assert not isinstance(experiment.build_loss(made), EnsembleLoss)
+    assert not isinstance(objectives.build_loss(made), EnsembleLoss)
     made.model.layer = "first"
     baseline = experiment.build_baseline(made)
     assert baseline.get_layer("pool").input_shape == (None, 8, 8, 4)
@@ -180,11 +180,11 @@ def small_backbone():
 
 
 def test_tasks_are_what_the_weights_say():
-    assert experiment.build_tasks(config(), catalog()) is None
+    assert objectives.build_tasks(config(), catalog()) is None
     weighed = config(
         **{"loss.landmark_weight": 2.0, "loss.attribute_positive_weight": 3.0}
     )
-    tasks = experiment.build_tasks(weighed, annotated())
+    tasks = objectives.build_tasks(weighed, annotated())
     assert tasks.targets == ("landmarks",)
     assert tasks.landmark_weight == 2.0 and tasks.attribute_weight == 0
     assert tasks.attribute_positive_weight == 3.0
@@ -200,7 +200,7 @@ def test_tasks_are_what_the_weights_say():
 def test_a_task_without_its_columns(field, message):
     weighed = config(**{f"loss.{field}": 0.5})
     with pytest.raises(ValueError, match=f"`loss.{field}` is 0.5 .*{message}"):
-        experiment.build_tasks(weighed, catalog())
+        objectives.build_tasks(weighed, catalog())
     # Columns without a single annotation do no better.
     nobody = dataclasses.replace(
         annotated(),
@@ -208,7 +208,7 @@ def test_a_task_without_its_columns(field, message):
         landmarks=np.full([18, 1, 3], np.nan, np.float32),
     )
     with pytest.raises(ValueError, match=message):
-        experiment.build_tasks(weighed, nobody)
+        objectives.build_tasks(weighed, nobody)
 
 
 def test_heads_have_the_width_of_the_catalogue(tmp_path):

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "tf_triplet"
 LEVELS = {
     "version": -1,
     "config": 0,
+    "validation": 0,
     "data": 1,
     "losses": 1,
     "models": 1,
@@ -17,16 +18,19 @@ LEVELS = {
     "evaluation": 2,
     "serving": 2,
     "reporting": 2,
-    "experiment": 3,
-    "comparison": 3,
-    "runs": 4,
-    "publishing": 4,
-    "cli": 5,
+    "catalogs": 3,
+    "objectives": 3,
+    "experiment": 4,
+    "comparison": 4,
+    "runs": 5,
+    "publishing": 5,
+    "cli": 6,
 }
 # Who may know ConfigDict, and where an outside package has its room.
 ROOMS = {
     "ml_collections": {
-        *("config.py", "experiment.py", "comparison.py", "runs.py"),
+        *("config.py", "validation.py", "catalogs.py", "objectives.py"),
+        *("experiment.py", "comparison.py", "runs.py"),
         "cli/train.py",
     },
     "scann": {"serving/scann_index.py"},

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_triplet import catalogs, experiment, runs, validation
 from tf_triplet import config as configs
-from tf_triplet import experiment, runs
 from tf_triplet.publishing import version
 from tf_triplet.serving import client, parity, server
 
@@ -146,7 +146,7 @@ def recipe(network, replicas, changes):
 def annotate(config, folder):
     """Writes the rendered catalogue with attributes and a landmark."""
     config.data.source = "rendered"
-    frame = experiment.build_catalog(config).to_frame()
+    frame = catalogs.build_catalog(config).to_frame()
     frame["attributes"] = frame["category"]
     frame["landmark1_x"], frame["landmark1_y"] = 10, 12
     config.data.source = "manifest"
@@ -157,7 +157,7 @@ def annotate(config, folder):
 def ask(config, encoder, workdir):
     """Publishes, and asks a server with a picture of the catalogue."""
     published = version.publish(workdir, progress=False)
-    catalog = experiment.build_catalog(config)
+    catalog = catalogs.build_catalog(config)
     embeddings = experiment.compute_embeddings(
         config, encoder, catalog, progress=False
     )
@@ -218,12 +218,12 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
 
 
 def catalog_of(config):
-    catalog = experiment.build_catalog(config)
-    return experiment.training_catalog(config, catalog)
+    catalog = catalogs.build_catalog(config)
+    return catalogs.training_catalog(config, catalog)
 
 
 def test_every_loss_has_a_smoke():
-    known = set(configs.CHOICES["loss.name"])
+    known = set(validation.CHOICES["loss.name"])
     smoked = {m.get("loss.name", "triplet") for m in METHODS.values()}
     # Of the foreign ones, one a library: they share one road.
     rest = {name for name in known - smoked if not name.startswith("tf")}

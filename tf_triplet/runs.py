@@ -16,8 +16,14 @@ from pathlib import Path
 import ml_collections
 import tensorflow as tf
 
+from tf_triplet import (
+    catalogs,
+    evaluation,
+    experiment,
+    objectives,
+    validation,
+)
 from tf_triplet import config as configs
-from tf_triplet import evaluation, experiment
 from tf_triplet.data import pipeline
 from tf_triplet.training import distribution, run
 from tf_triplet.version import __version__
@@ -37,14 +43,14 @@ def train(
         ValueError: a field is wrong, or the folder holds a run of another
             config.
     """
-    configs.validate(config)
+    validation.validate(config)
     _claim(workdir, config, resume)
     strategy = distribution.build_strategy(config.training.replicas)
     (workdir / "versions.json").write_text(
         json.dumps(_versions(), indent=2) + "\n"
     )
-    catalog = experiment.build_catalog(config)
-    training = experiment.training_catalog(config, catalog)
+    catalog = catalogs.build_catalog(config)
+    training = catalogs.training_catalog(config, catalog)
     held_out = catalog.split(config.evaluation.split)
     evaluate = _evaluator(config, held_out)
     monitor = f"recall@{min(config.evaluation.ks)}"
@@ -53,10 +59,10 @@ def train(
         run.finish_untrained(build, evaluate, workdir, monitor, resume)
         print(f"Built without training: {workdir / 'encoder.keras'}")
         return
-    sampler = experiment.build_sampler(config, training)
+    sampler = catalogs.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
     bad_images = pipeline.BadImages(config.data.on_bad_image)
-    tasks = experiment.build_tasks(config, training)
+    tasks = objectives.build_tasks(config, training)
     branches = experiment.build_branches(config, training)
     # Now, and not at the first evaluation, hours from here.
     evaluation.branch_of_rows(branches, held_out)
@@ -66,14 +72,14 @@ def train(
             training,
             sampler,
             config.data.image_size,
-            experiment.build_augmentation(config),
+            catalogs.build_augmentation(config),
             start_step=start_step,
             seed=config.seed,
             rows_together=2 if config.sampling.units == "pairs" else 1,
             resize=config.data.resize,
             use_boxes=config.data.use_boxes,
             bad_images=bad_images,
-            sides=experiment.sampling_sides(config, training),
+            sides=catalogs.sampling_sides(config, training),
             branches=evaluation.branch_of_rows(branches, training),
             targets=tasks.targets if tasks else (),
         )
@@ -82,7 +88,7 @@ def train(
     if (
         config.loss.scope == "replica"
         and sampler.batch_size % whole
-        and experiment.build_loss(config).in_pairs
+        and objectives.build_loss(config).in_pairs
     ):
         raise ValueError(
             "`loss.scope=replica` gives each replica whole pairs, so "

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet import experiment
+from tf_triplet import catalogs, experiment
 from tf_triplet.models import branches as br
 from tf_triplet.serving import server
 
@@ -129,7 +129,7 @@ def test_weights_a_category(folder, tmp_path):
     config = experiment.load_config(tmp_path)
     encoder = experiment.load_encoder(tmp_path)
     assert br.find(encoder).names == ("bags", "hats")
-    catalog = experiment.build_catalog(config)
+    catalog = catalogs.build_catalog(config)
     got = experiment.compute_embeddings(config, encoder, catalog).vectors
     plain = experiment.compute_embeddings(
         config, experiment.build_baseline(config), catalog

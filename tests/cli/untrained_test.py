@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import evaluation, experiment
+from tf_triplet import catalogs, evaluation, experiment
 from tf_triplet.serving import saved_model
 
 
@@ -60,7 +60,7 @@ def test_a_run_of_0_steps_leaves_what_training_would(codes):
     assert best["step"] == figures["step"] == 0
     assert best["value"] == figures["eval/recall@1"] > 0
     config = experiment.load_config(codes)
-    catalog = experiment.build_catalog(config)
+    catalog = catalogs.build_catalog(config)
     for checkpoint in ("best", "last"):
         encoder = experiment.load_encoder(codes, checkpoint)
         head = encoder.get_layer("embedding")

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tf_triplet import catalogs, experiment
 from tf_triplet import config as configs
-from tf_triplet import experiment
 from tf_triplet.publishing import embedding, version
 from tf_triplet.serving import fingerprint, versions, warmup
 
@@ -142,7 +142,7 @@ def test_a_nightly_refresh_embeds_only_what_changed(shop):
     # What is answered is what a fresh embedding of all would be.
     config = experiment.load_config(folder)
     config.data.path = str(path)
-    catalog = experiment.build_catalog(config)
+    catalog = catalogs.build_catalog(config)
     model = experiment.load_encoder(folder)
     want = experiment.compute_embeddings(config, model, catalog, progress=False)
     loaded = tf.saved_model.load(str(second.folder)).signatures
@@ -340,7 +340,7 @@ def test_columns_that_there_are_not(again):
     config = experiment.load_config(again)
     config.data.source = "rendered"
     with pytest.raises(ValueError, match="Only a manifest has further colum"):
-        experiment.build_catalog(config, ("price",))
+        catalogs.build_catalog(config, ("price",))
 
 
 def test_too_little_recall_publishes_nothing(again, monkeypatch):

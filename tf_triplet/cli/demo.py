@@ -94,13 +94,13 @@ def _timed(stage: str, seconds: dict[str, float]):
 
 def _choose_source() -> str:
     """emoji, or rendered where the registries cannot be reached."""
-    from tf_triplet import experiment
+    from tf_triplet import catalogs, experiment
     from tf_triplet.data import fetch
 
     config = configs.base_config()
     config.data.source = "emoji"
     try:
-        experiment.build_catalog(config)
+        catalogs.build_catalog(config)
         experiment.fetch_registry_weights()
     except fetch.FetchError as error:
         print(
@@ -141,11 +141,11 @@ def _ask(workdir: Path, query_domain: str) -> float:
 
 
 def _query_all(workdir: Path, query_domain: str, address: str) -> float:
-    from tf_triplet import experiment
+    from tf_triplet import catalogs, experiment
     from tf_triplet.serving import client
 
     config = experiment.load_config(workdir)
-    test = experiment.build_catalog(config).split("test")
+    test = catalogs.build_catalog(config).split("test")
     queries = test.domain(query_domain)
     others = set(
         test.row_product_ids[

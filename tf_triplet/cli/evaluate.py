@@ -181,12 +181,12 @@ def main(argv) -> None:
     ks = _parse_ks(_KS.value)
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
-    from tf_triplet import experiment
+    from tf_triplet import catalogs, experiment
 
     workdir = Path(_WORKDIR.value)
     config = experiment.load_config(workdir)
     options = _read_options(config, ks)
-    whole = experiment.build_catalog(config)
+    whole = catalogs.build_catalog(config)
     catalog = whole.split(options.split)
     encoders = _encoders(workdir, config, whole, options)
     results, seconds = {}, {}

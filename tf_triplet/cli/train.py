@@ -29,6 +29,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from tf_triplet import config as configs
+from tf_triplet import validation
 from tf_triplet.cli import errors
 
 with errors.unknown_fields():
@@ -60,7 +61,7 @@ def main(argv) -> None:
     """Trains, or checks the data."""
     errors.refuse_arguments(argv)
     config = _CONFIG.value
-    configs.validate(config)
+    validation.validate(config)
     if _VERIFY.value:
         return _verify(config)
     if _CHECK.value:
@@ -74,28 +75,28 @@ def main(argv) -> None:
 
 def _verify(config) -> None:
     """A subset is no mistake: it is told, not refused."""
-    from tf_triplet import experiment
+    from tf_triplet import catalogs
 
-    if config.data.source not in experiment.BENCHMARKS:
+    if config.data.source not in catalogs.BENCHMARKS:
         raise ValueError(
             "--verify knows the published counts of "
-            f"{', '.join(experiment.BENCHMARKS)}. Received: "
+            f"{', '.join(catalogs.BENCHMARKS)}. Received: "
             f"data.source={config.data.source}. Your own pictures: --check."
         )
-    catalog = experiment.build_catalog(config)
+    catalog = catalogs.build_catalog(config)
     print(catalog)
-    for line in experiment.verify_counts(config.data.source, catalog):
+    for line in catalogs.verify_counts(config.data.source, catalog):
         print(line)
 
 
 def _check(config) -> None:
     from rich.console import Console
 
-    from tf_triplet import experiment
+    from tf_triplet import catalogs
     from tf_triplet.data import preflight
 
-    catalog = experiment.build_catalog(config)
-    for line in experiment.verify_counts(config.data.source, catalog):
+    catalog = catalogs.build_catalog(config)
+    for line in catalogs.verify_counts(config.data.source, catalog):
         print(line)
     report = preflight.inspect(catalog)
     Console().print(preflight.render(report))

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from tf_triplet import config as configs
-from tf_triplet import evaluation, experiment
+from tf_triplet import catalogs, evaluation, experiment, validation
 from tf_triplet.data import transcode
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import manifest
@@ -117,7 +116,7 @@ def publish(
             layer = layer or last.get("layer", "")
             _override(config.export, last.get("export", {}))
         _override(config.export, given)
-        configs.validate(config)
+        validation.validate(config)
         sha256 = experiment.encoder_sha256(config, workdir, checkpoint, layer)
         if known and not new_encoder:
             fingerprint.check_same_encoder(target / str(known[-1]), sha256)
@@ -180,7 +179,7 @@ def _read_catalog(config, path, split) -> Catalog:
         catalog = manifest.read_manifest(path, columns=columns)
         catalog = catalog.split(split or "all")
     else:
-        catalog = experiment.build_catalog(config, columns)
+        catalog = catalogs.build_catalog(config, columns)
         catalog = catalog.split(split or config.export.split)
     domains = list(config.export.domains)
     unknown = set(domains) - set(catalog.domain_names)
