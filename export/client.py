@@ -21,15 +21,23 @@ def search(
     timeout_s=5.0,
     domain=None,
     category=None,
+    only_domain="",
+    only_category="",
 ):
     """Returns a list of (product id, score, picture path) a picture.
 
     Only a model with branches takes a domain, or a category, of the pictures.
+    Any model answers, if asked, `only_domain` or `only_category`.
     """
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
+    named = {"domain": domain, "category": category}
+    if only_domain or only_category:
+        request.model_spec.signature_name = "encode_and_search_filtered"
+        named["domain_filter"] = only_domain
+        named["category_filter"] = only_category
     inputs = {"image_bytes": pictures}
-    for name, value in (("domain", domain), ("category", category)):
+    for name, value in named.items():
         if value is not None:
             inputs[name] = [value.encode()] * len(pictures)
     for name, values in inputs.items():
@@ -68,6 +76,8 @@ def main():
     parser.add_argument("server", nargs="?", default="localhost:8500")
     parser.add_argument("--domain", help="of a model with a branch a domain")
     parser.add_argument("--category", help="of one with a branch a category")
+    parser.add_argument("--only_domain", default="", help="to answer")
+    parser.add_argument("--only_category", default="", help="to answer")
     arguments = parser.parse_args()
     picture = pathlib.Path(arguments.picture).read_bytes()
     with grpc.insecure_channel(arguments.server) as channel:
@@ -77,6 +87,8 @@ def main():
             [picture],
             domain=arguments.domain,
             category=arguments.category,
+            only_domain=arguments.only_domain,
+            only_category=arguments.only_category,
         )
         for product, score, path in found:
             print(f"{score:.4f}  {product}  {path}")

@@ -141,6 +141,14 @@ def test_client_needs_nothing_of_ours(served, tmp_path):
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[1] for line in lines] == ["green", "blue", "red"]
     assert lines[0][2] == "g.png" and float(lines[0][0]) > 0.9
+    done = subprocess.run(
+        [*done.args, "--only_category=hat"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["blue"]
 
 
 def test_the_curl_line_of_the_readme(served, tmp_path):

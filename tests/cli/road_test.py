@@ -131,6 +131,22 @@ def test_export_serve_query(trained, shop, index, tmp_path):
                 assert len(rows) == 3
                 assert rows[0]["product_id"] == product
                 assert rows[0]["score"] == pytest.approx(1, abs=1e-4)
+        text = run(
+            "query",
+            f"--image={shop / chosen['path'].iloc[0]}",
+            f"--server={address}",
+            "--only_category=none such",
+            "--box=0,0,20,20",
+        )
+        assert "Nothing found." in text
+        text = run(
+            "query",
+            f"--image={images}",
+            f"--server={address}",
+            "--box=0,0,20,20",
+            code=2,
+        )
+        assert "Received: --box and 3 pictures" in text
         bad = tmp_path / "text.jpg"
         bad.write_text("no picture")
         text = run("query", f"--image={bad}", f"--server={address}", code=2)

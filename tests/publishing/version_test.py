@@ -14,8 +14,9 @@ from PIL import Image
 
 from tf_triplet import catalogs, experiment
 from tf_triplet import config as configs
+from tf_triplet.data import preprocessing
 from tf_triplet.publishing import embedding, version
-from tf_triplet.serving import fingerprint, versions, warmup
+from tf_triplet.serving import fingerprint, parity, versions, warmup
 
 
 def encoder(seed=0):
@@ -322,6 +323,21 @@ def test_a_box_is_part_of_a_picture(small):
     boxed.to_csv(folder / "boxed.csv", index=False)
     embed(folder)
     assert counts(embed(folder, folder / "boxed.csv")[1]) == (11, 1, 0, 0)
+
+
+def test_a_catalogue_of_boxed_pictures_is_served_their_cut_outs(
+    small, monkeypatch
+):
+    folder, frame = small
+    sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
+    frame.assign(**sides).to_csv(folder / "boxed.csv", index=False)
+    published = publish(folder, catalog_path=folder / "boxed.csv")
+    figures = published.record["parity"]
+    assert figures["images"] == 12 and figures["largest_difference"] < 1e-6
+    # Whole, they are other pictures.
+    monkeypatch.setattr(preprocessing, "cut_out", lambda data, box: data)
+    with pytest.raises(parity.ParityError, match="differs from evaluation"):
+        publish(folder, catalog_path=folder / "boxed.csv")
 
 
 def test_one_at_a_time(again):

@@ -89,6 +89,47 @@ def test_answers_and_refusals(exported, shop):
     model.release()
 
 
+def test_a_part_of_a_picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, [7, 9, 3], np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    data = client.read_picture(path, [2, 1, 6, 5])
+    got = np.asarray(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(got, pixels[1:5, 2:6])
+    for box in ([1, 2, 3], [3, 1, 2, 5], [-1, 0, 2, 2], [0, 0, np.nan, 2]):
+        with pytest.raises(ValueError, match="x1,y1,x2,y2 in pixels.*Rec"):
+            client.read_picture(path, box)
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(ValueError, match="cut.jpg is not a picture"):
+        client.read_picture(tmp_path / "cut.jpg", [0, 0, 1, 1])
+
+
+def test_filters_and_columns(shop, tmp_path):
+    kinds = np.array(["hats", "bags"] * 6)
+    shop.export(
+        tmp_path,
+        "exact",
+        k=9,
+        filters={"category": kinds, "domain": np.array(["shop", ""] * 6)},
+        columns={"price": np.arange(12) / 2},
+    )
+    running, port, model = server.start(tmp_path, port=0)
+    image, address = client.read_picture(shop.paths[1]), f"localhost:{port}"
+    (answer,) = client.query([image], address)
+    assert answer[0].path == shop.paths[1] and len(answer) == 9
+    assert answer[0].columns == {"price": "0.5"}
+    for only in ({"only_category": "hats"}, {"only_domain": "shop"}):
+        (answer,) = client.query(
+            [image], address, signature="encode_and_search_filtered", **only
+        )
+        assert {n.path for n in answer} == set(shop.paths[::2])
+    none = {"only_category": "hats", "only_domain": "street"}
+    signature = "encode_and_search_filtered"
+    assert client.query([image], address, signature=signature, **none) == [[]]
+    running.stop(0).wait()
+    model.release()
+
+
 def test_padding_is_left_out(shop, tmp_path):
     random = np.random.default_rng(0)
     data = random.normal(size=[300, 3]).astype(np.float32)

@@ -3,7 +3,10 @@
 tf-triplet-query --image=photo.jpg,other.webp --server=localhost:8500
 
 Of a model with branches: --domain=street, --domain= (the domain that queries)
-or --category=hats, which all the pictures are of.
+or --category=hats, which all the pictures are of. Any model narrows its answer
+down by --only_category=hats or --only_domain=shop, exactly.
+
+A shopper's photo of many things: --box=40,10,300,420 asks for that part.
 """
 
 from __future__ import annotations
@@ -29,11 +32,25 @@ _CATEGORY = flags.DEFINE_string(
     None,
     "Category of the pictures, for a model with a branch a category.",
 )
+_ONLY_DOMAIN = flags.DEFINE_string(
+    "only_domain", "", "Answer pictures of this domain alone; empty: of any."
+)
+_ONLY_CATEGORY = flags.DEFINE_string(
+    "only_category",
+    "",
+    "Answer pictures of this category alone; empty: of any.",
+)
+_BOX = flags.DEFINE_list(
+    "box",
+    None,
+    "x1,y1,x2,y2 in pixels: ask for this part of the picture, of one picture.",
+)
 _CA = flags.DEFINE_string(
     "ca_file", None, "PEM certificates, for a server with TLS."
 )
 _ROWS = flags.DEFINE_integer("rows", 5, "Neighbours shown a picture.")
 _EXACT = flags.DEFINE_bool("exact", False, "Search by brute force.")
+_TIMEOUT = flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait.")
 _JSON = flags.DEFINE_bool("json", False, "Print JSON, not a table.")
 
 
@@ -43,21 +60,26 @@ def main(argv) -> None:
     paths = _IMAGE.value + argv[1:]
     if not paths:
         raise ValueError("Pass --image=<picture>[,<picture>...].")
-    from rich.console import Console
-    from rich.table import Table
-
     from tf_triplet.serving import client
 
-    images = [client.read_picture(path) for path in paths]
-    signature = "encode_and_search_exact" if _EXACT.value else "serving_default"
+    box = _read_box(paths)
+    images = [client.read_picture(path, box) for path in paths]
+    signature = "serving_default"
+    if _ONLY_DOMAIN.value or _ONLY_CATEGORY.value:
+        signature = "encode_and_search_filtered"  # Which is exact, too.
+    elif _EXACT.value:
+        signature = "encode_and_search_exact"
     answers = client.query(
         images,
         _SERVER.value,
         _MODEL.value,
         signature,
+        _TIMEOUT.value,
         domain=_DOMAIN.value,
         category=_CATEGORY.value,
         ca_file=_CA.value,
+        only_domain=_ONLY_DOMAIN.value,
+        only_category=_ONLY_CATEGORY.value,
     )
     shown = {
         path: [dataclasses.asdict(n) for n in answer[: _ROWS.value]]
@@ -67,10 +89,42 @@ def main(argv) -> None:
         print(json.dumps(shown, indent=2))
         return
     for path, rows in shown.items():
-        table = Table("product", "score", "picture", title=path)
-        for row in rows:
-            table.add_row(row["product_id"], f"{row['score']:.4f}", row["path"])
-        Console().print(table)
+        _print_table(path, rows)
+
+
+def _read_box(paths) -> list[float] | None:
+    if _BOX.value is None:
+        return None
+    if len(paths) > 1:
+        raise ValueError(
+            "--box is a part of one picture. Received: --box and "
+            f"{len(paths)} pictures. Ask for one at a time."
+        )
+    try:
+        return [float(side) for side in _BOX.value]
+    except ValueError as error:
+        raise ValueError(
+            "--box must be four numbers, x1,y1,x2,y2. Received: "
+            f"--box={','.join(_BOX.value)}"
+        ) from error
+
+
+def _print_table(path: str, rows) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(rows[0]["columns"]) if rows else []
+    table = Table("product", "score", "picture", *columns, title=path)
+    for row in rows:
+        table.add_row(
+            row["product_id"],
+            f"{row['score']:.4f}",
+            row["path"],
+            *(row["columns"][name] for name in columns),
+        )
+    if not rows:
+        table.caption = "Nothing found."
+    Console().print(table)
 
 
 def run() -> None:

@@ -57,7 +57,8 @@ def embed(
         ValueError: as `evaluation.compute_embeddings`, or a cache of another
             encoder.
     """
-    keys = _picture_keys(config, encoder, catalog, progress)
+    pictures = _Pictures(config, encoder, catalog)
+    keys = pictures.keys(progress)
     dim = int(encoder.output_shape[-1])
     with embedding_cache.EmbeddingCache(cache_folder, sha256, dim) as cache:
         known, vectors = cache.lookup(keys)
@@ -67,7 +68,7 @@ def embed(
             first.setdefault(keys[row] or int(row), row)
         new = np.array(sorted(first.values()), np.int64)
         done = _embed_new(
-            config, encoder, catalog, keys, new, vectors, cache, progress
+            config, encoder, pictures, keys, new, vectors, cache, progress
         )
     ready = known.copy()
     ready[done] = True
@@ -96,70 +97,68 @@ def embed(
     return evaluation.Embeddings(vectors[rows], rows, skipped), work
 
 
-def _picture_keys(config, encoder, catalog, progress) -> list[bytes | None]:
-    """`[n]` keys of the cache, None where there is no file."""
-    own_branches = branches.find(encoder)
-    names = [""] * len(catalog)
-    if own_branches is not None:
-        # Before an hour of hashing: each picture has a branch.
-        evaluation.branch_of_rows(own_branches, catalog)
-        names = evaluation.branch_names(own_branches.by, catalog)
-    boxes = catalog.boxes
-    if not config.data.use_boxes:
-        boxes = np.full([len(catalog), 4], np.nan, np.float32)
+class _Pictures:
+    """What makes the embedding of each: its content, its box, its branch."""
 
-    def key(row):
-        return _key(catalog.paths[row], boxes[row], str(names[row]))
+    def __init__(self, config, encoder, catalog: Catalog):
+        self.catalog = catalog
+        self._boxes = catalog.boxes
+        if not config.data.use_boxes:
+            self._boxes = np.full([len(catalog), 4], np.nan, np.float32)
+        self._names = [""] * len(catalog)
+        own_branches = branches.find(encoder)
+        if own_branches is not None:
+            # Before an hour of hashing: each picture has a branch.
+            evaluation.branch_of_rows(own_branches, catalog)
+            self._names = evaluation.branch_names(own_branches.by, catalog)
 
-    keys = []
-    total = len(catalog)
-    with evaluation.show_progress("Reading", total, progress) as advance:
-        # Hashing leaves Python to other threads.
-        with futures.ThreadPoolExecutor(8) as pool:
-            for found in pool.map(key, range(total)):
-                keys.append(found)
-                advance(len(keys))
-    return keys
+    def key(self, row: int) -> bytes | None:
+        """Of the cache; None where there is no file."""
+        try:
+            data = Path(self.catalog.paths[row]).read_bytes()
+        except OSError:
+            return None  # Told, or refused, when it should be embedded.
+        return embedding_cache.picture_key(
+            data, self._boxes[row], str(self._names[row])
+        )
 
-
-def _key(path: str, box: np.ndarray, branch: str) -> bytes | None:
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return None  # Told, or refused, when it should be embedded.
-    return embedding_cache.picture_key(data, box, branch)
+    def keys(self, progress: bool) -> list[bytes | None]:
+        """`[n]`, of all pictures."""
+        found = []
+        total = len(self.catalog)
+        with evaluation.show_progress("Reading", total, progress) as advance:
+            # Hashing leaves Python to other threads.
+            with futures.ThreadPoolExecutor(8) as pool:
+                for key in pool.map(self.key, range(total)):
+                    found.append(key)
+                    advance(len(found))
+        return found
 
 
 def _embed_new(
-    config, encoder, catalog, keys, new, vectors, cache, progress
+    config, encoder, pictures, keys, new, vectors, cache, progress
 ) -> np.ndarray:
     """Fills `vectors` of the rows `new`; returns those that were read."""
     if not len(new):
         return new
     bad = pipeline.BadImages(config.data.on_bad_image)
     done = []
-    chosen = catalog.select(new)
-    own_branches = branches.find(encoder)
-    names = [""] * len(chosen)
-    if own_branches is not None:
-        names = evaluation.branch_names(own_branches.by, chosen)
-    nowhere = np.full(4, np.nan, np.float32)
+    chosen = pictures.catalog.select(new)
     with evaluation.show_progress("Embedding", len(new), progress) as advance:
         for rows, batch in experiment.embed_batches(
             config, encoder, chosen, bad
         ):
             evaluation.check_finite(batch, chosen.paths[rows])
             same = []
-            for row in rows:
-                box = chosen.boxes[row] if config.data.use_boxes else nowhere
-                now = _key(chosen.paths[row], box, str(names[row]))
+            for row in new[rows]:
+                now = pictures.key(row)
                 # Else its old content would have its new embedding for ever.
-                same.append(now is not None and now == keys[new[row]])
+                same.append(now is not None and now == keys[row])
                 if not same[-1]:
                     logging.warning(
                         "Skipping a picture that changed while it was "
                         "embedded: %s",
-                        chosen.paths[row],
+                        pictures.catalog.paths[row],
                     )
             kept = new[rows[same]]
             vectors[kept] = batch[same]

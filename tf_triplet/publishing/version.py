@@ -17,7 +17,6 @@ import numpy as np
 from absl import logging
 
 from tf_triplet import catalogs, evaluation, experiment, validation
-from tf_triplet.data import transcode
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import manifest
 from tf_triplet.models import branches
@@ -121,7 +120,6 @@ def publish(
         if known and not new_encoder:
             fingerprint.check_same_encoder(target / str(known[-1]), sha256)
         catalog = _read_catalog(config, catalog_path, split)
-        _parity_rows(config, catalog)  # Before hours of embedding.
         encoder = experiment.load_encoder(workdir, checkpoint, layer)
         embeddings, work = embedding.embed(
             config, encoder, sha256, catalog, workdir / CACHE, progress
@@ -226,13 +224,14 @@ def _build(
     own = branches.find(encoder)
     names = {} if own is None else {own.by: by_name[own.by]}
     products = catalog.products if export.group_by_product else None
-    rows = _parity_rows(config, catalog)
+    rows = np.random.default_rng(config.seed).permutation(len(catalog))
+    boxes = catalog.boxes if config.data.use_boxes else None
     with versions.publish(target) as folder:
         inputs, tuned = _write(
             config, encoder, vectors, catalog, folder, columns, by_name
         )
         some = rows[:_WARM_PICTURES]
-        requests = _warmup_inputs(catalog, vectors, some, by_name)
+        requests = _warmup_inputs(catalog, boxes, vectors, some, by_name)
         requests.update({by: values[some] for by, values in names.items()})
         warmup.write(folder, export.name, inputs, requests)
         figures = parity.check(
@@ -242,6 +241,7 @@ def _build(
             rows[: export.parity_images],
             index=export.index,
             min_recall=export.min_recall,
+            boxes=boxes,
             more_inputs=names,
             products=products,
         )
@@ -316,26 +316,10 @@ def _tune(export, vectors, products, seed):
     )
 
 
-def _parity_rows(config, catalog: Catalog) -> np.ndarray:
-    """Rows whose pictures are served as they were embedded, shuffled."""
-    # A served picture is whole: boxed ones are no measure of parity.
-    whole = np.flatnonzero(np.isnan(catalog.boxes).any(1))
-    if not config.data.use_boxes:
-        whole = np.arange(len(catalog))
-    if not len(whole):
-        raise ValueError(
-            "Every picture of the catalogue is cropped to a box, so the "
-            "served answer (of whole pictures) cannot be held against "
-            "evaluation. Train with --config.data.use_boxes=false."
-        )
-    return np.random.default_rng(config.seed).permutation(whole)
-
-
-def _warmup_inputs(catalog, vectors, rows, by_name) -> dict:
+def _warmup_inputs(catalog, boxes, vectors, rows, by_name) -> dict:
     """Real pictures, and a filter that is set beside one that is not."""
-    files = [Path(catalog.paths[row]).read_bytes() for row in rows]
     return {
-        "image_bytes": [transcode.servable(data) for data in files],
+        "image_bytes": parity.sent_pictures(catalog.paths, rows, boxes),
         "embedding": vectors[rows],
         "category_filter": by_name["category"][rows],
         "domain_filter": [""] * len(rows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -19,15 +19,33 @@ class QueryError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
-    """One row of an answer."""
+    """One row of an answer.
+
+    Attributes:
+        product_id: of the product.
+        score: cosine of the two embeddings.
+        path: of its picture.
+        columns: further ones of the catalogue that the model answers.
+    """
 
     product_id: str
     score: float
     path: str
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def read_picture(path: str | Path) -> bytes:
-    """Returns a picture file's bytes as a server can decode them."""
+def read_picture(path: str | Path, box: Sequence[float] | None = None) -> bytes:
+    """Returns a picture file's bytes as a server can decode them.
+
+    Args:
+        path: of the file.
+        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright picture: the
+            part to ask for. None: all of it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no picture, or the box no box.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no picture {path}.")
@@ -35,9 +53,26 @@ def read_picture(path: str | Path) -> bytes:
     if not data:
         raise ValueError(f"{path} is empty (0 bytes): not a picture.")
     try:
-        return transcode.servable(data)
+        data = transcode.servable(data)
     except ValueError as error:
         raise ValueError(f"{path} is not a picture: {error}") from error
+    return data if box is None else _cut_out(path, data, box)
+
+
+def _cut_out(path: Path, data: bytes, box: Sequence[float]) -> bytes:
+    if len(box) != 4 or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
+        raise ValueError(
+            "A box is x1,y1,x2,y2 in pixels, with 0 <= x1 < x2 and 0 <= y1 < "
+            f"y2. Received: {','.join(f'{side:g}' for side in box)}"
+        )
+    import tensorflow as tf
+
+    from tf_triplet.data import preprocessing
+
+    try:
+        return preprocessing.cut_out(data, box)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"{path} is not a picture: {error.message}") from error
 
 
 def query(
@@ -49,6 +84,8 @@ def query(
     domain: str | None = None,
     category: str | None = None,
     ca_file: str | Path | None = None,
+    only_domain: str = "",
+    only_category: str = "",
 ) -> list[list[Neighbour]]:
     """Sends picture bytes; returns each one's neighbours, nearest first.
 
@@ -63,6 +100,10 @@ def query(
         category: of all the pictures, for a model with a branch a category.
         ca_file: PEM certificates that the server's is held against; None
             asks without TLS.
+        only_domain: answer pictures of this domain alone; "" of any. With
+            it, or the next, `signature` must be one that filters, such as
+            encode_and_search_filtered.
+        only_category: likewise.
 
     Raises:
         QueryError: no server, an unknown model, a refused picture, a domain
@@ -81,7 +122,12 @@ def query(
     request.inputs["image_bytes"].CopyFrom(
         tf.make_tensor_proto(list(images), tf.string, [len(images)])
     )
-    for name, value in (("domain", domain), ("category", category)):
+    inputs = {"domain": domain, "category": category}
+    if only_domain or only_category:
+        # A filtering signature wants both; "" is any.
+        inputs["domain_filter"] = only_domain
+        inputs["category_filter"] = only_category
+    for name, value in inputs.items():
         if value is not None:
             values = [value] * len(images)
             request.inputs[name].CopyFrom(
@@ -107,13 +153,22 @@ def query(
     ids, scores, paths = (
         tf.make_ndarray(response.outputs[name]) for name in names
     )
+    more = {
+        name: tf.make_ndarray(response.outputs[name])
+        for name in sorted(set(response.outputs) - set(names))
+    }
     return [
         [
-            Neighbour(i.decode(), float(s), p.decode())
-            for i, s, p in zip(*row)
-            if s > -2  # Padding, where fewer than k were found.
+            Neighbour(
+                ids[at].decode(),
+                float(scores[at]),
+                paths[at].decode(),
+                {name: values[at].decode() for name, values in more.items()},
+            )
+            for at in ((image, rank) for rank in range(scores.shape[1]))
+            if scores[at] > -2  # Padding, where fewer than k were found.
         ]
-        for row in zip(ids, scores, paths)
+        for image in range(len(images))
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import transcode
+from tf_triplet.data import preprocessing, transcode
 from tf_triplet.retrieval import exact
 from tf_triplet.serving import catalog_search, scann_index, warmup
 
@@ -51,6 +51,7 @@ def check(
     index: str,
     min_recall: float,
     searched: int = 1000,
+    boxes: np.ndarray | None = None,
     more_inputs: Mapping[str, Sequence[str]] | None = None,
     products: np.ndarray | None = None,
 ) -> Parity:
@@ -64,6 +65,8 @@ def check(
         index: "scann" or "exact".
         min_recall: of ScaNN's answers against exact search.
         searched: how many of the catalogue's vectors are searched.
+        boxes: `[n, 4]` that the pictures were cropped to, NaN for none; such
+            a picture is sent as its cut-out.
         more_inputs: of a model with branches, `{"domain": [n] names}` or
             `{"category": [n] names}` of the catalogue's pictures.
         products: `[n]` labels, of a model that groups by product.
@@ -82,6 +85,7 @@ def check(
             rows,
             min_recall,
             searched,
+            boxes,
             more_inputs or {},
             products,
         )
@@ -94,6 +98,25 @@ def check(
             loaded.release()
 
 
+def sent_pictures(
+    paths: Sequence[str], rows: np.ndarray, boxes: np.ndarray | None = None
+) -> list[bytes]:
+    """The bytes that a client sends of a catalogue's pictures.
+
+    Args:
+        paths: `[n]`.
+        rows: of the pictures.
+        boxes: `[n, 4]`, see `check`.
+    """
+    sent = []
+    for row in rows:
+        data = transcode.servable(Path(paths[row]).read_bytes())
+        if boxes is not None and not np.isnan(boxes[row]).any():
+            data = preprocessing.cut_out(data, boxes[row])
+        sent.append(data)
+    return sent
+
+
 def _compare(
     signatures,
     paths,
@@ -101,10 +124,11 @@ def _compare(
     rows,
     min_recall,
     searched,
+    boxes,
     more_inputs,
     products,
 ):
-    files = [transcode.servable(Path(paths[row]).read_bytes()) for row in rows]
+    files = sent_pictures(paths, rows, boxes)
     own = {
         name: tf.constant([str(values[row]) for row in rows])
         for name, values in more_inputs.items()
