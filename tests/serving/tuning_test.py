@@ -84,6 +84,38 @@ def test_more_recall_costs_more_and_is_found():
     assert found[0.6] < found[0.99]
 
 
+def test_finding_oneself_is_no_recall():
+    data = vectors(3000)
+    index, record = tuning.tune(data, 1, 0.9)
+    # A vector itself is found where its neighbours are not.
+    queries, first = data[:400], record["curve"][0]
+    cheapest = scann_index.Tuning(55, first["leaves_to_search"], 2)
+    itself = index.search(queries, 1, cheapest)[0].numpy()[:, 0]
+    assert (itself == np.arange(400)).mean() > 2 * first["recall"] > 0
+    rows = index.search(queries, 2)[0].numpy()
+    similar = queries @ data.T
+    np.fill_diagonal(similar, -2)
+    want = similar.argmax(1)
+    assert (rows == want[:, None]).any(1).mean() > 0.9
+    index.release()
+
+
+@pytest.mark.parametrize("n,k", [(1, 1), (12, 12), (16, 16), (30, 4)])
+def test_a_tree_of_few_vectors(n, k):
+    index, record = tuning.tune(vectors(n), k, 1.0, leaves=2)
+    rows = index.search(vectors(n), k)[0].numpy()
+    truth = np.argsort(-(vectors(n) @ vectors(n).T), axis=1)[:, :k]
+    np.testing.assert_array_equal(np.sort(rows), np.sort(truth))
+    assert bool(record["curve"]) == (index.tuning.leaves > 0) == (n >= 16)
+    index.release()
+
+
+def test_others_than_oneself():
+    answer = np.array([[3, 1, 2], [5, 0, 4], [7, -1, -1]])
+    found = tuning._without(answer, np.array([1, 9, 7]))
+    assert found.tolist() == [[3, 2], [5, 0], [-1, -1]]
+
+
 def test_what_is_given_is_not_tuned_and_may_be_refused():
     data = vectors(2500)
     with pytest.raises(tuning.TuningError, match="with 1 leaves searched"):

@@ -15,6 +15,8 @@ import tensorflow as tf
 
 # Below this, training a tree costs more than it saves.
 SMALLEST_TREE = 2_000
+# ScaNN's hashing wants so many to be trained.
+_LEAST = 16
 STORAGES = ("float32", "int8")
 
 
@@ -45,8 +47,11 @@ class Tuning:
 def tune(
     size: int, k: int, leaves: int = 0, leaves_to_search: int = 0, reorder=0
 ) -> Tuning:
-    """Fills in what is 0: sqrt(n) leaves; a tenth, at least 30, searched."""
-    if size < SMALLEST_TREE and not leaves:
+    """Fills in what is 0: sqrt(n) leaves; a tenth, at least 30, searched.
+
+    Few vectors get no tree, a handful not even if `leaves` are asked for.
+    """
+    if size < (_LEAST if leaves else SMALLEST_TREE):
         return Tuning(0, 0, 0)
     leaves = leaves or int(round(size**0.5))
     leaves_to_search = leaves_to_search or max(30, -(-leaves // 10))

@@ -2,7 +2,8 @@
 
 The tree has sqrt(n) leaves. How many of them are searched, and how many
 candidates are scored again exactly, is tried in rising order of cost on
-sampled vectors of the catalogue until the recall reaches the target.
+sampled vectors of the catalogue until the recall reaches the target. Each
+looks for its neighbours, itself left out: any search finds a vector itself.
 """
 
 from __future__ import annotations
@@ -124,13 +125,13 @@ def measure(
     Args:
         index: of the embeddings.
         embeddings: `[n, dim]` float32.
-        rows: `[q]` of the vectors that query.
-        k: neighbours.
+        rows: `[q]` of the vectors that query; their own are left out.
+        k: neighbours; no more than there are others.
         pairs: from `settings`.
         target: recall at which to stop.
     """
-    queries = embeddings[rows]
-    _, truth = exact.top_k(queries, embeddings, k)
+    queries, k = embeddings[rows], min(k, len(embeddings) - 1)
+    _, truth = exact.top_k(queries, embeddings, k, exclude=rows)
     worst = truth[:, -1:]
     found = []
     for searched, reorder in pairs:
@@ -138,9 +139,10 @@ def measure(
             index.tuning, leaves_to_search=searched, reorder=reorder
         )
         start = time.perf_counter()
-        answer, _ = index.search(tf.constant(queries), k, tuning)
+        answer, _ = index.search(tf.constant(queries), k + 1, tuning)
         seconds = time.perf_counter() - start
-        recalls = _recalls(answer.numpy(), queries, embeddings, worst)
+        others = _without(answer.numpy(), rows)
+        recalls = _recalls(others, queries, embeddings, worst)
         error = recalls.std() / len(recalls) ** 0.5
         size, leaves = len(embeddings), index.tuning.leaves
         found.append(
@@ -192,12 +194,12 @@ def tune(
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(size)[:QUERIES])
     start = scann_index.tune(size, k, leaves)
-    pairs = [(0, 0)]
     if start.leaves:
         pairs = settings(size, k, start.leaves, leaves_to_search, reorder)
-    start = dataclasses.replace(
-        start, reorder=max(r for _, r in pairs), storage=storage
-    )
+        # A vector looks for k others, itself being found too.
+        most = max(k + 1, *(reordered for _, reordered in pairs))
+        start = dataclasses.replace(start, reorder=min(size, most))
+    start = dataclasses.replace(start, storage=storage)
     index = scann_index.ScannIndex(embeddings, k, start)
     curve = []
     if start.leaves:
@@ -217,6 +219,13 @@ def tune(
     if storage == "int8":
         record["recall_cost"] = _cost_of_int8(index, embeddings, rows, k)
     return index, record
+
+
+def _without(answer: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`[q, k]` of `[q, k + 1]`: without `rows`, or without the last."""
+    own = answer == rows[:, None]
+    own[:, -1] |= ~own.any(1)
+    return answer[~own].reshape(len(rows), -1)
 
 
 def _cost_of_int8(index, embeddings, rows, k) -> float:
