@@ -103,3 +103,58 @@ def test_float16_slopes_do_not_become_zero(micro_batch):
     half, whole = steps["mixed_float16"], steps["float32"]
     assert np.abs(whole).max() > 0.01
     np.testing.assert_allclose(half, whole, atol=0.05 * np.abs(whole).max())
+
+
+def half_precision(loss=None, **kwargs):
+    tf.keras.utils.set_random_seed(3)
+    dense = tf.keras.layers.Dense(4, dtype="mixed_float16")
+    unit = tf.keras.layers.UnitNormalization(dtype="float32")
+    encoder = tf.keras.Sequential([tf.keras.Input([6]), dense, unit])
+    loss = loss or TripletLoss("batch_hard", 0.4)
+    learner = Learner(encoder, loss, **kwargs)
+    learner.compile(tf.keras.optimizers.SGD(1.0))
+    return learner
+
+
+@pytest.mark.parametrize("micro_batch", [0, 4])
+def test_an_overflow_of_float16_steps_nowhere(micro_batch):
+    pictures, labels = data()
+    learner = half_precision(micro_batch=micro_batch)
+    learner._loss_scale = 1e8
+    before = learner.encoder.get_weights()
+    found = learner.train_step((tf.constant(pictures), tf.constant(labels)))
+    assert found["overflowed"] == 1 and np.isfinite(found["loss"])
+    for got, want in zip(learner.encoder.get_weights(), before):
+        np.testing.assert_array_equal(got, want)
+    # The next batch is another one.
+    assert learner.optimizer.iterations == 1
+    learner._loss_scale = 1024.0
+    found = learner.train_step((tf.constant(pictures), tf.constant(labels)))
+    assert found["overflowed"] == 0.5
+    assert np.abs(learner.encoder.get_weights()[0] - before[0]).max() > 0
+
+
+def test_an_overflow_of_one_replica_is_one_of_all(two_replicas):
+    class Steep(TripletLoss):
+        def compute(self, labels, embeddings, keys=None):
+            value = super().compute(labels, embeddings, keys)
+            context = tf.distribute.get_replica_context()
+            first = tf.equal(context.replica_id_in_sync_group, 0)
+            steep = tf.where(first, 1.0, 1e6)
+            return value._replace(values=steep * value.values)
+
+    pictures, labels = data()
+    with two_replicas.scope():
+        learner = half_precision(Steep("batch_hard", 0.4), scope="replica")
+
+    def shard(context):
+        return tf.constant(pictures), tf.constant(labels)
+
+    values = two_replicas.experimental_distribute_values_from_function(shard)
+    before = learner.encoder.get_weights()
+    step = tf.function(lambda batch: learner.train_step(batch))
+    two_replicas.run(step, args=(values,))
+    for got, want in zip(learner.encoder.get_weights(), before):
+        np.testing.assert_array_equal(got, want)
+    got = {m.name: float(m.result()) for m in learner.metrics}
+    assert got["overflowed"] == 1 and np.isfinite(got["loss"])

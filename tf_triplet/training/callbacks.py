@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_triplet.losses.triplet import TripletLoss
+
 
 class StepCounter(tf.keras.callbacks.Callback):
     """Base: knows the run's true step, also after a resume."""
@@ -297,14 +299,16 @@ class CollapseGuard(StepCounter):
             self._bad_looks = 0
             return
         self._bad_looks += 1
+        advice = ["a lower optimizer.learning_rate", "optimizer.warmup_steps"]
+        # A loss has its own words for what makes it milder.
+        if isinstance(getattr(self.model, "batch_loss", None), TripletLoss):
+            advice += ["loss.soft=true", "loss.mining=semi_hard"]
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "
             f"distance {distance:.2g} (of at most 2), effective rank "
             f"{rank:.2f}, loss {loss:.6f}"
             + ("" if rest is None else f" where a point costs {rest:.6f}")
-            + ". Try a lower optimizer.learning_rate, "
-            "optimizer.warmup_steps, loss.soft=true, loss.mining=semi_hard, "
-            "or model.batch_norm=frozen."
+            + f". Try {', '.join(advice)}, or model.batch_norm=frozen."
         )
         if self._stop and self._bad_looks > 1:
             raise CollapseError(message)

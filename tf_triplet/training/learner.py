@@ -102,6 +102,8 @@ class Learner(tf.keras.Model):
             names.append("memory_loss")
         if tasks is not None:
             names += ["metric_loss", *tasks.metric_names]
+        if self._loss_scale != 1.0:
+            names.append("overflowed")
         self._means = {name: tf.keras.metrics.Mean(name) for name in names}
 
     def compile(self, optimizer="rmsprop", loss_optimizer=None, **kwargs):
@@ -190,8 +192,38 @@ class Learner(tf.keras.Model):
             gradients = gradient_cache.unscale(
                 tape.gradient(loss, groups), self._loss_scale
             )
+        if self._loss_scale != 1.0:
+            gradients = self._without_overflow(gradients)
         self._apply(groups, gradients)
         return self.get_metrics_result()
+
+    def _without_overflow(self, gradients):
+        """Zeros for all slopes, on all replicas, if any is not finite.
+
+        float16 ends at 65,504. The optimizer takes its step all the same, so
+        that batches stay numbered by steps; `overflowed` is the share of such
+        steps.
+        """
+        slopes = [g for g in tf.nest.flatten(gradients) if g is not None]
+        finite = [
+            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(slope)))
+            for slope in slopes
+        ]
+        overflow = 1.0 - tf.cast(tf.reduce_all(finite), tf.float32)
+        context = tf.distribute.get_replica_context()
+        overflow = context.all_reduce(tf.distribute.ReduceOp.SUM, overflow) > 0
+        self._observe({"overflowed": tf.cast(overflow, tf.float32)})
+
+        def kept(slope):
+            if slope is None:
+                return None
+            if isinstance(slope, tf.IndexedSlices):  # Of some rows only.
+                return tf.IndexedSlices(
+                    kept(slope.values), slope.indices, slope.dense_shape
+                )
+            return tf.where(overflow, tf.zeros_like(slope), slope)
+
+        return tf.nest.map_structure(kept, list(gradients))
 
     def _apply(self, groups, gradients) -> None:
         (variables, own), (slopes, own_slopes) = groups, gradients
