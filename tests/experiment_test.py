@@ -151,6 +151,29 @@ def test_learners_make_an_ensemble_and_its_loss(tmp_path):
     assert baseline.get_layer("pool").input_shape == (None, 8, 8, 4)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_an_imported_model_in_float32_is_told(tmp_path, caplog, policy):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        inputs = tf.keras.Input([32, 32, 3])
+        outputs = tf.keras.layers.Conv2D(4, 3)(inputs)
+        tf.keras.Model(inputs, outputs).save(tmp_path / "net.keras")
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    made = config(
+        **{
+            "data.image_size": 32,
+            "model.backbone": "imported",
+            "model.path": str(tmp_path / "net.keras"),
+            "model.embedding_size": 6,
+            "training.mixed_precision": True,
+        }
+    )
+    experiment.build_encoder(made)
+    told = any("compute in float32" in r.message for r in caplog.records)
+    assert told == (policy == "float32")
+
+
 def test_neural_codes_need_a_width():
     headless = config(**{"model.embedding_size": 0})
     with pytest.raises(ValueError, match="pass --components=<k>"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tf_triplet import catalogs, evaluation, objectives, validation
 from tf_triplet import config as configs
@@ -246,9 +247,12 @@ def build_neural_codes(
 def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
     model, size = config.model, config.data.image_size
     if model.backbone == "imported":
-        return keras_import.import_backbone(
+        imported = keras_import.import_backbone(
             model.path, size, model.input_scaling, model.layer
         )
+        if config.training.mixed_precision:
+            _warn_of_float32(imported, model.path)
+        return imported
     weights = model.weights
     if weights == "registry":
         if model.backbone != "resnet50":
@@ -262,6 +266,25 @@ def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
     if weights == "random":
         tf.keras.utils.set_random_seed(config.seed)
     return backbones.build_backbone(model.backbone, size, weights)
+
+
+def _warn_of_float32(imported: tf.keras.Model, path: str) -> None:
+    """A saved layer keeps the arithmetic that it was saved with."""
+    layers = [
+        part
+        for part in imported.submodules
+        if isinstance(part, tf.keras.layers.Layer)
+        # A model in a model takes today's policy, its layers keep theirs.
+        and not isinstance(part, tf.keras.Model)
+        and part.weights
+    ]
+    if all(layer.compute_dtype == "float32" for layer in layers):
+        logging.warning(
+            "training.mixed_precision: the layers of %s compute in float32, as "
+            "they were saved; only what is put on top gains. Save the model "
+            "under tf.keras.mixed_precision to change that.",
+            path,
+        )
 
 
 def fetch_registry_weights() -> Path:

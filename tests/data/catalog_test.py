@@ -144,8 +144,13 @@ def test_a_split_called_all_is_refused():
         Catalog.from_frame(_frame(split=["all", "x", "x", "x"]), "bad")
 
 
-def test_frame_and_back_is_the_same_catalogue():
+@pytest.mark.parametrize("split", [True, False])
+def test_frame_and_back_is_the_same_catalogue(split):
     catalog = _full()
+    if not split:
+        frame = catalog.to_frame().drop(columns="split")
+        catalog = Catalog.from_frame(frame, catalog.name)
+    assert ("split" in catalog.to_frame()) == split
     again = Catalog.from_frame(catalog.to_frame(), catalog.name)
 
     for field in ("products", "categories", "domains", "splits", "boxes"):

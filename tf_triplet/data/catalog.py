@@ -181,7 +181,10 @@ class Catalog:
         return cls(name=name, extras=kept, **columns)
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns the table that `from_frame` takes, a row a picture."""
+        """Returns the table that `from_frame` takes, a row a picture.
+
+        Without a column `split` where there are none.
+        """
         frame = pd.DataFrame(
             {
                 "path": self.paths,
@@ -191,6 +194,8 @@ class Catalog:
                 "split": self.split_names[self.splits],
             }
         )
+        if list(self.split_names) == [""]:
+            frame = frame.drop(columns="split")
         frame[list(BOX_COLUMNS)] = self.boxes
         frame = frame.assign(**self.extras)
         parts = [frame]
