@@ -6,13 +6,14 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-from tf_triplet.serving import loaded_model, server
+from tf_triplet.serving import loaded_model, prediction, server
 
 Code = grpc.StatusCode
 
@@ -81,6 +82,38 @@ def test_every_other_signature(stub, shop):
         answer = ask(stub, {"embedding": vector}, name)
         ids = tf.make_ndarray(answer.outputs["product_ids"])
         assert ids[0, 0].decode() == shop.product_ids[0]
+
+
+def test_values_come_in_typed_fields(stub, shop):
+    answer = ask(stub, {"image_bytes": [picture(shop)]})
+    assert len(answer.outputs["scores"].float_val) == 3
+    assert len(answer.outputs["product_ids"].string_val) == 3
+    answer = ask(stub, {"image_bytes": [picture(shop)]}, "encode")
+    assert len(answer.outputs["embedding"].float_val) == 3
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float32([[1.5, 2], [3, np.nan]]),
+        np.float64([1e-300, 2]),
+        np.float32(7.25),
+        np.zeros([0, 3], np.float32),
+        np.array([[b"a", b""], [b"\xff\x00", b"c"]], object),
+        np.int32([1, -1]),
+        np.int64([1 << 40]),
+        np.array([True, False]),
+        np.float16([1.5, -2.0]),
+        np.uint8([[7]]),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_any_array_is_written(array):
+    message = tensor_pb2.TensorProto()
+    prediction._write(message, array)
+    again = tf.make_ndarray(message)
+    assert again.dtype == array.dtype and again.shape == array.shape
+    np.testing.assert_array_equal(again, array)
 
 
 def test_output_filter(stub, shop):

@@ -68,11 +68,8 @@ def _replay(model):
             raise ValueError(f"{path} asks for signature {name!r}, of none.")
         try:
             # Not through a queue: batching would refuse many rows.
-            model.compute(
-                name,
-                {k: tf.make_ndarray(v) for k, v in request.inputs.items()},
-            )
-        except (Refusal, KeyError) as error:
+            model.run(name, request.inputs, alone=True)
+        except Refusal as error:
             raise ValueError(
                 f"{path}: a request to {name} fails: {error}"
             ) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.saved_model import loader_impl
 
 from tf_triplet.serving import batching, scann_index
@@ -61,12 +62,13 @@ class LoadedModel:
             for name, signature in meta.signature_def.items()
             if signature.method_name == METHOD
         }
-        self._calls, self._queues = {}, {}
+        self._calls, self._queues, self._shapes = {}, {}, {}
         for name, signature in self.signature_defs.items():
-            self._calls[name] = self._session.make_callable(
-                [info.name for info in signature.outputs.values()],
-                [info.name for info in signature.inputs.values()],
-            )
+            self._calls[name] = self._make_call(signature)
+            self._shapes[name] = {
+                key: tf.TensorShape(info.tensor_shape)
+                for key, info in signature.inputs.items()
+            }
             if scheduler is not None:
                 self._queues[name] = scheduler.queue(
                     lambda inputs, name=name: self.compute(name, inputs)
@@ -77,6 +79,7 @@ class LoadedModel:
         signature: str,
         inputs: Mapping[str, tensor_pb2.TensorProto],
         deadline: float | None = None,
+        alone: bool = False,
     ) -> dict[str, np.ndarray]:
         """Runs one request's tensors.
 
@@ -84,6 +87,7 @@ class LoadedModel:
             signature: its name, one of `signature_defs`.
             inputs: by name.
             deadline: on `time.monotonic`'s clock; past it nothing is run.
+            alone: not in a batch with others, however many rows.
 
         Raises:
             Refusal: for the client.
@@ -93,14 +97,18 @@ class LoadedModel:
             raise Refusal(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         sizes = {len(a) if a.ndim else 0 for a in arrays.values()}
         # An empty batch, or one of several lengths, is not for company.
-        if signature in self._queues and len(sizes) == 1 and sizes != {0}:
+        batched = signature in self._queues and not alone
+        if batched and len(sizes) == 1 and sizes != {0}:
             return self._queues[signature].run(arrays, deadline)
         return self.compute(signature, arrays)
 
     def compute(
         self, signature: str, arrays: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Runs the graph. Raises Refusal."""
+        """Runs the graph on what fits its inputs. Raises Refusal.
+
+        Unlike `run` it does not look at shapes and types.
+        """
         definition = self.signature_defs[signature]
         try:
             outputs = self._calls[signature](
@@ -111,7 +119,7 @@ class LoadedModel:
         except (ValueError, TypeError) as error:
             # The session's own look at shapes and types.
             raise Refusal(Code.INVALID_ARGUMENT, str(error)) from error
-        return dict(zip(definition.outputs, outputs))
+        return dict(zip(definition.outputs, map(np.asarray, outputs)))
 
     def release(self) -> None:
         """Frees everything it holds, ScaNN's index too."""
@@ -121,6 +129,18 @@ class LoadedModel:
         self._calls, self._queues, self._session = {}, {}, None
         # Graphs refer to themselves.
         gc.collect()
+
+    def _make_call(self, signature):
+        """From arrays of the inputs to arrays of the outputs, in order.
+
+        The public `make_callable` looks all names up again at each call,
+        which takes as long as the search of an embedding.
+        """
+        options = config_pb2.CallableOptions(
+            feed=[info.name for info in signature.inputs.values()],
+            fetch=[info.name for info in signature.outputs.values()],
+        )
+        return self._session._make_callable_from_options(options)
 
     def _read(self, signature, inputs):
         """TensorProtos to arrays, held against the signature."""
@@ -150,7 +170,7 @@ class LoadedModel:
                 ) from error
             # TensorFlow Serving lets an op find this out: the same code, but
             # one of several messages, whichever op is first.
-            shape = tf.TensorShape(info.tensor_shape)
+            shape = self._shapes[signature][key]
             if not shape.is_compatible_with(arrays[key].shape):
                 raise Refusal(
                     Code.INVALID_ARGUMENT,
