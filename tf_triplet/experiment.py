@@ -25,6 +25,7 @@ from tf_triplet.models import (
     embedding,
     keras_import,
     multitask,
+    precisions,
 )
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
@@ -335,6 +336,7 @@ def encoder_sha256(
     workdir: str | Path,
     checkpoint: str = "best",
     layer: str = "",
+    precision: str = "float32",
 ) -> str:
     """Hash of a run's encoder and of how pictures reach it.
 
@@ -349,6 +351,7 @@ def encoder_sha256(
     parts = {
         "encoder": hashlib.sha256(encoder).hexdigest(),
         "layer": layer,
+        "precision": precision,
         "image_size": config.data.image_size,
         "resize": config.data.resize,
         "code": [hashlib.sha256(source).hexdigest() for source in code],
@@ -397,7 +400,10 @@ def build_learner(
 
 
 def load_encoder(
-    workdir: str | Path, checkpoint: str = "best", layer: str = ""
+    workdir: str | Path,
+    checkpoint: str = "best",
+    layer: str = "",
+    precision: str = "float32",
 ) -> tf.keras.Model:
     """Loads a run's encoder.
 
@@ -409,11 +415,14 @@ def load_encoder(
         checkpoint: "best" or "last".
         layer: read this layer in place of the embedding
             (`embedding.at_layer`); empty: the embedding.
+        precision: of its products (`precisions.at_precision`).
     """
     # Importing `embedding` has registered the layers of gem and rmac.
     path = encoder_path(workdir, checkpoint)
     encoder = tf.keras.models.load_model(path, compile=False)
-    return embedding.at_layer(encoder, layer) if layer else encoder
+    if layer:
+        encoder = embedding.at_layer(encoder, layer)
+    return precisions.at_precision(encoder, precision)
 
 
 def encoder_path(workdir: str | Path, checkpoint: str = "best") -> Path:

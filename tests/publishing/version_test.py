@@ -340,6 +340,28 @@ def test_a_catalogue_of_boxed_pictures_is_served_their_cut_outs(
         publish(folder, catalog_path=folder / "boxed.csv")
 
 
+def test_an_encoder_in_bfloat16_tells_what_it_costs(again):
+    first = publish(again, precision="bfloat16", new_encoder=True)
+    # Another precision is another encoder: nothing cached is taken for it.
+    assert first.folder.name == "2" and work(first)[:2] == (0, 12)
+    cost = first.record["precision"]
+    assert cost["precision"] == "bfloat16" and cost["pictures"] == 12
+    assert 1e-6 < cost["largest_difference"] < 0.02
+    assert 0.5 < cost["neighbours_kept"] <= 1
+    # Of three products of four pictures; noise, so alike in both.
+    assert abs(cost["recall_at_1"] - cost["recall_at_1_float32"]) < 0.5
+    text = version.describe(first)
+    assert "bfloat16 on 12 pictures: embeddings differ by" in text
+    # It is kept from version to version, and no float32 index follows.
+    second = publish(again)
+    assert second.record["export"]["precision"] == "bfloat16"
+    assert work(second)[:2] == (12, 0)
+    with pytest.raises(ValueError, match="was made by encoder"):
+        publish(again, precision="float32")
+    third = publish(again, precision="float32", new_encoder=True)
+    assert "precision" not in third.record and work(third)[:2] == (12, 0)
+
+
 def test_one_at_a_time(again):
     target = again / "models" / "product_search"
     with version._alone(target):

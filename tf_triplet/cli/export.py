@@ -2,67 +2,35 @@
 
 Writes <workdir>/models/product_search/<version>/, a SavedModel that takes a
 picture file's bytes and answers the nearest products. It is published only
-if it answers what evaluation measured. For the same encoder and another
-catalogue: tf-triplet-index.
+if it answers what evaluation measured. What is not given is as in the run's
+config.export. For the same encoder and another catalogue: tf-triplet-index.
 
 --layer=pool serves a layer before the embedding in place of it; measure it
 first with tf-triplet-evaluate --layer=pool.
+
+--precision=bfloat16 serves an encoder whose convolutions and dense layers
+multiply in bfloat16; what this costs is measured and told.
 """
 
 from __future__ import annotations
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from tf_triplet.cli import errors
+from tf_triplet.cli import errors, publishing_flags
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "last"], "Which encoder."
-)
+flags.adopt_module_key_flags(publishing_flags)
+
 _LAYER = flags.DEFINE_string(
     "layer",
     "",
     "Serve this layer of the encoder, averaged over a map and of unit length, "
     "in place of its embedding; a wrong name lists them.",
 )
-_SPLIT = flags.DEFINE_string(
-    "split", None, "Pictures to index: a split, or all. Default: the config's."
-)
-_DOMAINS = flags.DEFINE_list(
-    "domains", None, "Index these domains only. Default: the config's."
-)
-_INDEX = flags.DEFINE_enum(
-    "index",
+_PRECISION = flags.DEFINE_enum(
+    "precision",
     None,
-    ["scann", "exact"],
-    "scann, or exact (no custom op: any server loads it).",
-)
-_K = flags.DEFINE_integer(
-    "k", None, "Neighbours that an answer holds.", lower_bound=1
-)
-
-_COLUMNS = flags.DEFINE_list(
-    "columns",
-    None,
-    "Further columns of the manifest to answer: --columns=price,title. "
-    "Default: the config's export.columns.",
-)
-_STORAGE = flags.DEFINE_enum(
-    "storage",
-    None,
-    ["float32", "int8"],
-    "Of the vectors in ScaNN; int8 takes a quarter and costs some recall, "
-    "which is measured.",
-)
-_GROUP_BY_PRODUCT = flags.DEFINE_bool(
-    "group_by_product", None, "Answer each product once, by its best picture."
-)
-_MIN_RECALL = flags.DEFINE_float(
-    "min_recall",
-    None,
-    "Share of the exact nearest that ScaNN must find; less publishes nothing.",
-    lower_bound=0.0,
-    upper_bound=1.0,
+    ["float32", "bfloat16"],
+    "Of the encoder's products. Default: the config's export.precision.",
 )
 
 
@@ -70,24 +38,13 @@ _MIN_RECALL = flags.DEFINE_float(
 def main(argv) -> None:
     """Embeds, builds, checks and publishes."""
     errors.refuse_arguments(argv)
-    if not _WORKDIR.value:
-        raise ValueError("Pass --workdir=<folder of a run>.")
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.INFO)  # How far the embedding is.
+    arguments = publishing_flags.arguments()
     from tf_triplet.publishing import version
 
     published = version.publish(
-        _WORKDIR.value,
-        checkpoint=_CHECKPOINT.value,
-        split=_SPLIT.value or "",
-        domains=_DOMAINS.value or (),
-        index=_INDEX.value or "",
-        k=_K.value or 0,
-        columns=_COLUMNS.value or (),
-        storage=_STORAGE.value or "",
-        group_by_product=_GROUP_BY_PRODUCT.value,
-        min_recall=_MIN_RECALL.value,
+        **arguments,
         layer=_LAYER.value,
+        precision=_PRECISION.value or "",
         new_encoder=True,
     )
     print(version.describe(published))

@@ -20,7 +20,7 @@ from tf_triplet import catalogs, evaluation, experiment, validation
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import manifest
 from tf_triplet.models import branches
-from tf_triplet.publishing import embedding
+from tf_triplet.publishing import embedding, precision_cost
 from tf_triplet.serving import (
     catalog_search,
     fingerprint,
@@ -34,7 +34,7 @@ from tf_triplet.serving import (
 CACHE = "index_cache"
 # Fields of `config.export` that tf-triplet-index takes from the version before.
 KEPT = ("index", "k", "columns", "domains", "storage", "group_by_product")
-KEPT += ("min_recall",)
+KEPT += ("min_recall", "precision")
 # Pictures of a warm-up request; another holds one.
 _WARM_PICTURES = 2
 
@@ -67,6 +67,7 @@ def publish(
     storage: str = "",
     group_by_product: bool | None = None,
     min_recall: float | None = None,
+    precision: str = "",
     layer: str = "",
     new_encoder: bool = False,
     progress: bool = True,
@@ -86,6 +87,7 @@ def publish(
         storage: of the vectors in ScaNN, "float32" or "int8".
         group_by_product: answer each product once.
         min_recall: that ScaNN must reach.
+        precision: of the encoder's products, "float32" or "bfloat16".
         layer: read this layer in place of the embedding; "": the embedding
             or, without `new_encoder`, what the last version reads.
         new_encoder: the encoder may be another than the last version's.
@@ -106,6 +108,7 @@ def publish(
         "storage": storage or None,
         "group_by_product": group_by_product,
         "min_recall": min_recall,
+        "precision": precision or None,
     }
     target = workdir / "models" / config.export.name
     with _alone(target):
@@ -116,11 +119,12 @@ def publish(
             _override(config.export, last.get("export", {}))
         _override(config.export, given)
         validation.validate(config)
-        sha256 = experiment.encoder_sha256(config, workdir, checkpoint, layer)
+        which = (checkpoint, layer, config.export.precision)
+        sha256 = experiment.encoder_sha256(config, workdir, *which)
         if known and not new_encoder:
             fingerprint.check_same_encoder(target / str(known[-1]), sha256)
         catalog = _read_catalog(config, catalog_path, split)
-        encoder = experiment.load_encoder(workdir, checkpoint, layer)
+        encoder = experiment.load_encoder(workdir, *which)
         embeddings, work = embedding.embed(
             config, encoder, sha256, catalog, workdir / CACHE, progress
         )
@@ -133,6 +137,14 @@ def publish(
             "work": dataclasses.asdict(work),
         }
         catalog = catalog.select(embeddings.rows)
+        if config.export.precision != "float32":
+            record["precision"] = precision_cost.measure(
+                config,
+                experiment.load_encoder(workdir, checkpoint, layer),
+                embeddings.vectors,
+                catalog,
+                config.export.precision,
+            )
         folder, record = _build(
             config, encoder, embeddings.vectors, catalog, target, record
         )
@@ -159,6 +171,8 @@ def describe(published: Published) -> str:
             f"ScaNN: {tuned['leaves_to_search']} of {tuned['leaves']} leaves "
             f"searched, {tuned['reorder']} candidates scored again."
         )
+    if "precision" in record:
+        lines.append(precision_cost.describe(record["precision"]))
     if "recall_cost" in tuned:
         lines.append(f"int8 costs {tuned['recall_cost']:.4f} of recall.")
     return "\n".join([*lines, f"Published: {published.folder}"])
@@ -242,6 +256,7 @@ def _build(
             index=export.index,
             min_recall=export.min_recall,
             boxes=boxes,
+            tolerance=parity.TOLERANCE[export.precision],
             more_inputs=names,
             products=products,
         )

@@ -1,0 +1,86 @@
+"""An encoder in bfloat16: near the float32 one, and really in bfloat16."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_triplet.models import branches, embedding, precisions
+
+
+def small(size=16, **more):
+    """Of Keras's own kinds of layers, a residual sum among them."""
+    layers = tf.keras.layers
+    inputs = tf.keras.Input([size, size, 3])
+    x = layers.Conv2D(8, 3, padding="same", name="first")(inputs)
+    x = layers.BatchNormalization()(x)
+    y = layers.DepthwiseConv2D(3, padding="same", name="second")(x)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    backbone = tf.keras.Model(inputs, x)
+    return embedding.build_encoder(backbone, 12, seed=0, **more)
+
+
+def pictures(n=8, size=16):
+    return np.random.default_rng(0).random([n, size, size, 3], np.float32)
+
+
+@pytest.mark.parametrize("pooling", ["average", "gem", "rmac"])
+def test_it_is_near_and_not_equal(pooling):
+    encoder = small(pooling=pooling)
+    copy = precisions.at_precision(encoder, "bfloat16")
+    want, got = encoder(pictures()).numpy(), copy(pictures()).numpy()
+    assert got.dtype == np.float32
+    assert 1e-7 < np.abs(got - want).max() < 0.02
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+    for name in ("first", "second"):
+        layer = copy.get_layer(name)
+        assert layer.compute_dtype == "bfloat16"
+        assert layer.variable_dtype == "float32"
+    assert copy.get_layer("embedding").compute_dtype == "float32"
+    # The original is as it was.
+    np.testing.assert_array_equal(encoder(pictures()).numpy(), want)
+    assert encoder.get_layer("first").compute_dtype == "float32"
+
+
+def test_a_model_in_a_model_and_a_file():
+    inner = small()
+    pixels = tf.keras.Input([16, 16, 3])
+    outer = embedding.build_encoder(tf.keras.Model(pixels, inner(pixels)), 4)
+    copy = precisions.at_precision(outer, "bfloat16")
+    nested = copy.get_layer("encoder").get_layer("first")
+    assert nested.compute_dtype == "bfloat16"
+    assert np.abs(copy(pictures()) - outer(pictures())).max() < 0.02
+
+
+def test_branches_are_kept():
+    inputs = tf.keras.Input([16, 16, 3])
+    backbone = tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs))
+    own = branches.Branches("domain", ("street", "shop"), "street")
+    encoder = branches.build_branched_encoder(backbone, 6, own, "heads")
+    copy = precisions.at_precision(encoder, "bfloat16")
+    assert branches.find(copy) == own
+    asked = {"pixels": pictures(), "branch": np.arange(8, dtype=np.int32) % 2}
+    got, want = copy(asked).numpy(), encoder(asked).numpy()
+    assert 0 < np.abs(got - want).max() < 0.02
+    assert copy.get_layer("head_0").compute_dtype == "float32"
+
+
+def test_float32_is_itself_and_others_are_refused():
+    encoder = small()
+    assert precisions.at_precision(encoder, "float32") is encoder
+    with pytest.raises(ValueError, match="float32, bfloat16. Received: 'in"):
+        precisions.at_precision(encoder, "int4")
+
+
+def test_a_layer_that_keras_cannot_copy():
+    class Own(tf.keras.layers.Layer):
+        def __init__(self, size):
+            super().__init__()
+            self.size = size
+
+        def call(self, inputs):
+            return inputs
+
+    inputs = tf.keras.Input([4])
+    encoder = tf.keras.Model(inputs, Own(np.ones(4))(inputs))
+    with pytest.raises(ValueError, match="a layer that Keras cannot copy"):
+        precisions.at_precision(encoder, "bfloat16")
