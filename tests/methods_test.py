@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_triplet import catalogs, experiment, runs, validation
 from tf_triplet import config as configs
+from tf_triplet.models import precisions
 from tf_triplet.publishing import version
 from tf_triplet.serving import client, parity, server
 
@@ -215,6 +216,29 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     # Proxies and boundaries stay with the training.
     assert len(encoder.get_weights()) == len(start.get_weights())
     ask(config, encoder, workdir)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("ensemble", "gem", "rmac", "heads", "networks", "weights"),
+        *("multitask_gem", "neural_codes"),
+    ],
+)
+def test_every_kind_of_encoder_has_a_bfloat16_copy(network, tmp_path, method):
+    config = recipe(network, 1, METHODS[method])
+    if config.data.source == "manifest":
+        annotate(config, tmp_path)
+    training = catalog_of(config)
+    encoder = experiment.build_network(
+        config, training, experiment.build_branches(config, training)
+    ).encoder
+    copy = precisions.at_precision(encoder, "bfloat16")
+    asked = np.random.default_rng(0).random([4, 32, 32, 3], np.float32)
+    if isinstance(encoder.input, dict):
+        asked = {"pixels": asked, "branch": np.array([0, 1, 0, 1], np.int32)}
+    got, want = copy(asked).numpy(), encoder(asked).numpy()
+    assert 0 < np.abs(got - want).max() < 0.02
 
 
 def catalog_of(config):
