@@ -169,7 +169,7 @@ def test_an_imported_model_in_float32_is_told(tmp_path, caplog, policy):
             "training.mixed_precision": True,
         }
     )
-    experiment.build_encoder(made)
+    experiment.build_network(made, catalog())
     told = any("compute in float32" in r.message for r in caplog.records)
     assert told == (policy == "float32")
 

@@ -176,8 +176,8 @@ def ask(config, encoder, workdir):
         models.release()
     best = [n.score for n in found]
     assert best == sorted(best, reverse=True)
-    assert best[0] > 1 - parity.TOLERANCE["float32"]  # Itself, or its equal.
-    if best[0] - best[1] > parity.TOLERANCE["float32"]:
+    assert best[0] > 1 - parity.TOLERANCE  # Itself, or its equal.
+    if best[0] - best[1] > parity.TOLERANCE:
         assert found[0].path == catalog.paths[row]
 
 

@@ -174,6 +174,13 @@ def build_network(
             landmarks there are.
         own_branches: from `build_branches`.
     """
+    network = _build_network(config, training, own_branches)
+    if config.training.mixed_precision and config.model.backbone == "imported":
+        _warn_of_float32(network.encoder, config.model.path)
+    return network
+
+
+def _build_network(config, training, own_branches) -> multitask.Network:
     loss, model = config.loss, config.model
     if not (loss.attribute_weight or loss.landmark_weight):
         return multitask.Network(build_encoder(config, own_branches), None)
@@ -248,12 +255,9 @@ def build_neural_codes(
 def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
     model, size = config.model, config.data.image_size
     if model.backbone == "imported":
-        imported = keras_import.import_backbone(
+        return keras_import.import_backbone(
             model.path, size, model.input_scaling, model.layer
         )
-        if config.training.mixed_precision:
-            _warn_of_float32(imported, model.path)
-        return imported
     weights = model.weights
     if weights == "registry":
         if model.backbone != "resnet50":
@@ -269,11 +273,14 @@ def _backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
     return backbones.build_backbone(model.backbone, size, weights)
 
 
-def _warn_of_float32(imported: tf.keras.Model, path: str) -> None:
+def _warn_of_float32(encoder: tf.keras.Model, path: str) -> None:
     """A saved layer keeps the arithmetic that it was saved with."""
     layers = [
         part
-        for part in imported.submodules
+        # An imported model is a model in the encoder.
+        for model in encoder.submodules
+        if isinstance(model, tf.keras.Model)
+        for part in model.submodules
         if isinstance(part, tf.keras.layers.Layer)
         # A model in a model takes today's policy, its layers keep theirs.
         and not isinstance(part, tf.keras.Model)
@@ -351,11 +358,12 @@ def encoder_sha256(
     parts = {
         "encoder": hashlib.sha256(encoder).hexdigest(),
         "layer": layer,
-        "precision": precision,
         "image_size": config.data.image_size,
         "resize": config.data.resize,
         "code": [hashlib.sha256(source).hexdigest() for source in code],
     }
+    if precision != "float32":
+        parts["precision"] = precision
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -34,17 +34,6 @@ def pillow(data):
     return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
 
 
-@pytest.mark.parametrize("mode,kind", [("RGB", "JPEG"), ("RGBA", "PNG")])
-def test_a_cut_out_is_what_is_seen_of_a_boxed_picture(mode, kind):
-    data, box = encode(picture(mode), kind), [10.2, 5.0, 41.0, 99.0]
-    sent = preprocessing.cut_out(data, box)
-    np.testing.assert_array_equal(pillow(sent), pillow(data)[5:60, 10:41])
-    np.testing.assert_array_equal(
-        preprocessing.load_image(tf.constant(sent), 16),
-        preprocessing.load_image(tf.constant(data), 16, tf.constant(box)),
-    )
-
-
 @pytest.mark.parametrize(
     "mode,kind",
     [

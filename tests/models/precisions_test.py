@@ -41,14 +41,17 @@ def test_it_is_near_and_not_equal(pooling):
     assert encoder.get_layer("first").compute_dtype == "float32"
 
 
-def test_a_model_in_a_model_and_a_file():
+def test_a_model_in_a_model_and_a_file(tmp_path):
     inner = small()
     pixels = tf.keras.Input([16, 16, 3])
     outer = embedding.build_encoder(tf.keras.Model(pixels, inner(pixels)), 4)
     copy = precisions.at_precision(outer, "bfloat16")
     nested = copy.get_layer("encoder").get_layer("first")
     assert nested.compute_dtype == "bfloat16"
-    assert np.abs(copy(pictures()) - outer(pictures())).max() < 0.02
+    assert 0 < np.abs(copy(pictures()) - outer(pictures())).max() < 0.02
+    copy.save(tmp_path / "copy.keras")
+    again = tf.keras.models.load_model(tmp_path / "copy.keras", compile=False)
+    np.testing.assert_array_equal(again(pictures()), copy(pictures()))
 
 
 def test_branches_are_kept():
@@ -62,6 +65,36 @@ def test_branches_are_kept():
     got, want = copy(asked).numpy(), encoder(asked).numpy()
     assert 0 < np.abs(got - want).max() < 0.02
     assert copy.get_layer("head_0").compute_dtype == "float32"
+
+
+def test_weights_of_features_keep_their_digits():
+    inputs = tf.keras.Input([16, 16, 3])
+    backbone = tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs))
+    own = branches.Branches("category", ("bags", "hats"))
+    encoder = branches.build_branched_encoder(
+        backbone, 0, own, "weights", batch_norm="frozen"
+    )
+    copy = precisions.at_precision(encoder, "bfloat16")
+    assert copy.get_layer("weight_roots").compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_one_of_mixed_precision_is_refused(policy):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        encoder = small()
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    with pytest.raises(ValueError, match=f"trained in {policy[6:]}: leave"):
+        precisions.at_precision(encoder, "bfloat16")
+
+
+def test_one_that_would_not_change_is_refused():
+    inputs = tf.keras.Input([16, 16, 3])
+    pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
+    encoder = tf.keras.Model(inputs, embedding.embed(pooled, 4))
+    with pytest.raises(ValueError, match="Received layers: Dense. Take fl"):
+        precisions.at_precision(encoder, "bfloat16")
 
 
 def test_float32_is_itself_and_others_are_refused():

@@ -14,9 +14,14 @@ from PIL import Image
 
 from tf_triplet import catalogs, experiment
 from tf_triplet import config as configs
-from tf_triplet.data import preprocessing
 from tf_triplet.publishing import embedding, version
-from tf_triplet.serving import fingerprint, parity, versions, warmup
+from tf_triplet.serving import (
+    cut_outs,
+    fingerprint,
+    parity,
+    versions,
+    warmup,
+)
 
 
 def encoder(seed=0):
@@ -335,7 +340,7 @@ def test_a_catalogue_of_boxed_pictures_is_served_their_cut_outs(
     figures = published.record["parity"]
     assert figures["images"] == 12 and figures["largest_difference"] < 1e-6
     # Whole, they are other pictures.
-    monkeypatch.setattr(preprocessing, "cut_out", lambda data, box: data)
+    monkeypatch.setattr(cut_outs, "cut_out", lambda data, box: data)
     with pytest.raises(parity.ParityError, match="differs from evaluation"):
         publish(folder, catalog_path=folder / "boxed.csv")
 
@@ -347,6 +352,9 @@ def test_an_encoder_in_bfloat16_tells_what_it_costs(again):
     cost = first.record["precision"]
     assert cost["precision"] == "bfloat16" and cost["pictures"] == 12
     assert 1e-6 < cost["largest_difference"] < 0.02
+    # What is served is that encoder, not the one in float32.
+    served = first.record["parity"]["largest_difference"]
+    assert served < cost["largest_difference"] / 10
     assert 0.5 < cost["neighbours_kept"] <= 1
     # Of three products of four pictures; noise, so alike in both.
     assert abs(cost["recall_at_1"] - cost["recall_at_1_float32"]) < 0.5
@@ -356,10 +364,50 @@ def test_an_encoder_in_bfloat16_tells_what_it_costs(again):
     second = publish(again)
     assert second.record["export"]["precision"] == "bfloat16"
     assert work(second)[:2] == (12, 0)
+    assert second.record["precision"] == cost
     with pytest.raises(ValueError, match="was made by encoder"):
         publish(again, precision="float32")
     third = publish(again, precision="float32", new_encoder=True)
     assert "precision" not in third.record and work(third)[:2] == (12, 0)
+
+
+def test_another_precision_beside_the_embeddings_is_seen(again, monkeypatch):
+    saved = version.saved_model.ServedModel
+
+    def in_float32(encoder, *arguments, **more):
+        return saved(experiment.load_encoder(again), *arguments, **more)
+
+    monkeypatch.setattr(version.saved_model, "ServedModel", in_float32)
+    with pytest.raises(parity.ParityError, match="differs from evaluation"):
+        publish(again, precision="bfloat16", new_encoder=True)
+
+
+def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
+    frame = pd.read_csv(again / "shop.csv")
+    frame["split"] = ["train"] * 8 + ["test"] * 4
+    frame.to_csv(again / "shop.csv", index=False)
+    encoder(seed=1).save(again / "encoder_last.keras")
+    first = publish(
+        again, split="test", checkpoint="last", new_encoder=True
+    ).record
+    assert (first["pictures"], first["checkpoint"]) == (4, "last")
+    second = publish(again)
+    assert second.record["pictures"] == 4 and work(second)[:2] == (4, 0)
+    assert second.record["checkpoint"] == "last"
+    # A manifest of its own is indexed whole.
+    third = publish(again, catalog_path=again / "shop.csv").record
+    assert third["pictures"] == 12
+    assert publish(again).record["pictures"] == 4
+    assert publish(again, new_encoder=True).record["pictures"] == 12
+
+
+def test_with_one_neighbour_the_recall_is_of_others(shop):
+    folder, _, _ = shop
+    record = publish(folder, k=1, storage="int8", min_recall=0.0).record
+    # Itself is found by any search; int8 mixes up who is nearest but that.
+    assert record["parity"]["k"] == 1
+    assert record["parity"]["recall"] == record["tuning"]["recall"] < 1
+    assert record["tuning"]["recall_cost"] == 1 - record["tuning"]["recall"]
 
 
 def test_one_at_a_time(again):

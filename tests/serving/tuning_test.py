@@ -110,6 +110,36 @@ def test_a_tree_of_few_vectors(n, k):
     index.release()
 
 
+def test_without_a_tree_int8_is_held_to_the_target():
+    # Near copies: int8 mixes them up, though each finds itself.
+    centres = np.repeat(vectors(150), 10, 0)
+    data = centres + 0.02 * vectors(1500, seed=1)
+    data /= np.linalg.norm(data, axis=1, keepdims=True)
+    with pytest.raises(tuning.TuningError, match="take export.storage=float"):
+        tuning.tune(data, 1, 0.99, storage="int8")
+    index, record = tuning.tune(data, 1, 0.1, storage="int8")
+    (measured,) = record["curve"]
+    assert record["leaves"] == 0 and measured["cost"] == 1500
+    assert 0.1 < record["recall"] == measured["recall"] < 0.99
+    assert record["recall_cost"] == 1 - record["recall"]
+    rows = index.search(data, 2)[0].numpy()
+    similar = data @ data.T
+    np.fill_diagonal(similar, -2)
+    found = [
+        similar[i, [j for j in answer if j != i][0]]
+        for i, answer in enumerate(rows)
+    ]
+    counted = (found >= similar.max(1) - 1e-5).mean()
+    assert record["recall"] == pytest.approx(counted, abs=0.08)
+    index.release()
+
+
+def test_no_more_leaves_than_vectors():
+    index, record = tuning.tune(vectors(20), 3, 0.5, leaves=100)
+    assert record["leaves"] == 20
+    index.release()
+
+
 def test_others_than_oneself():
     answer = np.array([[3, 1, 2], [5, 0, 4], [7, -1, -1]])
     found = tuning._without(answer, np.array([1, 9, 7]))

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet.data import pipeline
+from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import callbacks as cb
 from tf_triplet.training import run
@@ -216,6 +217,28 @@ def test_spread_of_known_sets():
     assert cb.spread(np.full([5, 3], np.nan)) == (0, 0)
     line = np.outer(np.linspace(-1, 1, 6), [1, 0, 0])
     assert cb.spread(line)[1] == pytest.approx(1)
+
+
+def test_overflow_is_told_once_and_ends_a_run_that_learns_nothing(caplog):
+    guard = cb.NaNGuard()
+    guard.set_model(make())
+    # A mean over the window: not every step of it overflowed.
+    for share in [0.0, 1.0, 0.5] + [0.9] * 40 + [1.0] * 19:
+        guard.on_train_batch_end(0, {"loss": 0.4, "overflowed": share})
+    told = [r for r in caplog.records if "overflowed in float16" in r.message]
+    assert len(told) == 1
+    with pytest.raises(cb.DivergedError, match="20 steps.*mixed_precision=fa"):
+        guard.on_train_batch_end(0, {"loss": 0.4, "overflowed": 1.0})
+
+
+def test_advice_of_a_triplet_loss_in_an_ensemble():
+    learner = collapsed()
+    learner.batch_loss = EnsembleLoss(learner.batch_loss, 2)
+    guard = cb.CollapseGuard(np.zeros([3, 6], np.float32), 1, None, stop=True)
+    guard.set_model(learner)
+    guard.on_train_batch_end(0, {"loss": 0.5})
+    with pytest.raises(cb.CollapseError, match="loss.mining=semi_hard"):
+        guard.on_train_batch_end(0, {"loss": 0.5})
 
 
 def test_nan_ends_the_run(tmp_path):

@@ -117,7 +117,7 @@ def half_precision(loss=None, **kwargs):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 4])
-def test_an_overflow_of_float16_steps_nowhere(micro_batch):
+def test_an_overflow_of_float16_adds_no_slope(micro_batch):
     pictures, labels = data()
     learner = half_precision(micro_batch=micro_batch)
     learner._loss_scale = 1e8

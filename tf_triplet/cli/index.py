@@ -5,8 +5,9 @@ Writes the next <workdir>/models/product_search/<version>/: the same encoder,
 another index, no training. Embeddings are kept in <workdir>/index_cache by
 the content of the picture, so a nightly run embeds only what is new, and one
 that is stopped goes on where it was. What is not given is as in the version
-before. Nothing is published if that is another encoder's, or if too few of
-the exact nearest are found.
+before, but all of --catalog is indexed unless --split says otherwise. Nothing
+is published if that version is another encoder's, or if too few of the exact
+nearest are found.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Flags that tf-triplet-export and tf-triplet-index share.
 
-What is not given is as in the last version for tf-triplet-index, and the
-config's for tf-triplet-export.
+What is not given is as in the version before for tf-triplet-index, and as in
+the run's config.export for tf-triplet-export.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from absl import flags, logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "last"], "Which encoder."
+    "checkpoint",
+    None,
+    ["best", "last"],
+    "Which encoder. Default of an export: best.",
 )
 _SPLIT = flags.DEFINE_string(
-    "split",
-    None,
-    "Pictures to index: a split, or all. Default: all of a --catalog, else "
-    "the config's.",
+    "split", None, "Pictures to index: a split, or all."
 )
 _DOMAINS = flags.DEFINE_list("domains", None, "Index these domains only.")
 _INDEX = flags.DEFINE_enum(
@@ -66,7 +66,7 @@ def arguments() -> dict[str, Any]:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
     return {
         "workdir": _WORKDIR.value,
-        "checkpoint": _CHECKPOINT.value,
+        "checkpoint": _CHECKPOINT.value or "",
         "split": _SPLIT.value or "",
         "domains": _DOMAINS.value or (),
         "index": _INDEX.value or "",

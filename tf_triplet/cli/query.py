@@ -64,10 +64,9 @@ def main(argv) -> None:
 
     box = _read_box(paths)
     images = [client.read_picture(path, box) for path in paths]
+    filtered = _ONLY_DOMAIN.value or _ONLY_CATEGORY.value
     signature = "serving_default"
-    if _ONLY_DOMAIN.value or _ONLY_CATEGORY.value:
-        signature = "encode_and_search_filtered"  # Which is exact, too.
-    elif _EXACT.value:
+    if _EXACT.value and not filtered:  # A filter searches exactly anyway.
         signature = "encode_and_search_exact"
     answers = client.query(
         images,
@@ -111,17 +110,15 @@ def _read_box(paths) -> list[float] | None:
 
 def _print_table(path: str, rows) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     columns = list(rows[0]["columns"]) if rows else []
-    table = Table("product", "score", "picture", *columns, title=path)
+    table = Table("product", "score", "picture", *columns, title=escape(path))
     for row in rows:
-        table.add_row(
-            row["product_id"],
-            f"{row['score']:.4f}",
-            row["path"],
-            *(row["columns"][name] for name in columns),
-        )
+        cells = [row["product_id"], f"{row['score']:.4f}", row["path"]]
+        cells += [row["columns"][name] for name in columns]
+        table.add_row(*map(escape, cells))
     if not rows:
         table.caption = "Nothing found."
     Console().print(table)

@@ -13,8 +13,6 @@ TensorFlow cannot read (WebP, TIFF, …) becomes a PNG first, see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
 # EXIF sits in the first segments of a JPEG, each at most 64 KiB.
@@ -132,22 +130,6 @@ def cut(pixels: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """The part of `[h, w, 3]` pixels in a `box_window`."""
     top, left, bottom, right = tf.unstack(window)
     return pixels[top:bottom, left:right]
-
-
-def cut_out(image_bytes: bytes, box: Sequence[float]) -> bytes:
-    """Returns what `crop` keeps of a picture file, as a PNG's bytes.
-
-    Lossless: a model that is sent it sees the pixels that it sees of the
-    file and its box.
-
-    Args:
-        image_bytes: a file that `decode_image` reads.
-        box: `[4]` floats, see `crop`.
-    """
-    pixels = crop(
-        decode_image(tf.constant(image_bytes)), tf.constant(box, tf.float32)
-    )
-    return tf.io.encode_png(pixels).numpy()
 
 
 def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -23,19 +23,22 @@ _MULTIPLY = (
 def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
     """The encoder, its convolutions and dense layers in a precision.
 
-    All other layers, normalisation and the heads that end in an embedding
-    among them, stay as they are.
+    All other layers, normalisation and what makes the embedding among them,
+    stay in float32. Plain operations between layers (`x * y` on Keras
+    tensors) are no layers, and take what comes.
 
     Args:
-        encoder: a functional Keras model.
-        precision: one of `PRECISIONS`; "float32" gives `encoder` back.
+        encoder: a functional Keras model in float32.
+        precision: one of `PRECISIONS`; "float32" gives `encoder` back as it
+            was trained.
 
     Returns:
         A copy with the same weights.
 
     Raises:
-        ValueError: an unknown precision, or Keras cannot copy the model's
-            layers.
+        ValueError: an unknown precision, an encoder that is not in float32,
+            one without a layer that would change, or with one that Keras
+            cannot copy.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -44,15 +47,40 @@ def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
         )
     if precision == "float32":
         return encoder
+    kinds = {layer.compute_dtype for layer in _layers(encoder)} - {"float32"}
+    if kinds:
+        raise ValueError(
+            "`precision=bfloat16` is for an encoder in float32. Received one "
+            f"that was trained in {', '.join(sorted(kinds))}: leave "
+            "export.precision at float32, which serves it as it is."
+        )
     try:
         copy = _copy(encoder, f"mixed_{precision}")
+        copy.set_weights(encoder.get_weights())
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"This encoder has a layer that Keras cannot copy in {precision}: "
             f"{error}. Take float32."
         ) from error
-    copy.set_weights(encoder.get_weights())
+    if all(layer.compute_dtype == "float32" for layer in _layers(copy)):
+        names = sorted({type(layer).__name__ for layer in _layers(encoder)})
+        raise ValueError(
+            "No layer of the encoder would multiply in bfloat16, only "
+            "convolutions and dense layers before its head do. Received "
+            f"layers: {', '.join(names)}. Take float32."
+        )
     return copy
+
+
+def _layers(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
+    """Those with weights, of models in it too."""
+    return [
+        part
+        for part in model.submodules
+        if isinstance(part, tf.keras.layers.Layer)
+        and not isinstance(part, tf.keras.Model)
+        and part.weights
+    ]
 
 
 def _copy(model: tf.keras.Model, policy: str) -> tf.keras.Model:
@@ -71,4 +99,5 @@ def _copy(model: tf.keras.Model, policy: str) -> tf.keras.Model:
 
 
 def _is_head(layer: tf.keras.layers.Layer) -> bool:
-    return layer.name == "embedding" or layer.name.startswith("head_")
+    own = ("embedding", "weight_roots")
+    return layer.name in own or layer.name.startswith("head_")

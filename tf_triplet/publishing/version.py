@@ -34,7 +34,7 @@ from tf_triplet.serving import (
 CACHE = "index_cache"
 # Fields of `config.export` that tf-triplet-index takes from the version before.
 KEPT = ("index", "k", "columns", "domains", "storage", "group_by_product")
-KEPT += ("min_recall", "precision")
+KEPT += ("min_recall", "precision", "split")
 # Pictures of a warm-up request; another holds one.
 _WARM_PICTURES = 2
 
@@ -57,7 +57,7 @@ class Published:
 def publish(
     workdir: str | Path,
     *,
-    checkpoint: str = "best",
+    checkpoint: str = "",
     catalog_path: str = "",
     split: str = "",
     domains: Sequence[str] = (),
@@ -76,11 +76,13 @@ def publish(
 
     Args:
         workdir: of the run.
-        checkpoint: "best" or "last".
+        checkpoint: "best" or "last"; "": as in the last version without
+            `new_encoder`, else "best".
         catalog_path: a manifest; "": the run's own catalogue.
-        split: of the catalogue; "": the config's, and all of a manifest.
-        domains: to index. What is not given, here and below, is as in the
-            last version without `new_encoder`, else the config's.
+        split: of the catalogue; "": all of a manifest. What else is not
+            given, here and below, is as in the last version without
+            `new_encoder`, else the config's.
+        domains: to index.
         index: "scann" or "exact".
         k: neighbours an answer holds.
         columns: further ones to answer.
@@ -109,6 +111,7 @@ def publish(
         "group_by_product": group_by_product,
         "min_recall": min_recall,
         "precision": precision or None,
+        "split": split or None,
     }
     target = workdir / "models" / config.export.name
     with _alone(target):
@@ -116,8 +119,10 @@ def publish(
         if known and not new_encoder:
             last = fingerprint.read(target / str(known[-1])) or {}
             layer = layer or last.get("layer", "")
+            checkpoint = checkpoint or last.get("checkpoint", "")
             _override(config.export, last.get("export", {}))
         _override(config.export, given)
+        checkpoint = checkpoint or "best"
         validation.validate(config)
         which = (checkpoint, layer, config.export.precision)
         sha256 = experiment.encoder_sha256(config, workdir, *which)
@@ -138,12 +143,8 @@ def publish(
         }
         catalog = catalog.select(embeddings.rows)
         if config.export.precision != "float32":
-            record["precision"] = precision_cost.measure(
-                config,
-                experiment.load_encoder(workdir, checkpoint, layer),
-                embeddings.vectors,
-                catalog,
-                config.export.precision,
+            record["precision"] = _cost_of_precision(
+                config, workdir, which, embeddings.vectors, catalog, progress
             )
         folder, record = _build(
             config, encoder, embeddings.vectors, catalog, target, record
@@ -192,7 +193,7 @@ def _read_catalog(config, path, split) -> Catalog:
         catalog = catalog.split(split or "all")
     else:
         catalog = catalogs.build_catalog(config, columns)
-        catalog = catalog.split(split or config.export.split)
+        catalog = catalog.split(config.export.split)
     domains = list(config.export.domains)
     unknown = set(domains) - set(catalog.domain_names)
     if unknown:
@@ -256,7 +257,7 @@ def _build(
             index=export.index,
             min_recall=export.min_recall,
             boxes=boxes,
-            tolerance=parity.TOLERANCE[export.precision],
+            tolerance=_tolerance(record),
             more_inputs=names,
             products=products,
         )
@@ -266,6 +267,9 @@ def _build(
             **columns,
             **{f"{name}_filter": values for name, values in by_name.items()},
         }
+        if figures.k == 1 and tuned:
+            # The served model has but itself to find; tuning asked for two.
+            figures = dataclasses.replace(figures, recall=tuned["recall"])
         record = {
             **record,
             "index": export.index,
@@ -282,6 +286,33 @@ def _build(
         }
         fingerprint.write(folder, record)
     return target / str(versions.list_versions(target)[-1]), record
+
+
+def _cost_of_precision(
+    config, workdir, which, vectors, catalog, progress
+) -> dict:
+    """What the served encoder loses against the one that was trained."""
+    checkpoint, layer, precision = which
+    rows = precision_cost.draw(catalog, config.seed)
+    want, _ = embedding.embed(
+        config,
+        experiment.load_encoder(workdir, checkpoint, layer),
+        experiment.encoder_sha256(config, workdir, checkpoint, layer),
+        catalog.select(rows),
+        workdir / CACHE,
+        progress,
+    )
+    rows = rows[want.rows]
+    return precision_cost.measure(
+        vectors[rows], want.vectors, catalog.products[rows], precision
+    )
+
+
+def _tolerance(record) -> float:
+    """Enough for another batch size, too little for another precision."""
+    if "precision" not in record:
+        return parity.TOLERANCE
+    return max(parity.TOLERANCE, record["precision"]["largest_difference"] / 2)
 
 
 def _write(config, encoder, vectors, catalog, folder, columns, filters):

@@ -31,7 +31,9 @@ class Neighbour:
     product_id: str
     score: float
     path: str
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, str] = dataclasses.field(
+        default_factory=dict, hash=False
+    )
 
 
 def read_picture(path: str | Path, box: Sequence[float] | None = None) -> bytes:
@@ -56,21 +58,16 @@ def read_picture(path: str | Path, box: Sequence[float] | None = None) -> bytes:
         data = transcode.servable(data)
     except ValueError as error:
         raise ValueError(f"{path} is not a picture: {error}") from error
-    return data if box is None else _cut_out(path, data, box)
-
-
-def _cut_out(path: Path, data: bytes, box: Sequence[float]) -> bytes:
-    if len(box) != 4 or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
-        raise ValueError(
-            "A box is x1,y1,x2,y2 in pixels, with 0 <= x1 < x2 and 0 <= y1 < "
-            f"y2. Received: {','.join(f'{side:g}' for side in box)}"
-        )
+    if box is None:
+        return data
     import tensorflow as tf
 
-    from tf_triplet.data import preprocessing
+    from tf_triplet.serving import cut_outs
 
     try:
-        return preprocessing.cut_out(data, box)
+        return cut_outs.ask_for(data, box)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"{path} is not a picture: {error.message}") from error
 
@@ -101,7 +98,7 @@ def query(
         ca_file: PEM certificates that the server's is held against; None
             asks without TLS.
         only_domain: answer pictures of this domain alone; "" of any. With
-            it, or the next, `signature` must be one that filters, such as
+            it, or the next, serving_default becomes
             encode_and_search_filtered.
         only_category: likewise.
 
@@ -116,6 +113,9 @@ def query(
         prediction_service_pb2_grpc,
     )
 
+    filtered = bool(only_domain or only_category)
+    if filtered and signature == "serving_default":
+        signature = "encode_and_search_filtered"
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -123,7 +123,7 @@ def query(
         tf.make_tensor_proto(list(images), tf.string, [len(images)])
     )
     inputs = {"domain": domain, "category": category}
-    if only_domain or only_category:
+    if filtered:
         # A filtering signature wants both; "" is any.
         inputs["domain_filter"] = only_domain
         inputs["category_filter"] = only_category

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import preprocessing, transcode
+from tf_triplet.data import transcode
 from tf_triplet.retrieval import exact
-from tf_triplet.serving import catalog_search, scann_index, warmup
+from tf_triplet.serving import catalog_search, cut_outs, scann_index, warmup
 
 # Of a component, through fifty layers, in other batch sizes.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+TOLERANCE = 1e-4
 
 
 class ParityError(ValueError):
@@ -30,8 +30,8 @@ class Parity:
         largest_difference: of any component of their embeddings.
         searched: vectors searched by both indexes.
         recall: share of the exact k nearest that ScaNN finds, the asking
-            picture itself left out (for k = 1 it is all there is); 1
-            without ScaNN.
+            picture itself left out, but for k = 1, where it is the answer;
+            1 without ScaNN.
         k: neighbours, or products where they are grouped.
         warmed_up: warm-up requests that the model answered.
     """
@@ -54,7 +54,7 @@ def check(
     min_recall: float,
     searched: int = 1000,
     boxes: np.ndarray | None = None,
-    tolerance: float = TOLERANCE["float32"],
+    tolerance: float = TOLERANCE,
     more_inputs: Mapping[str, Sequence[str]] | None = None,
     products: np.ndarray | None = None,
 ) -> Parity:
@@ -117,7 +117,7 @@ def sent_pictures(
     for row in rows:
         data = transcode.servable(Path(paths[row]).read_bytes())
         if boxes is not None and not np.isnan(boxes[row]).any():
-            data = preprocessing.cut_out(data, boxes[row])
+            data = cut_outs.cut_out(data, boxes[row])
         sent.append(data)
     return sent
 

@@ -49,11 +49,12 @@ def tune(
 ) -> Tuning:
     """Fills in what is 0: sqrt(n) leaves; a tenth, at least 30, searched.
 
-    Few vectors get no tree, a handful not even if `leaves` are asked for.
+    Few vectors get no tree, a handful not even if `leaves` are asked for;
+    nor are there more leaves than vectors.
     """
     if size < (_LEAST if leaves else SMALLEST_TREE):
         return Tuning(0, 0, 0)
-    leaves = leaves or int(round(size**0.5))
+    leaves = min(leaves or int(round(size**0.5)), size)
     leaves_to_search = leaves_to_search or max(30, -(-leaves // 10))
     return Tuning(
         leaves,

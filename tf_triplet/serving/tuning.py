@@ -57,8 +57,10 @@ def cost(size: int, leaves: int, leaves_to_search: int, reorder: int) -> float:
     """Dot products a query, a quantised one being a ninth.
 
     It is counted, not timed, so that the choice is the same on a busy
-    machine.
+    machine. Without leaves all vectors are scored.
     """
+    if not leaves:
+        return size
     return leaves + _HASHED * size * leaves_to_search / leaves + reorder
 
 
@@ -194,6 +196,7 @@ def tune(
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(size)[:QUERIES])
     start = scann_index.tune(size, k, leaves)
+    pairs = [(0, 0)]
     if start.leaves:
         pairs = settings(size, k, start.leaves, leaves_to_search, reorder)
         # A vector looks for k others, itself being found too.
@@ -202,7 +205,8 @@ def tune(
     start = dataclasses.replace(start, storage=storage)
     index = scann_index.ScannIndex(embeddings, k, start)
     curve = []
-    if start.leaves:
+    # Brute force over floats is exact.
+    if size > 1 and (start.leaves or storage != "float32"):
         curve = measure(index, embeddings, rows, k, pairs, target)
         chosen = choose(curve, target)
         index.tuning = dataclasses.replace(
@@ -213,11 +217,14 @@ def tune(
     record = {
         **dataclasses.asdict(index.tuning),
         "target": target,
+        "recall": chosen.recall if curve else 1.0,
         "queries": len(rows),
         "curve": [dataclasses.asdict(m) for m in curve],
     }
     if storage == "int8":
-        record["recall_cost"] = _cost_of_int8(index, embeddings, rows, k)
+        record["recall_cost"] = 1 - record["recall"]
+        if index.tuning.leaves:
+            record["recall_cost"] = _cost_of_int8(index, embeddings, rows, k)
     return index, record
 
 
@@ -233,24 +240,17 @@ def _cost_of_int8(index, embeddings, rows, k) -> float:
 
     Another tree would be trained from another start, and differ by more.
     """
-    if not index.tuning.leaves:
-        queries = embeddings[rows]
-        _, truth = exact.top_k(queries, embeddings, k)
-        answer = index.search(tf.constant(queries), k)[0].numpy()
-        worst = truth[:, -1:]
-        return 1 - float(_recalls(answer, queries, embeddings, worst).mean())
-    costs = []
+    costs, k = [], min(k, len(embeddings) - 1)
     for row in rows:
-        query = embeddings[row][None]
-        scores = _scores(
-            # In int8's order: all that float32 would have scored again.
-            index.search(tf.constant(query), index.tuning.reorder)[0].numpy(),
-            query,
-            embeddings,
-        )
+        query, own = embeddings[row][None], np.array([row])
+        # In int8's order: all that float32 would have scored again.
+        reordered = max(index.tuning.reorder, k + 1)
+        answer = index.search(tf.constant(query), reordered)[0].numpy()
+        scores = _scores(_without(answer, own), query, embeddings)
         kept, best = scores[:, :k], -np.sort(-scores)[:, :k]
-        truth = exact.top_k(query, embeddings, k)[1][:, -1:] - 1e-5
-        costs.append((best >= truth).mean() - (kept >= truth).mean())
+        truth = exact.top_k(query, embeddings, k, exclude=own)[1]
+        worst = truth[:, -1:] - 1e-5
+        costs.append((best >= worst).mean() - (kept >= worst).mean())
     return float(np.mean(costs))
 
 

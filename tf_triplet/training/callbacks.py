@@ -13,7 +13,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.losses.triplet import TripletLoss
+
+# Steps in a row, all of whose float16 slopes overflowed, that end a run.
+_OVERFLOWS = 20
 
 
 class StepCounter(tf.keras.callbacks.Callback):
@@ -239,9 +243,17 @@ class DivergedError(ValueError):
 
 
 class NaNGuard(StepCounter):
-    """Ends a run whose loss is NaN or infinite before anything is saved."""
+    """Ends a run whose loss is NaN or infinite before anything is saved, and
+    one that no longer learns, because all its float16 slopes overflow."""
+
+    def __init__(self):
+        """Begins to count."""
+        super().__init__()
+        self._overflows = 0
+        self._told = False
 
     def on_train_batch_end(self, batch, logs=None):
+        self._watch_overflow(float((logs or {}).get("overflowed", 0.0)))
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             raise DivergedError(
@@ -249,6 +261,25 @@ class NaNGuard(StepCounter):
                 "is from before. Lower optimizer.learning_rate, raise "
                 "optimizer.warmup_steps or set optimizer.clip_norm, and "
                 "begin anew with --noresume."
+            )
+
+    def _watch_overflow(self, share: float) -> None:
+        """`share` is of the steps since the last line of metrics.jsonl."""
+        if share and not self._told:
+            self._told = True
+            logging.warning(
+                "step %d: slopes overflowed in float16, and the step learned "
+                "nothing. Now and then this is harmless; `overflowed` in "
+                "metrics.jsonl tells how often.",
+                self.step,
+            )
+        self._overflows = self._overflows + 1 if share == 1 else 0
+        if self._overflows >= _OVERFLOWS:
+            raise DivergedError(
+                f"step {self.step}: the slopes of {_OVERFLOWS} steps in a row "
+                "overflowed in float16, or are NaN: nothing is learned. Set "
+                "training.mixed_precision=false, lower "
+                "optimizer.learning_rate, and begin anew with --noresume."
             )
 
 
@@ -301,7 +332,10 @@ class CollapseGuard(StepCounter):
         self._bad_looks += 1
         advice = ["a lower optimizer.learning_rate", "optimizer.warmup_steps"]
         # A loss has its own words for what makes it milder.
-        if isinstance(getattr(self.model, "batch_loss", None), TripletLoss):
+        loss_object = getattr(self.model, "batch_loss", None)
+        if isinstance(loss_object, EnsembleLoss):
+            loss_object = loss_object.copies[0]
+        if isinstance(loss_object, TripletLoss):
             advice += ["loss.soft=true", "loss.mining=semi_hard"]
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "

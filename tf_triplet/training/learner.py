@@ -201,8 +201,8 @@ class Learner(tf.keras.Model):
         """Zeros for all slopes, on all replicas, if any is not finite.
 
         float16 ends at 65,504. The optimizer takes its step all the same, so
-        that batches stay numbered by steps; `overflowed` is the share of such
-        steps.
+        that batches stay numbered by steps: momentum and weight decay go on,
+        the batch adds nothing. `overflowed` is the share of such steps.
         """
         slopes = [g for g in tf.nest.flatten(gradients) if g is not None]
         finite = [
