@@ -401,6 +401,18 @@ def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
     assert publish(again, new_encoder=True).record["pictures"] == 12
 
 
+def test_what_the_last_version_had_can_be_taken_back(again):
+    manifest = again / "shop.csv"
+    first = publish(
+        again, catalog_path=manifest, domains=["shop"], columns=["price"]
+    ).record
+    assert (first["pictures"], first["columns"]) == (6, ["price"])
+    second = publish(again, catalog_path=manifest).record
+    assert (second["pictures"], second["columns"]) == (6, ["price"])
+    third = publish(again, catalog_path=manifest, domains=(), columns=())
+    assert (third.record["pictures"], third.record["columns"]) == (12, [])
+
+
 def test_with_one_neighbour_the_recall_is_of_others(shop):
     folder, _, _ = shop
     record = publish(folder, k=1, storage="int8", min_recall=0.0).record

@@ -20,7 +20,9 @@ _CHECKPOINT = flags.DEFINE_enum(
 _SPLIT = flags.DEFINE_string(
     "split", None, "Pictures to index: a split, or all."
 )
-_DOMAINS = flags.DEFINE_list("domains", None, "Index these domains only.")
+_DOMAINS = flags.DEFINE_list(
+    "domains", None, "Index these domains only; --domains= indexes all."
+)
 _INDEX = flags.DEFINE_enum(
     "index",
     None,
@@ -33,7 +35,8 @@ _K = flags.DEFINE_integer(
 _COLUMNS = flags.DEFINE_list(
     "columns",
     None,
-    "Further columns of the manifest to answer: --columns=price,title.",
+    "Further columns of the manifest to answer: --columns=price,title; "
+    "--columns= answers none.",
 )
 _STORAGE = flags.DEFINE_enum(
     "storage",
@@ -68,10 +71,10 @@ def arguments() -> dict[str, Any]:
         "workdir": _WORKDIR.value,
         "checkpoint": _CHECKPOINT.value or "",
         "split": _SPLIT.value or "",
-        "domains": _DOMAINS.value or (),
+        "domains": _DOMAINS.value,
         "index": _INDEX.value or "",
         "k": _K.value or 0,
-        "columns": _COLUMNS.value or (),
+        "columns": _COLUMNS.value,
         "storage": _STORAGE.value or "",
         "group_by_product": _GROUP_BY_PRODUCT.value,
         "min_recall": _MIN_RECALL.value,

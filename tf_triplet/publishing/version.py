@@ -60,10 +60,10 @@ def publish(
     checkpoint: str = "",
     catalog_path: str = "",
     split: str = "",
-    domains: Sequence[str] = (),
+    domains: Sequence[str] | None = None,
     index: str = "",
     k: int = 0,
-    columns: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
     storage: str = "",
     group_by_product: bool | None = None,
     min_recall: float | None = None,
@@ -82,10 +82,10 @@ def publish(
         split: of the catalogue; "": all of a manifest. What else is not
             given, here and below, is as in the last version without
             `new_encoder`, else the config's.
-        domains: to index.
+        domains: to index; empty: all.
         index: "scann" or "exact".
         k: neighbours an answer holds.
-        columns: further ones to answer.
+        columns: further ones to answer; empty: none.
         storage: of the vectors in ScaNN, "float32" or "int8".
         group_by_product: answer each product once.
         min_recall: that ScaNN must reach.
@@ -105,8 +105,8 @@ def publish(
     given = {
         "index": index or None,
         "k": k or None,
-        "columns": tuple(columns) or None,
-        "domains": tuple(domains) or None,
+        "columns": None if columns is None else tuple(columns),
+        "domains": None if domains is None else tuple(domains),
         "storage": storage or None,
         "group_by_product": group_by_product,
         "min_recall": min_recall,
