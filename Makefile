@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Most of a test is one thread: two files at a time. Empty: one by one.
+PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: install demo bench bench-memory test test-all lint format clean
 
@@ -29,10 +31,10 @@ bench-memory: $(STAMP)
 	$(BIN)/python benchmarks/micro_batch.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
