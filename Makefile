@@ -26,6 +26,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/mining.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/swaps.py
+	$(BIN)/python benchmarks/precisions.py
 
 bench-memory: $(STAMP)
 	$(BIN)/python benchmarks/micro_batch.py

@@ -7,12 +7,13 @@ rate that serving keeps. The server is a process of its own on 127.0.0.1; the
 clients, threads that send one request after the other, share the cores.
 
 "echo" is the rate of a Python gRPC server that does nothing: it sends a
-finished answer of the same size. A call and an echo one after the other are
-the most that any Python server could give; "of both" is the share of it that
-is kept, so what is missing there is ours.
+finished answer of the same size. With one client, a call and an echo one after
+the other are the most that a Python server could give; with several, they may
+overlap, so the bound is a rough one. "of both" is the share of it that is kept.
 """
 
 import argparse
+import contextlib
 import os
 import pickle
 import subprocess
@@ -137,6 +138,7 @@ class Served:
         )
         line = self._program.stdout.readline()
         if "127.0.0.1:" not in line:
+            self._program.kill()
             raise SystemExit("The server did not start; see above.")
         self._address = line.split()[-1]
         self._channels = []
@@ -202,17 +204,20 @@ def main():
             *("-m", "tf_triplet.cli.serve", "--name=shop", "--port=0"),
             *(f"--model_dir={folder}", "--host=127.0.0.1"),
         ]
-        served = Served(*serve)
-        batched = Served(*serve, f"--batching_parameters_file={config}")
-        finished = Path(root) / "answers"
-        finished.write_bytes(pickle.dumps(served.answers(requests.values())))
-        echoed = Served(__file__, f"--echo={finished}")
-        servers = (served, batched, echoed)
-        try:
-            table(arguments, model, requests, servers)
-        finally:
-            for program in servers:
-                program.stop()
+        with contextlib.ExitStack() as stack:
+
+            def start(*command):
+                program = Served(*command)
+                stack.callback(program.stop)
+                return program
+
+            served = start(*serve)
+            batched = start(*serve, f"--batching_parameters_file={config}")
+            finished = Path(root) / "answers"
+            answers = served.answers(requests.values())
+            finished.write_bytes(pickle.dumps(answers))
+            echoed = start(__file__, f"--echo={finished}")
+            table(arguments, model, requests, (served, batched, echoed))
 
 
 def table(arguments, model, requests, servers):

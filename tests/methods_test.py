@@ -225,7 +225,8 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
         *("multitask_gem", "neural_codes"),
     ],
 )
-def test_every_kind_of_encoder_has_a_bfloat16_copy(network, tmp_path, method):
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_every_kind_of_encoder_has_a_copy(network, tmp_path, method, precision):
     config = recipe(network, 1, METHODS[method])
     if config.data.source == "manifest":
         annotate(config, tmp_path)
@@ -233,7 +234,7 @@ def test_every_kind_of_encoder_has_a_bfloat16_copy(network, tmp_path, method):
     encoder = experiment.build_network(
         config, training, experiment.build_branches(config, training)
     ).encoder
-    copy = precisions.at_precision(encoder, "bfloat16")
+    copy = precisions.at_precision(encoder, precision)
     asked = np.random.default_rng(0).random([4, 32, 32, 3], np.float32)
     if isinstance(encoder.input, dict):
         asked = {"pixels": asked, "branch": np.array([0, 1, 0, 1], np.int32)}

@@ -259,8 +259,9 @@ def base_config() -> ml_collections.ConfigDict:
     # How ScaNN keeps vectors: float32, or int8, a quarter of its memory; the
     # recall that this costs is told and recorded.
     config.export.storage = "float32"
-    # float32, or bfloat16: the encoder's convolutions and dense layers multiply
-    # in it. Pays on hardware that has it; the recall that it costs is told.
+    # float32; bfloat16: the encoder's convolutions and dense layers multiply in
+    # it, which pays on hardware that has it; int8: their weights are kept in
+    # it, a quarter of the file. The recall that either costs is told.
     config.export.precision = "float32"
     # Columns of the manifest that come back with an answer, ("price",); by
     # name, because a manifest may hold what no shopper should see.

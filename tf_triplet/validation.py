@@ -54,7 +54,7 @@ CHOICES = {
     "evaluation.ties": ("against", "expected"),
     "export.index": ("scann", "exact"),
     "export.storage": ("float32", "int8"),
-    "export.precision": ("float32", "bfloat16"),
+    "export.precision": ("float32", "bfloat16", "int8"),
 }
 
 

@@ -1,10 +1,15 @@
-"""An encoder in bfloat16: near the float32 one, and really in bfloat16."""
+"""An encoder in bfloat16 or int8: near the float32 one, and really in it."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.models import branches, embedding, precisions
+from tf_triplet.models import (
+    branches,
+    embedding,
+    int8_kernels,
+    precisions,
+)
 
 
 def small(size=16, **more):
@@ -78,15 +83,16 @@ def test_weights_of_features_keep_their_digits():
     assert copy.get_layer("weight_roots").compute_dtype == "float32"
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_one_of_mixed_precision_is_refused(policy):
+def test_one_of_mixed_precision_is_refused(policy, precision):
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
         encoder = small()
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     with pytest.raises(ValueError, match=f"trained in {policy[6:]}: leave"):
-        precisions.at_precision(encoder, "bfloat16")
+        precisions.at_precision(encoder, precision)
 
 
 def test_one_that_would_not_change_is_refused():
@@ -100,7 +106,7 @@ def test_one_that_would_not_change_is_refused():
 def test_float32_is_itself_and_others_are_refused():
     encoder = small()
     assert precisions.at_precision(encoder, "float32") is encoder
-    with pytest.raises(ValueError, match="float32, bfloat16. Received: 'in"):
+    with pytest.raises(ValueError, match="bfloat16, int8. Received: 'int4"):
         precisions.at_precision(encoder, "int4")
 
 
@@ -117,3 +123,69 @@ def test_a_layer_that_keras_cannot_copy():
     encoder = tf.keras.Model(inputs, Own(np.ones(4))(inputs))
     with pytest.raises(ValueError, match="a layer that Keras cannot copy"):
         precisions.at_precision(encoder, "bfloat16")
+
+
+@pytest.mark.parametrize("pooling", ["average", "gem"])
+def test_int8_is_float32_of_the_rounded_kernels(pooling):
+    encoder = small(pooling=pooling)
+    copy = precisions.at_precision(encoder, "int8")
+    want, got = encoder(pictures()).numpy(), copy(pictures()).numpy()
+    assert 1e-6 < np.abs(got - want).max() < 0.05
+    # By hand: each output's largest number is 127.
+    for name, kernel, axes in (
+        ("first", "kernel", (0, 1, 2)),
+        ("second", "depthwise_kernel", (0, 1)),
+    ):
+        own = getattr(encoder.get_layer(name), kernel)
+        scale = np.abs(own.numpy()).max(axes, keepdims=True) / 127
+        own.assign(np.round(own.numpy() / scale) * scale)
+    rounded = encoder(pictures()).numpy()
+    np.testing.assert_allclose(got, rounded, atol=1e-6)
+    kinds = {w.dtype for w in copy.get_layer("first").weights}
+    assert kinds == {tf.int8, tf.float32}
+    assert copy.get_layer("embedding").dtype == "float32"
+    assert not hasattr(copy.get_layer("embedding"), "copy_weights")
+
+
+def test_int8_in_a_model_in_a_model_and_a_saved_model(tmp_path):
+    layers = tf.keras.layers
+    inputs = tf.keras.Input([16, 16, 3])
+    x = layers.SeparableConv2D(8, 3)(inputs)
+    x = layers.Conv2DTranspose(6, 3)(layers.Conv2D(8, 3, groups=2)(x))
+    x = layers.EinsumDense("...d,de->...e", 500, bias_axes="e")(x)
+    x = layers.Dense(500, "relu")(x)
+    inner = tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    inputs = tf.keras.Input([16, 16, 3])
+    pooled = inner(inputs)
+    encoder = tf.keras.Model(inputs, embedding.embed(pooled, 4))
+    copy = precisions.at_precision(encoder, "int8")
+    want, got = encoder(pictures()).numpy(), copy(pictures()).numpy()
+    assert 1e-6 < np.abs(got - want).max() < 0.05
+    sizes = []
+    for name, model in (("float32", encoder), ("int8", copy)):
+        module = tf.Module()
+        module.model = model
+        serve = tf.function(
+            lambda pixels, model=model: {"embedding": model(pixels)},
+            input_signature=[tf.TensorSpec([None, 16, 16, 3])],
+        )
+        folder = tmp_path / name
+        tf.saved_model.save(module, str(folder), {"serving_default": serve})
+        data = folder / "variables" / "variables.data-00000-of-00001"
+        sizes.append(data.stat().st_size)
+        loaded = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        again = loaded(tf.constant(pictures()))["embedding"]
+        np.testing.assert_allclose(again, model(pictures()), atol=1e-6)
+    assert sizes[1] < 0.35 * sizes[0]
+
+
+def test_int8_rounds_to_half_a_scale_and_keeps_zeros():
+    kernel = np.random.default_rng(0).normal(size=[3, 3, 4, 5])
+    kernel = np.float32(kernel)
+    kernel[..., 1], kernel[..., 2] = 0, 1e-42
+    whole, scale = int8_kernels.quantize(kernel, (0, 1, 2))
+    assert whole.dtype == np.int8 and scale.shape == (1, 1, 1, 5)
+    assert np.abs(whole * scale - kernel).max() <= 0.5001 * scale.max()
+    largest = np.abs(whole.astype(int)).max((0, 1, 2))
+    assert largest.tolist() == [127, 0, 0, 127, 127]
+    assert np.isfinite(scale).all()

@@ -345,12 +345,13 @@ def test_a_catalogue_of_boxed_pictures_is_served_their_cut_outs(
         publish(folder, catalog_path=folder / "boxed.csv")
 
 
-def test_an_encoder_in_bfloat16_tells_what_it_costs(again):
-    first = publish(again, precision="bfloat16", new_encoder=True)
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_an_encoder_of_less_precision_tells_what_it_costs(again, precision):
+    first = publish(again, precision=precision, new_encoder=True)
     # Another precision is another encoder: nothing cached is taken for it.
     assert first.folder.name == "2" and work(first)[:2] == (0, 12)
     cost = first.record["precision"]
-    assert cost["precision"] == "bfloat16" and cost["pictures"] == 12
+    assert cost["precision"] == precision and cost["pictures"] == 12
     assert 1e-6 < cost["largest_difference"] < 0.02
     # What is served is that encoder, not the one in float32.
     served = first.record["parity"]["largest_difference"]
@@ -359,10 +360,10 @@ def test_an_encoder_in_bfloat16_tells_what_it_costs(again):
     # Of three products of four pictures; noise, so alike in both.
     assert abs(cost["recall_at_1"] - cost["recall_at_1_float32"]) < 0.5
     text = version.describe(first)
-    assert "bfloat16 on 12 pictures: embeddings differ by" in text
+    assert f"encoder in {precision}, on 12 pictures: embeddings" in text
     # It is kept from version to version, and no float32 index follows.
     second = publish(again)
-    assert second.record["export"]["precision"] == "bfloat16"
+    assert second.record["export"]["precision"] == precision
     assert work(second)[:2] == (12, 0)
     assert second.record["precision"] == cost
     with pytest.raises(ValueError, match="was made by encoder"):

@@ -77,8 +77,9 @@ def measure(
 def describe(figures: dict[str, Any]) -> str:
     """A line of them."""
     text = (
-        f"{figures['precision']} on {figures['pictures']} pictures: embeddings "
-        f"differ by {figures['largest_difference']:.1e} at most"
+        f"The encoder in {figures['precision']}, on {figures['pictures']} "
+        f"pictures: embeddings differ by {figures['largest_difference']:.1e} "
+        "at most"
     )
     if figures["neighbours_kept"] is not None:
         kept = figures["neighbours_kept"]

@@ -89,7 +89,7 @@ def publish(
         storage: of the vectors in ScaNN, "float32" or "int8".
         group_by_product: answer each product once.
         min_recall: that ScaNN must reach.
-        precision: of the encoder's products, "float32" or "bfloat16".
+        precision: of the encoder (`precisions.PRECISIONS`).
         layer: read this layer in place of the embedding; "": the embedding
             or, without `new_encoder`, what the last version reads.
         new_encoder: the encoder may be another than the last version's.
@@ -175,7 +175,9 @@ def describe(published: Published) -> str:
     if "precision" in record:
         lines.append(precision_cost.describe(record["precision"]))
     if "recall_cost" in tuned:
-        lines.append(f"int8 costs {tuned['recall_cost']:.4f} of recall.")
+        lines.append(
+            f"int8 storage costs {tuned['recall_cost']:.4f} of recall."
+        )
     return "\n".join([*lines, f"Published: {published.folder}"])
 
 
