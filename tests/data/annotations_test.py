@@ -210,16 +210,14 @@ def test_inshop_lists_are_joined(tmp_path):
 @pytest.mark.parametrize(
     "name,old,new,message",
     [
-        ("attr_items", "item_id", "item", "line 2: expected the header"),
+        ("attr_items", "item_id attribute_labels\n", "", "line 2: expected"),
         ("attr_items", "-1  1", "-1", "line 3: .* 2 labels.*: 1 labels"),
         ("attr_items", "-1  1", "-1 5", "line 3: a label must be.*'5'"),
-        ("attr_items", "00002", "00007", "line 4: the item.*in line 3 too"),
-        ("attr_cloth", "slim", "floral print", "line 4: .*in line 3 too"),
         ("landmarks_inshop", " 2 4 ", " 4 4 ", "line 3: clothes_type must"),
         ("landmarks_inshop", " 2 4 ", " 3 4 ", "line 3: .*has 8.*12 numbers"),
         ("landmarks_inshop", " 010", " O10", "line 3: a landmark is three"),
         ("landmarks_inshop", "2 000", "3 000", "line 3: .*must be.*'3'"),
-        ("landmarks_inshop", "variation", "pose", "line 2: expected"),
+        ("landmarks_inshop", "variation_type", "4", "line 2: expected"),
     ],
 )
 def test_inshop_errors_name_file_and_line(tmp_path, name, old, new, message):
@@ -236,6 +234,24 @@ def test_inshop_errors_name_file_and_line(tmp_path, name, old, new, message):
         inshop.read_inshop(tmp_path)
 
 
+def test_an_item_that_stands_twice(tmp_path, caplog):
+    again = "id_00000007 -1 1\nid_00000002 1 1\nid_00000002 1 -1\n"
+    cloth = CLOTH.replace("slim", "floral print")
+    tree(tmp_path, attr_cloth=cloth, attr_items=ITEMS + again)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        catalog = inshop.read_inshop(tmp_path)
+    assert catalog.attribute_names.tolist() == [
+        "floral print",
+        "floral print (2)",
+    ]
+    # One line says what the other says; two differ.
+    np.testing.assert_array_equal(
+        catalog.attributes, [[1, -1], [0, 1], [-1, -1]]
+    )
+    assert "1 items stand there twice" in caplog.text
+    assert "id_00000002" in caplog.text
+
+
 def test_labels_without_names_are_an_error(tmp_path):
     tree(tmp_path, attr_items=ITEMS)
     with pytest.raises(FileNotFoundError, match="list_attr_cloth.txt"):
@@ -250,16 +266,23 @@ def test_consumer2shop_lists_are_joined(tmp_path):
         "1\nimage_pair_name_1 image_pair_name_2 item_id evaluation_status\n"
         f"{pair[0]} {pair[1]} id_1 train\n"
     )
-    (tmp_path / "list_attr_cloth.txt").write_text(CLOTH)
+    # Its README: the name in Chinese, in English, and the type's number.
+    (tmp_path / "list_attr_cloth.txt").write_text(
+        "3\nattribute_name_cn attribute_name attribute_type\n"
+        "\u7ea2\u8272 red 1\n\u957f(\u8896) (more) long sleeve 2\n"
+        "\u8d64 red 1\n",
+        encoding="utf-8",
+    )
     (tmp_path / "list_attr_items.txt").write_text(
-        "1\nitem_id attribute_labels\nid_1 -1 1\n"
+        "1\nitem_id attribute_labels\nid_1 -1 1 0\n"
     )
     (tmp_path / "list_landmarks_consumer2shop.txt").write_text(
-        landmarks("source_type", f"{pair[1]} 2 1" + " 0 7 8" * 4)
+        landmarks("variation_type", f"{pair[1]} 2 1" + " 0 7 8" * 4)
     )
     catalog = consumer2shop.read_consumer2shop(tmp_path)
+    assert catalog.attribute_names.tolist() == ["red", "long sleeve", "red (2)"]
     assert catalog.paths[1].endswith("shop.jpg")
-    np.testing.assert_array_equal(catalog.attributes, [[0, 1]] * 2)
+    np.testing.assert_array_equal(catalog.attributes, [[0, 1, -1]] * 2)
     assert np.isnan(catalog.landmarks[0]).all()
     np.testing.assert_array_equal(catalog.landmarks[1, 4:], [[7, 8, 0]] * 4)
     assert catalog.extras["pairs"].tolist() == [1, 1]

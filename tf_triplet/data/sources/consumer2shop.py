@@ -75,6 +75,5 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
         frame.reset_index(drop=True),
         root,
         "list_landmarks_consumer2shop.txt",
-        "source_type",
     )
     return Catalog.from_frame(frame, "consumer2shop", extras=("pairs",))

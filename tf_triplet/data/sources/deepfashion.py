@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from absl import logging
 
 from tf_triplet.data import annotations
 from tf_triplet.data.sources import tables
@@ -79,15 +81,16 @@ def add_columns(
 
 
 def with_annotations(
-    frame: pd.DataFrame, root: pathlib.Path, landmarks: str, kind: str
+    frame: pd.DataFrame, root: pathlib.Path, landmarks: str
 ) -> pd.DataFrame:
     """Joins attributes and landmarks, as far as their lists are there.
+
+    Their formats are those of the data sets' own README files.
 
     Args:
         frame: With `image_name` and `product_id`, the item.
         root: The benchmark's folder; the lists lie in it or in `Anno`.
         landmarks: Name of the list of landmarks.
-        kind: That list's third column, `variation_type` or `source_type`.
 
     Returns:
         The frame with the columns that `Catalog.from_frame` reads. An item
@@ -108,7 +111,7 @@ def with_annotations(
         parts.append(joined.set_index(frame.index))
     file = _find(root, landmarks)
     if file is not None:
-        names, values = _read_landmarks(file, kind)
+        names, values = _read_landmarks(file)
         table = annotations.landmark_columns(values)
         table = table.set_index(pd.Index(names))
         table = table[~table.index.duplicated()]
@@ -124,79 +127,97 @@ def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
         return None  # A download of its own.
 
 
-def _read_lines(
-    path: pathlib.Path, header: Sequence[str]
-) -> list[tuple[int, list[str]]]:
-    """The words of each row and its line number, below count and header."""
+def _read_lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """The number and words of each line below count and header.
+
+    What the columns are called differs from one benchmark, and one release,
+    to the next; what they hold does not, and is checked row by row.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
-    found = lines[1].split() if len(lines) > 1 else []
-    if found != list(header):
+    names = lines[1].split() if len(lines) > 1 else []
+    if not names or any(map(_is_number, names)):
         raise ValueError(
-            f"{path}, line 2: expected the header {' '.join(header)!r}. "
-            f"Received: {' '.join(found)!r}"
+            f"{path}, line 2: expected the names of the columns, below the "
+            f"number of rows. Received: {' '.join(names[:8])!r}"
         )
-    rows = [(i, line.split()) for i, line in enumerate(lines[2:], 3)]
-    return [(i, words) for i, words in rows if words]
+    for line, text in enumerate(lines[2:], 3):
+        if words := text.split():
+            yield line, words
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_names(path: pathlib.Path) -> list[str]:
-    """The attributes' names; one may be of several words."""
-    names: dict[str, int] = {}
-    for line, words in _read_lines(path, ["attribute_name"]):
-        name = " ".join(words)
-        if name in names:
-            raise ValueError(
-                f"{path}, line {line}: the attribute {name!r} stands in line "
-                f"{names[name]} too."
-            )
-        names[name] = line
-    return list(names)
+    """The attributes' names; one may be of several words.
+
+    In-Shop has the name alone; Consumer-to-Shop the Chinese one (and a remark
+    in brackets), the English one, and the number of the attribute's type. Of
+    a name that comes again the second is "name (2)".
+    """
+    names, seen = [], collections.Counter()
+    for _, words in _read_lines(path):
+        english = [w for w in words if w.isascii() and w[0] != "("]
+        if len(english) < len(words) and english and english[-1].isdigit():
+            english = english[:-1]
+        name = " ".join(english or words)
+        seen[name] += 1
+        names.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+    return names
 
 
 def _read_items(
     path: pathlib.Path, names: Sequence[str]
 ) -> tuple[list[str], pd.DataFrame]:
-    """`[items]` ids, and a column `attribute:<name>` an attribute."""
-    rows = _read_lines(path, ["item_id", "attribute_labels"])
-    values = np.empty((len(rows), len(names)), np.int8)
-    seen: dict[str, int] = {}
-    for row, (line, words) in enumerate(rows):
+    """`[items]` ids, and a column `attribute:<name>` an attribute.
+
+    Where two lines of an item differ, the label is unknown.
+    """
+    labels: dict[str, np.ndarray] = {}
+    differing = set()
+    for line, words in _read_lines(path):
         if len(words) != 1 + len(names):
             raise ValueError(
                 f"{path}, line {line}: expected an item_id and "
                 f"{len(names)} labels, one an attribute of "
                 f"list_attr_cloth.txt. Received: {len(words) - 1} labels"
             )
-        if words[0] in seen:
-            raise ValueError(
-                f"{path}, line {line}: the item {words[0]!r} stands in line "
-                f"{seen[words[0]]} too."
-            )
-        seen[words[0]] = line
         try:
-            values[row] = [_ATTRIBUTE_VALUES[word] for word in words[1:]]
+            row = [_ATTRIBUTE_VALUES[word] for word in words[1:]]
         except KeyError as error:
             raise ValueError(
                 f"{path}, line {line}: a label must be 1 (has it), -1 (has "
                 f"not) or 0 (unknown). Received: {error.args[0]!r}"
             ) from error
-    return list(seen), annotations.attribute_columns(values, names)
+        row = np.array(row, np.int8)
+        known = labels.setdefault(words[0], row)
+        if (known != row).any():
+            differing.add(words[0])
+            labels[words[0]] = np.where(known == row, row, np.int8(-1))
+    if differing:
+        logging.warning(
+            "%s: %d items stand there twice with other labels, which are "
+            "taken as unknown, the first is %s",
+            path,
+            len(differing),
+            min(differing),
+        )
+    values = np.array(list(labels.values()), np.int8)
+    values = values.reshape(len(labels), len(names))
+    return list(labels), annotations.attribute_columns(values, names)
 
 
-def _read_landmarks(
-    path: pathlib.Path, kind: str
-) -> tuple[list[str], np.ndarray]:
+def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     """`[m]` picture names and their `[m, 8, 3]` landmarks."""
-    header = ["image_name", "clothes_type", kind]
-    for i in range(1, _LANDMARKS + 1):
-        header += [
-            f"landmark_visibility_{i}",
-            f"landmark_location_x_{i}",
-            f"landmark_location_y_{i}",
-        ]
-    rows = _read_lines(path, header)
+    rows = list(_read_lines(path))
     values = np.full((len(rows), _LANDMARKS, 3), np.nan, np.float32)
     for row, (line, words) in enumerate(rows):
+        # The third is the kind of pose, not needed here.
         places = _PLACES.get(words[1] if len(words) > 1 else "")
         if places is None:
             raise ValueError(

@@ -42,6 +42,6 @@ def read_inshop(path: str | pathlib.Path) -> Catalog:
     frame["domain"] = status
     deepfashion.add_columns(frame, root, "list_bbox_inshop.txt", "pose_type")
     frame = deepfashion.with_annotations(
-        frame, root, "list_landmarks_inshop.txt", "variation_type"
+        frame, root, "list_landmarks_inshop.txt"
     )
     return Catalog.from_frame(frame, "inshop", lambda row: f"Row {row + 1}")
