@@ -100,6 +100,12 @@ def test_a_study_with_a_method_that_fails(study, tmp_path):
         (["--output=x", "--study=nowhere.py"], "nowhere.py does not exist"),
         (["--output=x", "--study=README.md"], "README.md is no Python file"),
         (["--output=x", "--study=configs/sop.py"], "not define get_study"),
+        (["--output=x", "--configs=configs/emoji.py:a"], "takes no argument"),
+        (["--output=x", "--study=emoji_methods.py:9"], "emoji_methods.py does"),
+        (
+            ["--output=x", "--study=configs/studies/emoji_methods.py:9"],
+            "at least 10. Received: '9'",
+        ),
         (["--output=x", "--configs=configs/sop.py,a/sop.py"], "'sop'"),
         (["--output=x", "--study=STUDY", "--methods=a"], "plain, paper"),
         (["--output=x", "--study=STUDY", "--seeds=one"], "--seeds takes"),

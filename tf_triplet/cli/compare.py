@@ -5,10 +5,11 @@
   tf-triplet-compare --configs=mine.py,configs/emoji.py --output=runs/mine
 
 A study is a Python file whose get_study() returns {name: Method}; --configs
-makes one of config files, each named like its file. Every method trains with
-every seed for the same number of steps on the same data; the figures are
-those of the last step on the held-out split. The same command again goes on
-where it stopped, and a run that failed is tried again.
+makes one of config files, each named like its file. What follows a colon goes
+to its function: configs/sop.py:smoke, emoji_methods.py:600. Every method
+trains with every seed for the same number of steps on the same data; the
+figures are those of the last step on the held-out split. The same command
+again goes on where it stopped, and a run that failed is tried again.
 
 Writes to the output folder:
   results.json    every run: figures, seconds, config, error; and the machine
@@ -19,7 +20,9 @@ Writes to the output folder:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
+import inspect
 import json
 import math
 import sys
@@ -130,17 +133,21 @@ def _read_study():
     if _STUDY.value:
         return dict(_load(_STUDY.value, "get_study")())
     study = {}
-    for path in _CONFIGS.value:
-        if Path(path).stem in study:
+    for given in _CONFIGS.value:
+        path, _, argument = given.partition(":")
+        name = "_".join(filter(None, (Path(path).stem, argument)))
+        if name in study:
             raise ValueError(
-                f"Two files of --configs are called {Path(path).stem!r}; a "
-                "method is named like its file."
+                f"Two of --configs are called {name!r}; a method is named "
+                "like its file."
             )
-        study[Path(path).stem] = comparison.Method(_load(path, "get_config")())
+        study[name] = comparison.Method(_load(given, "get_config")())
     return study
 
 
-def _load(path: str, function: str):
+def _load(given: str, function: str):
+    """A function of a file, with what stands behind the file's name."""
+    path, colon, argument = given.partition(":")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
@@ -150,7 +157,14 @@ def _load(path: str, function: str):
     spec.loader.exec_module(module)
     if not hasattr(module, function):
         raise ValueError(f"{path} does not define {function}().")
-    return getattr(module, function)
+    made = getattr(module, function)
+    if not colon:
+        return made
+    if not inspect.signature(made).parameters:
+        raise ValueError(
+            f"{function}() of {path} takes no argument. Received: {argument!r}"
+        )
+    return functools.partial(made, argument)
 
 
 def _choose(study, names: list[str] | None):
