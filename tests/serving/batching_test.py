@@ -193,6 +193,7 @@ def test_queues_do_not_mix(make):
     [
         ({"max_batch_size": 0}, "`max_batch_size` must be positive.*: 0"),
         ({"num_batch_threads": -1}, "`num_batch_threads` must be positive"),
+        ({"num_batch_threads": 10**5}, "must be at most 1024"),
         ({"batch_timeout_micros": -1}, "must not be negative. Received: -1"),
         (
             {"max_batch_size": 8, "allowed_batch_sizes": (1, 4)},

@@ -21,9 +21,11 @@ from tensorflow_serving.config import model_server_config_pb2
 from tf_triplet.serving import (
     first_requests,
     loaded_model,
+    loading,
     server,
     server_config,
     version_policy,
+    versions,
     warmup,
 )
 from tf_triplet.serving.model_manager import ModelManager
@@ -198,6 +200,110 @@ def test_a_config_that_does_not_load(models, publish, tmp_path):
         "1 servable(s) did not become available: {{{name: visual version: 1} "
         "due to error: "
     )
+
+
+def test_the_same_number_of_another_folder(models, publish, toy, tmp_path):
+    publish(1)
+    models.configure(model_at(tmp_path))
+    other, third = tmp_path / "other", tmp_path / "third"
+    shutil.copytree(toy, other / "1")
+    (other / "1" / "saved_model.pb").write_bytes(b"half")
+    shutil.copytree(toy, third / "1")
+    # One that does not load takes nothing away, and is not tried for ever.
+    for _ in range(2):
+        code, text = refusal_of(models.configure, model_at(other))
+        assert code == Code.UNKNOWN and "version: 1} due to error" in text
+        with models.lease("visual") as model:
+            assert model.path == tmp_path / "1"
+    assert states(models) == {1: "AVAILABLE"}
+    # One that loads takes over, and there is no moment without either.
+    missed, ended = [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            try:
+                with models.lease("visual"):
+                    pass
+            except Refusal as refusal:
+                missed.append(refusal)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    models.configure(model_at(third))
+    ended.set()
+    asking.join()
+    assert not missed
+    with models.lease("visual") as model:
+        assert model.path == third / "1"
+    models.configure(model_at(tmp_path))
+    with models.lease("visual") as model:
+        assert model.path == tmp_path / "1"
+
+
+def test_a_policy_that_names_no_version_changes_nothing(
+    models, publish, tmp_path
+):
+    publish(1)
+    models.configure(model_at(tmp_path, labels={"stable": 1}))
+    absent = model_at(tmp_path, latest=0, specific=(99,))
+    code, text = refusal_of(models.configure, absent)
+    assert code == Code.NOT_FOUND
+    assert "(99)" in text and text.endswith("which holds 1")
+    assert lent(models, label="stable") == 1
+    models.poll()
+    assert states(models) == {1: "AVAILABLE"}
+
+
+def test_a_version_that_cannot_be_read(models, publish, tmp_path, monkeypatch):
+    publish(1)
+    publish(2)
+    is_file = Path.is_file
+
+    def closed(path):
+        if path.parent.name == "2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    def load(path, *arguments):
+        if path.name == "2":
+            return None, (2, "Permission denied")
+        return real(path, *arguments)
+
+    real = loading.load
+    monkeypatch.setattr(Path, "is_file", closed)
+    monkeypatch.setattr(loading, "load", load)
+    publish(3)
+    config = model_at(tmp_path, latest=3)
+    assert refusal_of(models.configure, config)[0] == Code.UNKNOWN
+    assert states(models) == {3: "AVAILABLE", 2: "END", 1: "AVAILABLE"}
+    publish(4)
+    models.poll()
+    assert lent(models) == 4
+
+
+def test_one_folder_that_cannot_be_read_hides_no_other(
+    models, publish, tmp_path, monkeypatch, caplog
+):
+    publish(1)
+    both = {
+        **{"a": version_policy.Model(tmp_path / "closed")},
+        **model_at(tmp_path),
+    }
+    models.configure(model_at(tmp_path))
+    models._models = both
+    listed = versions.list_versions
+
+    def list_versions(folder):
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(versions, "list_versions", list_versions)
+    publish(2)
+    models.poll()
+    models.poll()
+    assert lent(models) == 2
+    assert caplog.text.count("Model a cannot be looked at") == 1
 
 
 def test_a_missing_path_is_waited_for(models, tmp_path):

@@ -99,6 +99,12 @@ SEARCH = {"signature_name": "search"}
         ("", "JSON Parse error: The document is empty"),
         ("{", "JSON Parse error: "),
         ("[]", "JSON Value: [] Is not object"),
+        ({"instances": ["\ud800"]}, "is not of expected type: string"),
+        ({"signature_name": "\ud800"}, "must be a string"),
+        (
+            f'{{"signature_name": "search", "inputs": {"[" * 40 + "]" * 40}}}',
+            "Lists in 40 levels",
+        ),
         ({}, "Missing 'inputs' or 'instances' key"),
         ({"inputs": [], "instances": []}, "expecting only one of"),
         ({"instances": []}, "No values in 'instances' array"),
@@ -141,9 +147,11 @@ def test_what_is_refused(api, body, text):
         ("POST", URL + "/versions/9:predict", 404, "Specific(visual, 9)"),
         ("POST", URL + "/labels/x:predict", 400, "version label: x"),
         ("POST", URL + ":classify", 400, "key 'examples' is expected"),
-        ("POST", URL + ":guess", 404, f"Malformed request: POST {URL}:guess"),
-        ("GET", URL + ":predict", 404, "Malformed request: GET"),
-        ("GET", "/v1/models", 404, "Malformed request"),
+        ("POST", URL + f"/versions/{'9' * 5000}:predict", 400, "to numeric"),
+        ("POST", URL + ":guess", 400, f"Malformed request: POST {URL}:guess"),
+        ("GET", URL + ":predict", 400, "Malformed request: GET"),
+        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("GET", "/v2/models", 404, "Malformed request"),
         ("GET", "/v1/models/zzz", 404, "Could not find any versions of"),
         ("GET", URL + "/versions/9", 404, "Could not find version 9 of model"),
         ("GET", URL + f"/versions/{10**30}", 400, "Failed to convert version"),
@@ -197,6 +205,49 @@ def test_metrics(api, shop):
     # A name that a client made up is not kept.
     post(api, {"instances": ["x"]}, "/v1/models/zzz:predict")
     assert "zzz" not in api.get(metrics.PATH).get_data(as_text=True)
+
+
+def test_every_way_that_a_request_ends_is_counted(api, monkeypatch):
+    def count(name, status):
+        text = api.get(metrics.PATH).get_data(as_text=True)
+        pattern = (
+            rf':request_count{{model_name="{name}",status="{status}"}} (\d+)'
+        )
+        found = re.search(pattern, text)
+        return int(found[1]) if found else 0
+
+    for body, url, name, status in (
+        ("{", URL, "visual", "INVALID_ARGUMENT"),
+        ({"instances": [{"b64": "?"}]}, URL, "visual", "INVALID_ARGUMENT"),
+        ({"instances": [1]}, URL + "/versions/9", "visual", "NOT_FOUND"),
+        ({"instances": [1]}, "/v1/models/zzz", "", "NOT_FOUND"),
+    ):
+        before = count(name, status)
+        assert post(api, body, f"{url}:predict")[0] in (400, 404)
+        assert count(name, status) == before + 1, (body, url)
+
+    def broken(*arguments):
+        raise MemoryError("no room")
+
+    before = count("visual", "OK"), count("visual", "INTERNAL")
+    monkeypatch.setattr(prediction.Predictor, "_predict", broken)
+    code, body = post(api, {"signature_name": "search", "inputs": [[0, 0, 1]]})
+    assert (code, body) == (500, {"error": "MemoryError: no room"})
+    after = count("visual", "OK"), count("visual", "INTERNAL")
+    assert after == (before[0], before[1] + 1)
+
+
+@pytest.mark.parametrize("written", ["encodebytes", "unpadded"])
+def test_base64_with_line_ends_or_without_padding(api, shop, written):
+    with open(shop.paths[0], "rb") as file:
+        data = file.read()
+    # A byte too many ends no PNG, and makes for padding.
+    data += b"\0" * (-len(data) % 3 == 0)
+    text = base64.encodebytes(data).decode()
+    assert "\n" in text and "=" in text
+    text = text if written == "encodebytes" else text.strip().rstrip("=")
+    code, body = post(api, {"inputs": [{"b64": text}]})
+    assert code == 200 and body["outputs"]["paths"][0][0] == shop.paths[0]
 
 
 def test_a_histogram_counts_up_to_its_bounds():
@@ -295,7 +346,7 @@ def test_a_message_that_is_too_large(running):
 def test_a_rest_port_in_use(running, exported):
     port = running[0].rest_port
     folder = exported["exact"].parent
-    with pytest.raises(OSError, match=f"REST port {port} is in use"):
+    with pytest.raises(OSError, match=f"Port {port} of .* is in use"):
         server.Server(
             server_config.one_model("visual", folder),
             server.Options(port=0, rest_port=port, poll_seconds=0),

@@ -1,19 +1,31 @@
 """The answers of TensorFlow Serving, row by row of its conformance table."""
 
+import socket
+import threading
 from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-from tf_triplet.serving import loaded_model, prediction, server
+from tf_triplet.serving import (
+    loaded_model,
+    prediction,
+    saved_model,
+    server,
+    server_config,
+)
+from tf_triplet.serving.refusal import Refusal
 
 Code = grpc.StatusCode
 
@@ -272,6 +284,106 @@ def test_an_empty_batch(stub):
         assert tf.make_ndarray(answer.outputs["scores"]).shape == (0, 3)
 
 
+def test_no_picture_for_fused_convolutions(tmp_path):
+    # A convolution, its batch norm and a ReLU are one op when they run.
+    inputs = tf.keras.Input([8, 8, 3])
+    x = tf.keras.layers.Conv2D(64, 3, use_bias=False)(inputs)
+    x = tf.keras.layers.BatchNormalization()(x)
+    x = tf.keras.layers.GlobalAveragePooling2D()(tf.nn.relu(x))
+    encoder = tf.keras.Model(inputs, tf.keras.layers.UnitNormalization()(x))
+    model = saved_model.ServedModel(
+        encoder,
+        np.eye(4, 64, dtype=np.float32),
+        list("abcd"),
+        list("abcd"),
+        image_size=8,
+        k=2,
+        index="exact",
+    )
+    model.save(tmp_path / "1")
+    loaded = loaded_model.LoadedModel(tmp_path / "1")
+    nothing = tf.make_tensor_proto(np.array([], object), tf.string, [0])
+    found = loaded.run("serving_default", {"image_bytes": nothing})
+    assert found["scores"].shape == (0, 2)
+    found = loaded.run("encode", {"image_bytes": nothing})
+    assert found["embedding"].shape == (0, 64)
+    loaded.release()
+
+
+def test_a_type_that_is_none_and_a_size_beyond_all_memory(stub):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "visual"
+    request.model_spec.signature_name = "search"
+    tensor = request.inputs["embedding"]
+    for dtype, sizes, text in (
+        (999, [1, 3], "unknown dtype enum (999) is provided"),
+        (1, [1 << 50, 3], "tensor parsing error: embedding"),
+        (1, [1 << 50, 4], "must be of shape (None, 3)"),
+        (1, [-1, 3], "must be of shape (None, 3). Received: (-1, 3)"),
+    ):
+        tensor.Clear()
+        tensor.dtype = dtype
+        tensor.float_val.append(1.0)
+        for size in sizes:
+            tensor.tensor_shape.dim.add(size=size)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Predict(request, timeout=60)
+        assert caught.value.code() == Code.INVALID_ARGUMENT
+        assert text in caught.value.details()
+
+
+def test_health_and_status_answer_while_all_threads_are_busy(
+    exported, monkeypatch
+):
+    busy = threading.Event()
+    folder = exported["exact"].parent
+    running = server.Server(
+        server_config.one_model("visual", folder),
+        server.Options(port=0, poll_seconds=0),
+    )
+
+    def wait(*arguments):
+        busy.wait(60)
+        raise Refusal(Code.ABORTED, "waited")
+
+    monkeypatch.setattr(prediction.Predictor, "_predict", wait)
+    with grpc.insecure_channel(f"localhost:{running.port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "visual"
+        waiting = [
+            stub.Predict.future(request, timeout=60)
+            for _ in range(server.THREADS + 8)
+        ]
+        check = health_pb2_grpc.HealthStub(channel).Check
+        answer = check(health_pb2.HealthCheckRequest(), timeout=20)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        status = get_model_status_pb2.GetModelStatusRequest()
+        status.model_spec.name = "visual"
+        ask = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus
+        assert ask(status, timeout=20).model_version_status[0].version == 1
+        assert not any(one.done() for one in waiting)
+        busy.set()
+        codes = {one.exception().code() for one in waiting}
+        assert codes == {Code.ABORTED}
+    running.stop()
+
+
+def test_ports_that_cannot_be_bound(exported):
+    config = server_config.one_model("visual", exported["exact"].parent)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        # gRPC would have been content with ::1.
+        with pytest.raises(OSError, match=f"Port {port} of 127.0.0.1 is in"):
+            server.Server(config, server.Options(port=port))
+    with pytest.raises(OSError, match="--host=192.0.2.1, port 0, cannot"):
+        server.Server(config, server.Options("192.0.2.1", port=0))
+    with pytest.raises(OSError, match="--host must be a name or address"):
+        server.Server(config, server.Options("no.such.host.invalid", port=0))
+
+
 def metadata(stub, name="visual", fields=("signature_def",), version=None):
     request = get_model_metadata_pb2.GetModelMetadataRequest()
     request.model_spec.name = name
@@ -384,7 +496,7 @@ def test_the_newest_version_is_served(shop, tmp_path):
 def test_a_port_in_use_and_no_version(exported, tmp_path):
     folder = exported["exact"].parent
     running, port, model = server.start(folder, "visual", 0)
-    with pytest.raises(OSError, match=f"Port {port} is in use"):
+    with pytest.raises(OSError, match=f"Port {port} of .* is in use"):
         server.start(folder, "visual", port)
     running.stop(0).wait()
     model.release()

@@ -27,6 +27,13 @@ def test_a_name_that_is_no_version_is_ignored(tmp_path, name):
     assert versions.list_versions(tmp_path) == [1]
 
 
+def test_a_number_that_the_protocol_has_no_room_for_is_ignored(tmp_path):
+    for name in (2**63 - 1, 2**63, "20261125030405123456"):
+        (tmp_path / str(name)).mkdir()
+        (tmp_path / str(name) / "saved_model.pb").touch()
+    assert versions.list_versions(tmp_path) == [2**63 - 1]
+
+
 def test_versions_rise_as_numbers_not_as_names(tmp_path):
     for number in (10, 9, 0):
         (tmp_path / str(number)).mkdir()

@@ -30,9 +30,16 @@ _NAME = flags.DEFINE_string("name", "product_search", "Name of the model.")
 _HOST = flags.DEFINE_string(
     "host", "localhost", "Interface; 0.0.0.0 is reached from elsewhere."
 )
-_PORT = flags.DEFINE_integer("port", 8500, "gRPC port; 0 takes a free one.")
+_PORT = flags.DEFINE_integer(
+    "port", 8500, "gRPC port; 0 takes a free one.", 0, 65535
+)
 _REST_PORT = flags.DEFINE_integer(
-    "rest_port", None, "REST and metrics; 0 takes a free one, none: no REST."
+    "rest_port",
+    None,
+    "Port of REST and of the metrics, 8501 by custom; 0 takes a free one. Left "
+    "out: gRPC alone.",
+    0,
+    65535,
 )
 _POLL = flags.DEFINE_float(
     "poll_seconds", 1.0, "Between looks for a new version; 0: never.", 0

@@ -21,6 +21,8 @@ import numpy as np
 from tf_triplet.serving.refusal import Code, Refusal
 
 Arrays = Mapping[str, np.ndarray]
+# More than any machine's cores, fewer than what ends in no thread at all.
+_MOST_THREADS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Parameters:
                     f"`{name}` must be positive. Received: "
                     f"{getattr(self, name)}"
                 )
+        if self.num_batch_threads > _MOST_THREADS:
+            raise ValueError(
+                f"`num_batch_threads` must be at most {_MOST_THREADS}. "
+                f"Received: {self.num_batch_threads}"
+            )
         if self.batch_timeout_micros < 0:
             raise ValueError(
                 "`batch_timeout_micros` must not be negative. Received: "
@@ -147,6 +154,7 @@ class BatchScheduler:
         """The oldest batch that is ready; sets how long to wait for one."""
         now, self._wait, ready = time.monotonic(), None, None
         timeout = self.parameters.batch_timeout_micros / 1e6
+        timeout = min(timeout, threading.TIMEOUT_MAX)
         for queue in self._queues:
             if not queue.batches:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent import futures
 
 import grpc
 from tensorflow_serving.apis import (
@@ -34,7 +35,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
             )
-        return _answer(context, self._predictor.predict, request, deadline)
+        return _answer(context, self._predict, request, deadline)
+
+    def _predict(self, request, deadline):
+        with self._predictor.counted(request.model_spec.name, "GRPC"):
+            return self._predictor.predict(request, deadline)
 
     def GetModelMetadata(self, request, context):  # noqa: N802
         """The signatures."""
@@ -101,3 +106,21 @@ def _answer(context, function, *arguments):
         return function(*arguments)
     except Refusal as refusal:
         context.abort(refusal.code, refusal.details)
+
+
+def in_pool(
+    servicer: object, pool: futures.ThreadPoolExecutor, *methods: str
+) -> None:
+    """Has calls of a servicer answered by threads of their own.
+
+    They then answer while Predict holds all threads of the server.
+    """
+    for name in methods:
+        method = getattr(servicer, name)
+
+        def call(request, context, method=method):
+            return method(request, context)
+
+        # As gRPC looks for it.
+        call.experimental_thread_pool = pool
+        setattr(servicer, name, call)

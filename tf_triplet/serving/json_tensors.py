@@ -28,7 +28,7 @@ def parse(text: bytes) -> dict:
         raise _bad(f"JSON Parse error: {error}") from error
     if not isinstance(body, dict):
         raise _bad(f"JSON Value: {_show(body)} Is not object")
-    if not isinstance(body.get("signature_name", ""), str):
+    if _utf8(body.get("signature_name", "")) is None:
         raise _bad(
             f"JSON Value: {_show(body)} not formatted correctly. "
             "'signature_name' key must be a string value."
@@ -145,6 +145,8 @@ def _array(value, dtype) -> np.ndarray:
         return np.array(flat, kind).reshape(shape)
     except OverflowError as error:
         raise _bad(f"JSON Value is out of range of {dtype.name}") from error
+    except ValueError as error:  # NumPy has 32 axes at the most.
+        raise _bad(f"Lists in {len(shape)} levels: {error}") from error
 
 
 def _flatten(value, shape, level, dtype, flat):
@@ -167,13 +169,10 @@ def _flatten(value, shape, level, dtype, flat):
 
 def _scalar(value, dtype):
     if dtype == tf.string:
-        if isinstance(value, str):
-            return value.encode()
+        if _utf8(value) is not None:
+            return _utf8(value)
         if isinstance(value, dict) and isinstance(value.get("b64"), str):
-            try:
-                return base64.b64decode(value["b64"], validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise _bad("Unable to base64 decode") from error
+            return _decode(value["b64"])
         if isinstance(value, dict):
             raise _bad(
                 f"JSON Value: {_show(value)} not formatted correctly for "
@@ -190,6 +189,23 @@ def _scalar(value, dtype):
     raise _bad(
         f"JSON Value: {_show(value)} is not of expected type: {dtype.name}"
     )
+
+
+def _utf8(value) -> bytes | None:
+    """None: it is no text, or half a character of UTF-16."""
+    try:
+        return value.encode()
+    except (AttributeError, UnicodeEncodeError):
+        return None
+
+
+def _decode(text: str) -> bytes:
+    """As TensorFlow Serving: white space and the padding may be left out."""
+    text = "".join(text.split()).rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _bad("Unable to base64 decode") from error
 
 
 def _plain(array: np.ndarray, is_bytes: bool):

@@ -161,25 +161,29 @@ class LoadedModel:
                     f"Expects arg[{position}] to be {_name(info.dtype)} "
                     f"but {_name(received)} is provided",
                 )
+            # Before it is filled in: a few bytes may announce gigabytes.
+            sizes = [dim.size for dim in inputs[key].tensor_shape.dim]
+            shape = self._shapes[signature][key]
+            if min(sizes, default=0) < 0 or not shape.is_compatible_with(sizes):
+                # TensorFlow Serving lets an op find this out: the same code,
+                # but one of several messages, whichever op is first.
+                raise Refusal(
+                    Code.INVALID_ARGUMENT,
+                    f"Input {key} must be of shape {shape}. Received: "
+                    f"{tuple(sizes)}",
+                )
             try:
                 arrays[key] = tf.make_ndarray(inputs[key])
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, MemoryError) as error:
                 # Contents and shape of the message contradict each other.
                 raise Refusal(
                     Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
                 ) from error
-            # TensorFlow Serving lets an op find this out: the same code, but
-            # one of several messages, whichever op is first.
-            shape = self._shapes[signature][key]
-            if not shape.is_compatible_with(arrays[key].shape):
-                raise Refusal(
-                    Code.INVALID_ARGUMENT,
-                    f"Input {key} must be of shape {shape}. Received: "
-                    f"{arrays[key].shape}",
-                )
         return arrays
 
 
 def _name(dtype: int) -> str:
     """The type's name in C++ (double, not float64)."""
+    if dtype not in types_pb2.DataType.values():
+        return f"unknown dtype enum ({dtype})"
     return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()

@@ -55,13 +55,16 @@ def load(
 
 def stamp(path: Path) -> tuple:
     """Changes when a version is mended."""
-    return tuple(
-        sorted(
-            (str(file), file.stat().st_mtime_ns, file.stat().st_size)
-            for file in path.rglob("*")
-            if file.is_file()
+    try:
+        return tuple(
+            sorted(
+                (str(file), file.stat().st_mtime_ns, file.stat().st_size)
+                for file in path.rglob("*")
+                if file.is_file()
+            )
         )
-    )
+    except OSError:
+        return ()  # It is being copied or removed, or may not be read.
 
 
 def _warm(model, metrics):

@@ -43,6 +43,8 @@ class _Version:
     model: LoadedModel | None = None
     users: int = 0
     stamp: tuple = ()
+    # What should take its place, of another folder, and does not load.
+    instead: _Version | None = None
 
 
 class ModelManager:
@@ -68,6 +70,7 @@ class ModelManager:
         self._models: dict[str, version_policy.Model] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._versions = collections.defaultdict(dict)
+        self._unread: dict[str, str] = {}
         # The first guards what is above, the second is for who loads.
         self._changed = threading.Condition()
         self._changing = threading.RLock()
@@ -154,9 +157,19 @@ class ModelManager:
             waiting: asked while a model has no version yet: wait longer?
 
         Raises:
-            Refusal: a version does not load (UNKNOWN), a label names one
-                that is not loaded (FAILED_PRECONDITION).
+            Refusal: a policy names versions, and none is there (NOT_FOUND; the
+                old config stays); a version does not load (UNKNOWN); a label
+                names one that is not loaded (FAILED_PRECONDITION).
         """
+        for name, model in models.items():
+            known = versions.list_versions(model.path)
+            if known and not model.choose(known):
+                raise Refusal(
+                    Code.NOT_FOUND,
+                    f"No version of model {name} that its policy names "
+                    f"({', '.join(map(str, model.specific))}) is in "
+                    f"{model.path}, which holds {', '.join(map(str, known))}",
+                )
         with self._changing:
             with self._changed:
                 self._models = dict(models)
@@ -207,7 +220,7 @@ class ModelManager:
                 served = set(self._versions) | set(models)
             for name in sorted(served):
                 if name in models:
-                    self._update(name, models[name])
+                    self._try_to_update(name, models[name])
                 else:
                     for number in self.available(name):
                         self._unload(name, number)
@@ -281,12 +294,23 @@ class ModelManager:
         with self._changed:
             return [
                 f"{{{{name: {name} version: {number}}} due to error: "
-                f"{BY_NUMBER[one.health[0]].name}: {one.health[1]}}}"
+                f"{BY_NUMBER[failed.health[0]].name}: {failed.health[1]}}}"
                 for name, model in self._models.items()
                 for number, one in self._versions.get(name, {}).items()
-                if one.health != loading.OK
+                if (failed := one.instead or one).health != loading.OK
                 and number in model.choose(versions.list_versions(model.path))
             ]
+
+    def _try_to_update(self, name, model) -> None:
+        """One model's folder that cannot be read must not hide the others."""
+        try:
+            self._update(name, model)
+            self._unread.pop(name, None)
+        except OSError as error:
+            # Once, not at every look.
+            if self._unread.get(name) != str(error):
+                logging.error("Model %s cannot be looked at: %s", name, error)
+            self._unread[name] = str(error)
 
     def _update(self, name, model) -> None:
         chosen = model.choose(versions.list_versions(model.path))
@@ -300,48 +324,57 @@ class ModelManager:
                     self._unload(name, number)
 
     def _load(self, name, number, path) -> None:
-        stamp = loading.stamp(path)
         with self._changed:
             known = self._versions[name].get(number)
-        if known is not None and known.path == path:
-            # A broken one is tried again when its files change.
-            tried = known.health != loading.OK and known.stamp == stamp
-            if known.state == State.AVAILABLE or tried:
-                return
-        elif known is not None and known.state == State.AVAILABLE:
-            # The same number in another folder is another model.
-            self._unload(name, number)
+        serving = known is not None and known.state == State.AVAILABLE
+        if serving and known.path == path:
+            known.instead = None
+            return
+        stamp = loading.stamp(path)
+        tried = known.instead if serving else known
+        # A broken one is tried again when its files change.
+        if (
+            tried is not None
+            and tried.health != loading.OK
+            and (tried.path, tried.stamp) == (path, stamp)
+        ):
+            return
+        version = _Version(path, State.LOADING, stamp=stamp)
+        if not serving:
+            with self._changed:
+                self._versions[name][number] = version
+        model, version.health = loading.load(
+            path, self._scheduler, self._metrics
+        )
         with self._changed:
-            version = _Version(path, State.LOADING, stamp=stamp)
-            self._versions[name][number] = version
-        model, health = loading.load(path, self._scheduler, self._metrics)
-        with self._changed:
-            version.model, version.health = model, health
+            version.model = model
             version.state = State.AVAILABLE if model else State.END
-        if model:
-            logging.info("Version %d of %s is available.", number, name)
-        else:
+            if model:
+                self._versions[name][number] = version
+            elif serving:
+                # The same number of another folder answers on.
+                known.instead = version
+        if not model:
             logging.error(
-                "Version %d of %s does not load: %s", number, name, health[1]
+                "Version %d of %s does not load: %s",
+                *(number, name, version.health[1]),
             )
+            return
+        logging.info("Version %d of %s is available.", number, name)
+        if serving:
+            self._end(known)
 
     def _unload(self, name, number) -> None:
         with self._changed:
             version = self._versions[name][number]
+        self._end(version)
+        logging.info("Version %d of %s is unloaded.", number, name)
+
+    def _end(self, version) -> None:
+        with self._changed:
             version.state = State.UNLOADING
             self._changed.wait_for(lambda: not version.users)
             model, version.model = version.model, None
         model.release()
         with self._changed:
             version.state = State.END
-        logging.info("Version %d of %s is unloaded.", number, name)
-
-    def _count_load(self, path, code, start) -> None:
-        name = ":tensorflow:cc:saved_model:load_attempt_count"
-        self._metrics.add(name, str(path), "success" if not code else "fail")
-        if not code:
-            self._metrics.add(
-                ":tensorflow:cc:saved_model:load_latency",
-                str(path),
-                by=1e6 * (time.monotonic() - start),
-            )

@@ -5,7 +5,10 @@ gRPC and REST both come here; a refusal is an exception.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -46,24 +49,42 @@ class Predictor:
         self.models, self._metrics = models, metrics
 
     def predict(
-        self, request, deadline: float | None = None, entrypoint: str = "GRPC"
+        self, request, deadline: float | None = None
     ) -> predict_pb2.PredictResponse:
-        """Runs a signature.
+        """Runs a signature; see `counted`.
 
         Args:
             request: a PredictRequest.
             deadline: on `time.monotonic`'s clock.
-            entrypoint: GRPC or REST, for the metrics.
+        """
+        with self.lease(request.model_spec) as model:
+            return self._predict(model, request, deadline)
+
+    @contextlib.contextmanager
+    def counted(self, name: str, entrypoint: str) -> Iterator[None]:
+        """Counts a Predict and its time by how it ends.
+
+        Args:
+            name: of the model, as the client wrote it.
+            entrypoint: GRPC or REST.
+
+        Raises:
+            Refusal: what the block raised; INTERNAL, and a log of it, where
+                that is a fault of ours.
         """
         start, status = time.monotonic(), "OK"
-        name = request.model_spec.name
         name = name if self.models.knows(name) else ""
         try:
-            with self.lease(request.model_spec) as model:
-                return self._predict(model, request, deadline)
+            yield
         except Refusal as refusal:
             status = refusal.code.name
             raise
+        except Exception as error:
+            status = Code.INTERNAL.name
+            logging.exception("A request failed.")
+            raise Refusal(
+                Code.INTERNAL, f"{type(error).__name__}: {error}"
+            ) from error
         finally:
             prefix = ":tensorflow:serving:"
             self._metrics.add(f"{prefix}request_count", name, status)

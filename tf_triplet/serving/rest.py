@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -42,8 +43,13 @@ _HTTP = {
     Code.INVALID_ARGUMENT: 400,
     Code.FAILED_PRECONDITION: 400,
     Code.OUT_OF_RANGE: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
     Code.NOT_FOUND: 404,
-    Code.RESOURCE_EXHAUSTED: 503,
+    Code.ABORTED: 409,
+    Code.ALREADY_EXISTS: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.CANCELLED: 499,
     Code.UNAVAILABLE: 503,
     Code.UNIMPLEMENTED: 501,
     Code.DEADLINE_EXCEEDED: 504,
@@ -116,13 +122,22 @@ class RestApi:
         if request.method == "POST":
             found = _POST.fullmatch(request.path)
             if found:
-                return self._post(*found.groups(), request.get_data())
+                data, is_counted = _body(request), contextlib.nullcontext()
+                if found[4].lower() == "predict":
+                    is_counted = self._predictor.counted(found[1], "REST")
+                with is_counted:
+                    return self._post(*found.groups(), data)
         elif request.method == "GET":
             found = _GET.fullmatch(request.path)
             if found:
                 return self._get(*found.groups())
+            if request.path.lower() == "/v1/models":
+                raise Refusal(
+                    Code.INVALID_ARGUMENT, "Missing model name in request."
+                )
+        ours = request.path.lower().startswith("/v1/")
         raise Refusal(
-            Code.NOT_FOUND,
+            Code.INVALID_ARGUMENT if ours else Code.NOT_FOUND,
             f"Malformed request: {request.method} {request.path}",
         )
 
@@ -151,7 +166,7 @@ class RestApi:
                 )
             inputs = dict(model.signature_defs[signature].inputs)
         rows = json_tensors.fill(request, body, inputs)
-        response = self._predictor.predict(request, entrypoint="REST")
+        response = self._predictor.predict(request)
         return json_tensors.render(response, rows)
 
     def _get(self, name, version, label, metadata) -> dict:
@@ -174,7 +189,11 @@ class RestApi:
 
 
 class _Quiet(serving.WSGIRequestHandler):
-    """Keeps connections open, and writes no line for each request."""
+    """Writes no line for each request.
+
+    HTTP/1.1 for bodies in chunks. Werkzeug ends a connection with its answer,
+    where TensorFlow Serving keeps it.
+    """
 
     protocol_version = "HTTP/1.1"
     # A client that says nothing would hold its thread for ever.
@@ -218,10 +237,19 @@ class RestServer:
         self._application.wait_until_idle(grace_s)
 
 
+def _body(request) -> bytes:
+    try:
+        return request.get_data()
+    except (OSError, ValueError) as error:  # Chunks that are none.
+        raise Refusal(
+            Code.INVALID_ARGUMENT, f"The body cannot be read: {error}"
+        ) from error
+
+
 def _name(spec, name, version, label):
     spec.name = name
     if version is not None:
-        if int(version) >= 1 << 63:
+        if len(version) > 19 or int(version) >= 1 << 63:
             raise Refusal(
                 Code.INVALID_ARGUMENT,
                 f"Failed to convert version: {version} to numeric.",

@@ -188,11 +188,19 @@ class ServedModel(tf.Module):
         pixels = preprocessing.load_images(
             image_bytes, self._image_size, self._resize
         )
-        if self._branches is None:
-            return self.encoder(pixels, training=False)
-        branch = self._branch(names, tf.shape(image_bytes)[0])
-        inputs = {"pixels": pixels, "branch": branch}
-        return self.encoder(inputs, training=False)
+        pictures = tf.shape(image_bytes)[0]
+        # Convolutions that oneDNN fuses fail on no picture at all, so that an
+        # empty request has one, whose embedding is left out. Not by tf.pad,
+        # which oneDNN takes for the convolution's own.
+        missing = tf.cast(pictures == 0, tf.int32)
+        size = self._image_size
+        grey = tf.zeros([missing, size, size, 3], pixels.dtype)
+        inputs = tf.concat([pixels, grey], 0)
+        if self._branches is not None:
+            branch = self._branch(names, pictures)
+            branch = tf.concat([branch, tf.zeros([missing], branch.dtype)], 0)
+            inputs = {"pixels": inputs, "branch": branch}
+        return self.encoder(inputs, training=False)[:pictures]
 
     def _branch(self, names, pictures):
         """`[n]` names to the numbers of their branches."""

@@ -6,7 +6,10 @@ It answers call for call as TensorFlow Serving does for such a model
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import socket
 from concurrent import futures
 from pathlib import Path
 
@@ -34,6 +37,9 @@ from tf_triplet.serving.refusal import Refusal
 
 # Requests that wait for a batch hold a thread each.
 THREADS = 64
+# Of their own, so that who asks after the server's health does not wait for
+# pictures, and a reload that waits for a folder holds up nobody else.
+_STATUS_THREADS, _RELOAD_THREADS = 4, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,10 @@ class Server:
             ValueError: no version of it loads, or a label is wrong.
             OSError: a port is in use.
         """
+        # Before the minutes that a large model takes to load.
+        check_port(options.host, options.port)
+        if options.rest_port is not None:
+            check_port(options.host, options.rest_port)
         self._metrics, self._scheduler = metrics.Metrics(), None
         if options.batching is not None:
             self._scheduler = batching.BatchScheduler(
@@ -171,8 +181,16 @@ class Server:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             grpc_services.PredictionService(predictor), running
         )
+        management = grpc_services.ModelService(self.models)
+        status, reload = (
+            futures.ThreadPoolExecutor(threads)
+            for threads in (_STATUS_THREADS, _RELOAD_THREADS)
+        )
+        grpc_services.in_pool(management, status, "GetModelStatus")
+        grpc_services.in_pool(management, reload, "HandleReloadConfigRequest")
+        grpc_services.in_pool(self._health, status, "Check")
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            grpc_services.ModelService(self.models), running
+            management, running
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, running)
         address = f"{options.host}:{options.port}"
@@ -199,6 +217,49 @@ class Server:
             )
         self._metrics.observe(f"{prefix}processed_batch_size", value=filled)
         self._metrics.observe(f"{prefix}padding_size", value=filled - rows)
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuses a port that cannot be bound on each address of a host.
+
+    gRPC is content with one of them: with `localhost` that another program
+    has on 127.0.0.1 alone, it would serve on ::1 and leave that one the rest.
+
+    Raises:
+        OSError: another program has it, or the host is not this machine's.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise OSError(
+            f"--host must be a name or address of this machine, or 0.0.0.0 "
+            f"for all. Received: {host!r} ({error.strerror})"
+        ) from error
+    errors = [_bind_error(*one) for one in found]
+    for (*_, address), error in zip(found, errors):
+        if error is not None and error.errno == errno.EADDRINUSE:
+            raise OSError(
+                f"Port {port} of {address[0]} is in use; pass another, or 0 "
+                "for a free one."
+            ) from error
+    # One of two is enough: not every machine has IPv6.
+    if all(errors):
+        raise OSError(
+            f"--host={host}, port {port}, cannot be bound: "
+            f"{errors[0].strerror}. Pass an address of this machine, or "
+            "0.0.0.0 for all of them."
+        ) from errors[0]
+
+
+def _bind_error(family, kind, protocol, _, address) -> OSError | None:
+    with contextlib.closing(socket.socket(family, kind, protocol)) as tried:
+        # What ended a moment ago is no reason not to start.
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(address)
+        except OSError as error:
+            return error
+    return None
 
 
 def start(

@@ -88,6 +88,12 @@ def _model(entry) -> Model:
         latest = policy.latest.num_versions or 1
     elif kind == "specific":
         latest, specific = 0, tuple(policy.specific.versions)
+        if not specific or min(specific) < 0:
+            raise Refusal(
+                Code.INVALID_ARGUMENT,
+                f"Model {entry.name}: a specific policy names the versions "
+                f"to be served. Received: {list(specific)}",
+            )
     elif kind == "all":
         latest, specific = 0, None
     return Model(
