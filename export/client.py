@@ -2,16 +2,24 @@
 
 pip install 'tensorflow-serving-api==2.15.*'  (brings grpc, NumPy and the
 messages of tensorflow.core)
+
 python client.py photo.jpg localhost:8500
 """
 
 import argparse
+import os
 import pathlib
+import sys
+
+# TensorFlow's messages come with its libraries, which log as they load.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import grpc
 import numpy as np
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+KNOWN = ("product_ids", "scores", "paths")
 
 
 def search(
@@ -24,7 +32,8 @@ def search(
     only_domain="",
     only_category="",
 ):
-    """Returns a list of (product id, score, picture path) a picture.
+    """Returns, a picture, a list of dicts: product, score, path, and what
+    further columns (price, title) the export holds.
 
     Only a model with branches takes a domain, or a category, of the pictures.
     Any model answers, if asked, `only_domain` or `only_category`.
@@ -46,15 +55,28 @@ def search(
         tensor.tensor_shape.dim.add(size=len(values))
         tensor.string_val.extend(values)
     answer = stub.Predict(request, timeout=timeout_s)
-    ids, scores, paths = (
-        read(answer.outputs[name])
-        for name in ("product_ids", "scores", "paths")
-    )
-    # Where fewer than k were found, the rest is padded with score -2.
-    return [
-        [(i.decode(), s, p.decode()) for i, s, p in zip(*row) if s >= -1.5]
-        for row in zip(ids, scores, paths)
-    ]
+    outputs = {name: read(tensor) for name, tensor in answer.outputs.items()}
+    further = sorted(set(outputs) - set(KNOWN))
+    found = []
+    for row in range(len(pictures)):
+        ids, scores, paths = (outputs[name][row] for name in KNOWN)
+        found.append(
+            [
+                {
+                    "product": ids[at].decode(),
+                    "score": float(scores[at]),
+                    "path": paths[at].decode(),
+                    **{
+                        name: outputs[name][row][at].decode()
+                        for name in further
+                    },
+                }
+                for at in range(len(ids))
+                # Where fewer than k were found, the rest is padded with -2.
+                if scores[at] >= -1.5
+            ]
+        )
+    return found
 
 
 def read(tensor):
@@ -71,7 +93,10 @@ def read(tensor):
 
 def main():
     """Prints what was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("picture", help="JPEG, PNG, GIF or BMP file")
     parser.add_argument("server", nargs="?", default="localhost:8500")
     parser.add_argument("--domain", help="of a model with a branch a domain")
@@ -79,19 +104,27 @@ def main():
     parser.add_argument("--only_domain", default="", help="to answer")
     parser.add_argument("--only_category", default="", help="to answer")
     arguments = parser.parse_args()
-    picture = pathlib.Path(arguments.picture).read_bytes()
-    with grpc.insecure_channel(arguments.server) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        (found,) = search(
-            stub,
-            [picture],
-            domain=arguments.domain,
-            category=arguments.category,
-            only_domain=arguments.only_domain,
-            only_category=arguments.only_category,
+    try:
+        picture = pathlib.Path(arguments.picture).read_bytes()
+        with grpc.insecure_channel(arguments.server) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            (found,) = search(
+                stub,
+                [picture],
+                domain=arguments.domain,
+                category=arguments.category,
+                only_domain=arguments.only_domain,
+                only_category=arguments.only_category,
+            )
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except grpc.RpcError as error:
+        sys.exit(
+            f"error: {arguments.server}: {error.code().name}: {error.details()}"
         )
-        for product, score, path in found:
-            print(f"{score:.4f}  {product}  {path}")
+    for row in found:
+        columns = [row.pop(name) for name in ("score", "product", "path")]
+        print("  ".join([f"{columns[0]:.4f}", *columns[1:], *row.values()]))
 
 
 if __name__ == "__main__":

@@ -151,6 +151,32 @@ def test_client_needs_nothing_of_ours(served, tmp_path):
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["blue"]
 
 
+@pytest.mark.parametrize(
+    "picture,text",
+    [
+        ("no.jpg", "error: [Errno 2] No such file"),
+        ("text.jpg", "error: localhost:{port}: INVALID_ARGUMENT: "),
+    ],
+)
+def test_clients_errors_are_one_line(served, tmp_path, picture, text):
+    (tmp_path / "text.jpg").write_text("no picture")
+    port = served[0].port
+    done = subprocess.run(
+        [
+            *(sys.executable, KIT / "client.py", tmp_path / picture),
+            f"localhost:{port}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    # TensorFlow's libraries may say something of theirs before.
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(text.format(port=port))
+
+
 def test_the_curl_line_of_the_readme(served, tmp_path):
     text = (KIT / "README.md").read_text()
     (line,) = re.findall(r"^printf .*\n  curl .*$", text, re.MULTILINE)

@@ -311,6 +311,21 @@ def evaluate(
     )
 
 
+def check_protocol(
+    catalog: Catalog, query_domain: str, gallery_domain: str, protocol: str
+) -> None:
+    """Raises what `evaluate` would of its protocol and domains."""
+    _check_domains(catalog, catalog, query_domain, gallery_domain)
+    protocols.named(
+        protocol,
+        catalog.categories,
+        catalog.domains,
+        catalog.domain_names,
+        query_domain,
+        gallery_domain,
+    )
+
+
 def _score(
     vectors: np.ndarray, catalog: Catalog, parts, ks, ties: str
 ) -> tuple[metrics.QueryFigures, np.ndarray]:

@@ -147,6 +147,19 @@ def test_export_serve_query(trained, shop, index, tmp_path):
             code=2,
         )
         assert "Received: --box and 3 pictures" in text
+        # A file that begins as a JPEG does. The others are answered.
+        torn = tmp_path / "torn.jpg"
+        torn.write_bytes(b"\xff\xd8\xff\xe0" + bytes(400))
+        text = run(
+            "query",
+            f"--image={torn},{shop / chosen['path'].iloc[0]}",
+            f"--server={address}",
+            code=2,
+        )
+        assert f"{torn}: {address} refused: INVALID_ARGUMENT" in text
+        assert str(chosen["product_id"].iloc[0]) in text
+        text = run("query", f"--image={images}", "--rows=0", code=1)
+        assert "--rows" in text
         bad = tmp_path / "text.jpg"
         bad.write_text("no picture")
         text = run("query", f"--image={bad}", f"--server={address}", code=2)
@@ -163,7 +176,7 @@ def test_export_serve_query(trained, shop, index, tmp_path):
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=60) == 0
     text = run("query", f"--image={images}", f"--server={address}", code=2)
-    assert "There is no server at" in text
+    assert "No gRPC server answers at" in text
 
 
 @pytest.mark.parametrize("replicas", [0, 2])
@@ -344,6 +357,27 @@ def test_check_reports_and_fails_on_problems(shop, tmp_path):
     assert "lost.jpg" in text and "missing" in text.lower()
 
 
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"evaluation.split": "val"}, "has no split 'val'"),
+        (
+            {"sampling.units_per_batch": 600},
+            "(--config.sampling.units_per_batch=",
+        ),
+    ],
+)
+def test_check_says_what_training_would(shop, change, message):
+    text = run("train", "--check", *flags(shop, **change), code=2)
+    assert "No problem found in the pictures." in text
+    assert message in text
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    text = run("train", "--config=configs/shop.py", "--check", code=2)
+    assert "Received: 'configs/shop.py', which does not exist" in text
+
+
 def test_int64_ids_and_boxes_walk_the_road(shop, tmp_path):
     frame = pd.read_csv(shop / "shop.csv")
     codes = 10**15 + np.unique(frame["product_id"], return_inverse=True)[1]
@@ -371,6 +405,33 @@ def test_help_is_quick_and_teaches():
     # TensorFlow alone takes longer to import than this allows.
     assert time.monotonic() - start < 2
     assert "manifest.csv" in text
+
+
+@pytest.mark.parametrize(
+    "verb,flag",
+    [
+        ("train", "--config"),
+        ("evaluate", "--protocol"),
+        ("compare", "--study"),
+        ("export", "--precision"),
+        ("index", "--catalog"),
+        ("serve", "--rest_port"),
+        ("query", "--only_category"),
+    ],
+)
+def test_help_of_an_installed_program(verb, flag):
+    # As pip's stub starts it: the module is not __main__.
+    code = (
+        f"import sys; sys.argv = ['bin/tf-triplet-{verb}', '--help']; "
+        f"from tf_triplet.cli.{verb} import run; sys.exit(run())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 1 and done.stderr == ""
+    assert f"{flag}: " in text
+    assert f"tf-triplet-{verb} --" in text  # The example of its first lines.
 
 
 def test_importing_the_package_does_not_import_tensorflow():

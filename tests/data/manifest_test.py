@@ -121,6 +121,17 @@ def test_extra_columns_are_ignored_with_one_note(pictures, caplog):
     assert "price, colour" in notes[0].getMessage()
 
 
+def test_a_misspelt_column_is_told(pictures, caplog):
+    path = _write(
+        pictures, "path,product_id,catgory,price\npictures/a.jpg,x,1,red\n"
+    )
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        manifest.read_manifest(path)
+    (told,) = caplog.records
+    text = "ignoring the column 'catgory'; did you mean 'category'?"
+    assert text in told.getMessage()
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_further_columns_are_kept_as_strings(pictures, kind, caplog):
     frame = pd.DataFrame(

@@ -107,6 +107,21 @@ def test_products_in_both_splits_are_a_warning(good):
     assert any("1 products lie in several splits" in w for w in report.warnings)
 
 
+def test_copies_within_a_product_are_a_warning(good, tmp_path):
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes((tmp_path / "0.jpg").read_bytes())
+    report = _inspect([*good, (str(copy), *good[0][1:])])
+    assert report.copies == 1
+    assert report.duplicates_across_splits == []
+    (warning,) = report.warnings
+    assert "1 pictures are, byte for byte, another of their product" in warning
+    # Two boxes of one file are two pictures.
+    boxes = {name: [0] * 9 for name in ("x1", "y1")}
+    boxes |= {"x2": [5] * 8 + [6], "y2": [5] * 9}
+    again = _inspect([*good, good[0]], **boxes)
+    assert again.copies == 0 and again.warnings == []
+
+
 def test_the_same_bytes_in_both_splits_are_a_warning(good, tmp_path):
     copy = tmp_path / "copy.jpg"
     copy.write_bytes((tmp_path / "0.jpg").read_bytes())
@@ -116,15 +131,6 @@ def test_the_same_bytes_in_both_splits_are_a_warning(good, tmp_path):
     assert report.duplicates_across_products == [(good[0][0], str(copy))]
     assert len(report.warnings) == 2
     assert "same bytes" in _text(report)
-
-
-def test_the_same_bytes_within_a_product_are_nobodys_business(good, tmp_path):
-    copy = tmp_path / "copy.jpg"
-    copy.write_bytes((tmp_path / "0.jpg").read_bytes())
-    report = _inspect([*good, (str(copy), "p0", "train")])
-
-    assert report.duplicates_across_splits == []
-    assert report.warnings == []
 
 
 def test_two_unreadable_files_are_no_duplicates(good, tmp_path):

@@ -44,7 +44,9 @@ def test_what_a_server_reads_is_sent_untouched(tmp_path, kind):
 
 
 def test_nobody_there():
-    with pytest.raises(client.QueryError, match="no server at localhost:1"):
+    with pytest.raises(
+        client.QueryError, match="No gRPC server answers at localhost:1"
+    ):
         client.query([b"x"], "localhost:1", timeout_s=5)
 
 

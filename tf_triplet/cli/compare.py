@@ -28,7 +28,7 @@ import math
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from tf_triplet.cli import errors
 
@@ -226,7 +226,7 @@ def _show(table, metrics: list[str]) -> None:
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from tf_triplet import config as configs
 from tf_triplet.cli import errors
@@ -196,7 +196,7 @@ def _draw(path: Path, shown) -> None:
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from absl import logging
+from absl import app, flags, logging
 
 # Every program imports this before TensorFlow, whose C++ side would else
 # begin with three errors about CUDA plugins that are none.
@@ -42,6 +42,20 @@ def friendly(main: Callable) -> Callable:
         sys.exit(code)
 
     return wrapper
+
+
+def start(main: Callable) -> None:
+    """Runs an absl main, as a console script or by `python -m`.
+
+    absl takes --help's text and flags from the file that was started, which
+    is pip's stub where a program is installed.
+    """
+    module = sys.modules[main.__module__]
+    if module.__name__ != "__main__":
+        sys.modules["__main__"].__doc__ = module.__doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(main)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from tf_triplet.cli import errors
 from tf_triplet.retrieval import protocols
@@ -181,13 +181,18 @@ def main(argv) -> None:
     ks = _parse_ks(_KS.value)
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
-    from tf_triplet import catalogs, experiment
+    from tf_triplet import catalogs, evaluation, experiment
 
     workdir = Path(_WORKDIR.value)
     config = experiment.load_config(workdir)
     options = _read_options(config, ks)
     whole = catalogs.build_catalog(config)
     catalog = whole.split(options.split)
+    # Before the minutes that embedding takes.
+    evaluation.check_protocol(
+        catalog,
+        *(options.query_domain, options.gallery_domain, options.protocol),
+    )
     encoders = _encoders(workdir, config, whole, options)
     results, seconds = {}, {}
     for kind, load in encoders.items():
@@ -381,7 +386,7 @@ def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

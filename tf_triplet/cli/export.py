@@ -15,7 +15,7 @@ of the bytes; what this costs is measured and told.
 
 from __future__ import annotations
 
-from absl import app, flags
+from absl import flags
 
 from tf_triplet.cli import errors, publishing_flags
 
@@ -54,7 +54,7 @@ def main(argv) -> None:
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

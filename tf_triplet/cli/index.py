@@ -12,7 +12,7 @@ nearest are found.
 
 from __future__ import annotations
 
-from absl import app, flags
+from absl import flags
 
 from tf_triplet.cli import errors, publishing_flags
 
@@ -39,7 +39,7 @@ def main(argv) -> None:
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

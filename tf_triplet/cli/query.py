@@ -12,9 +12,10 @@ A shopper's photo of many things: --box=40,10,300,420 asks for that part.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
-from absl import app, flags
+from absl import flags
 
 from tf_triplet.cli import errors
 
@@ -48,9 +49,11 @@ _BOX = flags.DEFINE_list(
 _CA = flags.DEFINE_string(
     "ca_file", None, "PEM certificates, for a server with TLS."
 )
-_ROWS = flags.DEFINE_integer("rows", 5, "Neighbours shown a picture.")
+_ROWS = flags.DEFINE_integer(
+    "rows", 5, "Neighbours shown a picture; the export holds k.", 1
+)
 _EXACT = flags.DEFINE_bool("exact", False, "Search by brute force.")
-_TIMEOUT = flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait.")
+_TIMEOUT = flags.DEFINE_float("timeout_s", 30.0, "Seconds to wait.", 0.001)
 _JSON = flags.DEFINE_bool("json", False, "Print JSON, not a table.")
 
 
@@ -68,27 +71,51 @@ def main(argv) -> None:
     signature = "serving_default"
     if _EXACT.value and not filtered:  # A filter searches exactly anyway.
         signature = "encode_and_search_exact"
-    answers = client.query(
-        images,
-        _SERVER.value,
-        _MODEL.value,
-        signature,
-        _TIMEOUT.value,
+    ask = functools.partial(
+        client.query,
+        server=_SERVER.value,
+        model=_MODEL.value,
+        signature=signature,
+        timeout_s=_TIMEOUT.value,
         domain=_DOMAIN.value,
         category=_CATEGORY.value,
         ca_file=_CA.value,
         only_domain=_ONLY_DOMAIN.value,
         only_category=_ONLY_CATEGORY.value,
     )
+    answers, refused = _ask(ask, paths, images)
     shown = {
         path: [dataclasses.asdict(n) for n in answer[: _ROWS.value]]
-        for path, answer in zip(paths, answers)
+        for path, answer in answers.items()
     }
     if _JSON.value:
         print(json.dumps(shown, indent=2))
-        return
-    for path, rows in shown.items():
-        _print_table(path, rows)
+    else:
+        for path, rows in shown.items():
+            _print_table(path, rows)
+    if refused:
+        raise ValueError("\n".join(refused))
+
+
+def _ask(ask, paths, images) -> tuple[dict, list[str]]:
+    """The answers by path, and the refusals of pictures, each with its path.
+
+    A server refuses a request for one bad picture in it, and does not say
+    which: they are then asked for one by one.
+    """
+    from tf_triplet.serving import client
+
+    try:
+        return dict(zip(paths, ask(images))), []
+    except client.PictureError:
+        pass
+    answers, refused = {}, []
+    for path, image in zip(paths, images):
+        try:
+            (answers[path],) = ask([image])
+        except client.PictureError as error:
+            refused.append(f"{path}: {error}")
+    return answers, refused
 
 
 def _read_box(paths) -> list[float] | None:
@@ -126,7 +153,7 @@ def _print_table(path: str, rows) -> None:
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

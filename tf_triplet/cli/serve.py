@@ -12,7 +12,7 @@ import signal
 import threading
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from tf_triplet.cli import errors
 
@@ -140,7 +140,7 @@ def _options(server, server_config):
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from tf_triplet import config as configs
@@ -60,6 +60,13 @@ _VERIFY = flags.DEFINE_bool(
 def main(argv) -> None:
     """Trains, or checks the data."""
     errors.refuse_arguments(argv)
+    given = flags.FLAGS["config"].config_filename.partition(":")[0]
+    if not Path(given).is_file():
+        raise FileNotFoundError(
+            f"--config must be a Python file with get_config(), such as "
+            f"configs/sop.py or configs/sop.py:smoke. Received: {given!r}, "
+            "which does not exist. Left out, it is the paper's recipe."
+        )
     config = _CONFIG.value
     validation.validate(config)
     if _VERIFY.value:
@@ -100,13 +107,18 @@ def _check(config) -> None:
         print(line)
     report = preflight.inspect(catalog)
     Console().print(preflight.render(report))
+    # What training would say first: no such split, too few products.
+    training = catalogs.training_catalog(config, catalog)
+    catalog.split(config.evaluation.split)
+    if config.training.steps:
+        catalogs.build_sampler(config, training)
     if report.problems:
         sys.exit(2)
 
 
 def run() -> None:
     """The console script."""
-    app.run(main)
+    errors.start(main)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,9 @@ class GroupedSampler:
                 f"only {self.units} {units} to draw from "
                 f"({self.dropped_singletons} products with one picture "
                 f"{'' if sides is None else 'or of one domain '}are "
-                "left out). Lower it, or add products with two pictures."
+                "left out). Lower it (--config.sampling.units_per_batch="
+                f"{max(1, self.units // 4)}), or add products with two "
+                "pictures."
             )
         sizes = self._pools.sizes[1:]
         filled = small_category == "fill" and not self._hierarchical

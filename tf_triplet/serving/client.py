@@ -17,6 +17,10 @@ class QueryError(ValueError):
     """The server could not be asked, or refused."""
 
 
+class PictureError(QueryError):
+    """The server refused what it was sent."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Neighbour:
     """One row of an answer.
@@ -143,7 +147,10 @@ def query(
         try:
             response = stub.Predict(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise QueryError(_explain(error, server)) from error
+            kind = QueryError
+            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+                kind = PictureError
+            raise kind(_explain(error, server, model)) from error
     names = ("product_ids", "scores", "paths")
     if not set(names) <= set(response.outputs):
         raise QueryError(
@@ -179,11 +186,12 @@ def _channel(server, options, ca_file) -> grpc.Channel:
     return grpc.secure_channel(server, credentials, options)
 
 
-def _explain(error: grpc.RpcError, server: str) -> str:
+def _explain(error: grpc.RpcError, server: str, model: str) -> str:
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return (
-            f"There is no server at {server}. Start one with tf-triplet-serve "
-            f"--workdir=..., or pass --server=host:port. {error.details()}"
+            f"No gRPC server answers at {server}. Start one with "
+            "tf-triplet-serve --workdir=..., or pass --server=host:port (of "
+            f"gRPC, not of REST, and without http://). {error.details()}"
         )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{server} did not answer in time."
@@ -193,4 +201,6 @@ def _explain(error: grpc.RpcError, server: str) -> str:
             " A model with branches needs --domain (empty: the domain that "
             "queries) or --category; another takes neither."
         )
+    if error.code() == grpc.StatusCode.NOT_FOUND:
+        text += f" Its models are its config's. Received: --model={model}"
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import pathlib
 import warnings
@@ -137,7 +138,8 @@ def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"{path} is empty; it needs a header line.") from error
     except (ValueError, pd.errors.ParserWarning) as error:
         raise ValueError(
-            f"{path} cannot be read as comma-separated UTF-8: {error}"
+            f"{path} cannot be read as comma-separated UTF-8: {error}. Save "
+            "it as CSV, with commas, in UTF-8."
         ) from error
     frame.columns = [str(column).strip() for column in frame.columns]
     _check_columns(path, list(frame.columns), columns)
@@ -204,9 +206,17 @@ def _check_columns(
     if own:
         raise ValueError(
             f"{path} has no further column {', '.join(map(repr, own))}. It "
-            f"has: {', '.join(extra) or 'none'}"
+            f"has: {', '.join(extra) or 'none'}. Leave it out of --columns "
+            "(--columns= takes none), or add it to the file."
         )
     extra = [c for c in extra if c not in wanted]
+    for column in extra:
+        near = difflib.get_close_matches(column.lower(), COLUMNS, 1, 0.75)
+        if near and near[0] not in columns:
+            logging.warning(
+                "%s: ignoring the column %r; did you mean %r?",
+                *(path, column, near[0]),
+            )
     if extra:
         logging.info("%s: ignoring the columns %s", path, ", ".join(extra))
 
