@@ -1,9 +1,12 @@
 """REST: rows and columns, b64, status, metadata, errors, metrics, limits."""
 
 import base64
+import http.client
 import json
 import re
+import socket
 import subprocess
+import time
 import urllib.request
 from concurrent import futures
 
@@ -341,6 +344,29 @@ def test_a_message_that_is_too_large(running):
             "visual",
             ca_file=str(certificate),
         )
+
+
+def test_connections_that_say_nothing_have_an_end(exported, monkeypatch):
+    monkeypatch.setattr(rest, "CONNECTIONS", 3)
+    folder = exported["exact"].parent
+    other = server.Server(
+        server_config.one_model("visual", folder),
+        server.Options(port=0, rest_port=0, poll_seconds=0),
+    )
+    address = ("localhost", other.rest_port)
+    idle = [socket.create_connection(address) for _ in range(3)]
+    with socket.create_connection(address, timeout=20) as late:
+        assert late.recv(10) == b""  # Closed at once.
+    for one in idle:
+        one.close()
+    end = time.monotonic() + 20
+    while True:  # What was given back can be had again.
+        try:
+            assert "AVAILABLE" in fetch(other, URL)
+            break
+        except (OSError, http.client.HTTPException):
+            assert time.monotonic() < end
+    other.stop()
 
 
 def test_a_rest_port_in_use(running, exported):

@@ -36,6 +36,16 @@ def friendly(main: Callable) -> Callable:
             logging.debug("", exc_info=True)
             print(f"error: {error}", file=sys.stderr)
             code = 2
+        except Exception as error:
+            # TensorFlow has an error of its own for it.
+            if "No space left on device" not in str(error):
+                raise
+            print(
+                f"error: The disk is full. Free some, and give the same "
+                f"command again. {error}",
+                file=sys.stderr,
+            )
+            code = 2
         # The traceback, gone by now, held tf.data iterators. Their threads
         # call Python, so what is left to the interpreter's end hangs there.
         gc.collect()

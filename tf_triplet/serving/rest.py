@@ -36,6 +36,8 @@ from tf_triplet.serving import (
 )
 from tf_triplet.serving.refusal import Code, Refusal
 
+# At once; a further one is closed.
+CONNECTIONS = 256
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _POST = re.compile(rf"(?i){_MODEL}:(predict|classify|regress)")
 _GET = re.compile(rf"(?i){_MODEL}(/metadata)?")
@@ -203,15 +205,38 @@ class _Quiet(serving.WSGIRequestHandler):
         pass
 
 
+class _Server(serving.ThreadedWSGIServer):
+    """A thread a connection, and an end to them.
+
+    Without, clients that open connections and say nothing would take all file
+    descriptors, and gRPC's with them.
+    """
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+
+    def process_request(self, request, client_address):
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            logging.warning("REST: over %d connections", CONNECTIONS)
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
 class RestServer:
     """Serves the application until it is stopped."""
 
     def __init__(self, application: RestApi, host: str, port: int):
         """Binds; port 0 takes a free one."""
         try:
-            self._server = serving.make_server(
-                host, port, application, threaded=True, request_handler=_Quiet
-            )
+            self._server = _Server(host, port, application, _Quiet)
         # Werkzeug tells of a port in use by leaving the program.
         except (OSError, SystemExit) as error:
             raise OSError(
