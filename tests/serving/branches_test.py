@@ -200,8 +200,9 @@ def test_the_client_of_the_kit_says_it_too(shop, address, domains):
             kit.search(stub, [image], timeout_s=30, domain=domain)[0][0]
             for domain in ("shop", "street")
         )
-    assert own[2] == shop.paths[3] and own[1] == pytest.approx(1, abs=1e-4)
-    assert other[1] < 0.9999
+    assert own["path"] == shop.paths[3]
+    assert own["score"] == pytest.approx(1, abs=1e-4)
+    assert other["score"] < 0.9999
 
 
 @pytest.mark.parametrize("address", ["categories"], indirect=True)
