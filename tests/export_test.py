@@ -107,6 +107,7 @@ def served(tmp_path_factory):
             k=3,
             index="exact",
             filters={"category": ["", "", "hat"], "domain": ["", "", ""]},
+            columns={"price": ["1.50", "2.50", "3.50"]},
         ).save(version)
     running = server.Server(
         server_config.one_model("product_search", folder),
@@ -140,7 +141,7 @@ def test_client_needs_nothing_of_ours(served, tmp_path):
     )
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[1] for line in lines] == ["green", "blue", "red"]
-    assert lines[0][2] == "g.png" and float(lines[0][0]) > 0.9
+    assert lines[0][2:] == ["g.png", "2.50"] and float(lines[0][0]) > 0.9
     done = subprocess.run(
         [*done.args, "--only_category=hat"],
         capture_output=True,
