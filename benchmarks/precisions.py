@@ -1,4 +1,4 @@
-"""An encoder at each export.precision: its file, its memory, its pictures/s.
+"""An encoder at each export.precision: the size of its file, its pictures/s.
 
 Command: python benchmarks/precisions.py. ResNet50V2 of random weights, saved
 and loaded again as a server does; each rate beside float32's, in one run, the

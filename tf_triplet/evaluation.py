@@ -271,14 +271,7 @@ def evaluate(
     """
     readable = catalog.select(embeddings.rows)
     _check_domains(catalog, readable, query_domain, gallery_domain)
-    parts = protocols.named(
-        protocol,
-        readable.categories,
-        readable.domains,
-        readable.domain_names,
-        query_domain,
-        gallery_domain,
-    )
+    parts = _parts(readable, query_domain, gallery_domain, protocol)
     figures, queries = _score(embeddings.vectors, readable, parts, ks, ties)
     description = parts[0].description
     if protocol == "per_pair":
@@ -315,8 +308,12 @@ def check_protocol(
     catalog: Catalog, query_domain: str, gallery_domain: str, protocol: str
 ) -> None:
     """Raises what `evaluate` would of its protocol and domains."""
-    _check_domains(catalog, catalog, query_domain, gallery_domain)
-    protocols.named(
+    _parts(catalog, query_domain, gallery_domain, protocol)
+
+
+def _parts(catalog: Catalog, query_domain, gallery_domain, protocol: str):
+    """Who queries whom."""
+    return protocols.named(
         protocol,
         catalog.categories,
         catalog.domains,

@@ -21,7 +21,8 @@ def friendly(main: Callable) -> Callable:
     """Decorates an absl main: mistakes are told without a traceback.
 
     `ValueError`, `OSError` and their subclasses carry messages written for
-    the user; everything else is a defect of ours and keeps its traceback.
+    the user, and a full disk is the user's too; everything else is a defect of
+    ours and keeps its traceback.
     With `TF_TRIPLET_DEBUG=1` the traceback is always shown.
     """
 
@@ -30,21 +31,12 @@ def friendly(main: Callable) -> Callable:
         code = 0
         try:
             main(argv)
-        except (ValueError, OSError) as error:
-            if os.environ.get("TF_TRIPLET_DEBUG"):
+        except Exception as error:
+            text = _for_the_user(error)
+            if text is None or os.environ.get("TF_TRIPLET_DEBUG"):
                 raise
             logging.debug("", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
-        except Exception as error:
-            # TensorFlow has an error of its own for it.
-            if "No space left on device" not in str(error):
-                raise
-            print(
-                f"error: The disk is full. Free some, and give the same "
-                f"command again. {error}",
-                file=sys.stderr,
-            )
+            print(f"error: {text}", file=sys.stderr)
             code = 2
         # The traceback, gone by now, held tf.data iterators. Their threads
         # call Python, so what is left to the interpreter's end hangs there.
@@ -52,6 +44,19 @@ def friendly(main: Callable) -> Callable:
         sys.exit(code)
 
     return wrapper
+
+
+def _for_the_user(error: Exception) -> str | None:
+    """The message of a mistake; None: it is a defect."""
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    # TensorFlow has an error of its own for it.
+    if "No space left on device" in str(error):
+        return (
+            "The disk is full. Free some, and give the same command again. "
+            f"{error}"
+        )
+    return None
 
 
 def start(main: Callable) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from tf_triplet import validation
 from tf_triplet.cli import errors, publishing_flags
 
 flags.adopt_module_key_flags(publishing_flags)
@@ -30,7 +31,7 @@ _LAYER = flags.DEFINE_string(
 _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
-    ["float32", "bfloat16", "int8"],
+    validation.CHOICES["export.precision"],
     "Of the encoder: bfloat16 multiplies in it, int8 keeps its weights in a "
     "quarter of the file. Default: the config's export.precision.",
 )

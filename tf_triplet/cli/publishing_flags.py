@@ -10,6 +10,8 @@ from typing import Any
 
 from absl import flags, logging
 
+from tf_triplet import validation
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint",
@@ -26,7 +28,7 @@ _DOMAINS = flags.DEFINE_list(
 _INDEX = flags.DEFINE_enum(
     "index",
     None,
-    ["scann", "exact"],
+    validation.CHOICES["export.index"],
     "scann, or exact (no custom op: any server loads it).",
 )
 _K = flags.DEFINE_integer(
@@ -41,7 +43,7 @@ _COLUMNS = flags.DEFINE_list(
 _STORAGE = flags.DEFINE_enum(
     "storage",
     None,
-    ["float32", "int8"],
+    validation.CHOICES["export.storage"],
     "Of the vectors in ScaNN; int8 takes a quarter and costs some recall, "
     "which is measured.",
 )

@@ -107,8 +107,9 @@ def _ask(ask, paths, images) -> tuple[dict, list[str]]:
 
     try:
         return dict(zip(paths, ask(images))), []
-    except client.PictureError:
-        pass
+    except client.PictureError as error:
+        if len(paths) == 1:
+            return {}, [f"{paths[0]}: {error}"]
     answers, refused = {}, []
     for path, image in zip(paths, images):
         try:

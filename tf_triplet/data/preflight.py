@@ -16,6 +16,7 @@ from tf_triplet.data.catalog import Catalog
 
 # Rows of a table and files of a list that are shown.
 _LISTED = 20
+_BOX = ("x1", "y1", "x2", "y2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,7 @@ def inspect(
     """
     path_labels, paths = pd.factorize(catalog.paths)
     checked = file_check.check_files(list(paths), workers, show_progress)
+    readable = _readable(catalog, path_labels, checked)
     per_product = np.bincount(
         catalog.products, minlength=len(catalog.product_ids)
     )
@@ -103,13 +105,9 @@ def inspect(
             if check.reason
         ],
         boxes_outside=_boxes_outside(catalog, path_labels, checked),
-        duplicates_across_splits=_duplicates(
-            catalog, catalog.splits, path_labels, checked
-        ),
-        duplicates_across_products=_duplicates(
-            catalog, catalog.products, path_labels, checked
-        ),
-        copies=_copies(catalog, path_labels, checked),
+        duplicates_across_splits=_duplicates(readable, "split"),
+        duplicates_across_products=_duplicates(readable, "product"),
+        copies=_copies(readable),
     )
 
 
@@ -295,54 +293,40 @@ def _boxes_outside(
     ]
 
 
-def _duplicates(
+def _readable(
     catalog: Catalog,
-    labels: np.ndarray,
     path_labels: np.ndarray,
     checked: list[file_check.CheckedFile],
-) -> list[tuple[str, ...]]:
+) -> pd.DataFrame:
+    """The rows whose files are whole, with the digests of their bytes."""
+    digests, _ = pd.factorize(
+        np.array([check.digest for check in checked], object)
+    )
+    whole = np.array([not check.reason for check in checked], bool)
+    rows = pd.DataFrame(
+        {
+            "path": catalog.paths,
+            "digest": digests[path_labels],
+            "product": catalog.products,
+            "split": catalog.splits,
+            **dict(zip(_BOX, catalog.boxes.T)),  # noqa: B905
+        }
+    )
+    return rows[whole[path_labels]]
+
+
+def _duplicates(rows: pd.DataFrame, label: str) -> list[tuple[str, ...]]:
     """Returns groups of paths with the same bytes but several labels."""
-    rows = _readable(catalog, path_labels, checked, label=labels)
     if not len(rows):
         return []
-    several = rows.groupby("digest")["label"].nunique()
+    several = rows.groupby("digest")[label].nunique()
     rows = rows[rows["digest"].isin(several.index[several > 1])]
     return [
         tuple(group.unique()) for _, group in rows.groupby("digest")["path"]
     ]
 
 
-def _copies(
-    catalog: Catalog,
-    path_labels: np.ndarray,
-    checked: list[file_check.CheckedFile],
-) -> int:
-    rows = _readable(
-        catalog,
-        path_labels,
-        checked,
-        product=catalog.products,
-        split=catalog.splits,
-        # Two boxes of one file are two pictures.
-        box=pd.factorize(pd.Series(list(map(tuple, catalog.boxes.tolist()))))[0]
-        if len(catalog)
-        else [],
-    )
-    return int(rows.duplicated(["digest", "product", "split", "box"]).sum())
-
-
-def _readable(
-    catalog: Catalog,
-    path_labels: np.ndarray,
-    checked: list[file_check.CheckedFile],
-    **columns: np.ndarray,
-) -> pd.DataFrame:
-    """Paths and digests of the rows whose files are whole."""
-    digests, _ = pd.factorize(
-        np.array([check.digest for check in checked], object)
-    )
-    whole = np.array([not check.reason for check in checked], bool)
-    rows = pd.DataFrame(
-        {"path": catalog.paths, "digest": digests[path_labels], **columns}
-    )
-    return rows[whole[path_labels]]
+def _copies(rows: pd.DataFrame) -> int:
+    # Two boxes of one file are two pictures.
+    same = rows.duplicated(["digest", "product", "split", *_BOX])
+    return int(same.sum())

@@ -47,8 +47,25 @@ def with_int8_kernels(kind: type) -> type:
     return type(f"Int8{kind.__name__}", (_Int8Kernels, kind), {})
 
 
+def _kernel(name: str) -> property:
+    """Floats that are made anew at each look."""
+
+    def get(self):
+        numbers, scales = self._int8[name]
+        return tf.cast(numbers, tf.float32) * scales
+
+    def ignore(self, value):
+        """Keras sets what `add_weight` gave."""
+
+    return property(get, ignore)
+
+
 class _Int8Kernels:
     """Mixed into a Keras layer, before its class."""
+
+    kernel = _kernel("kernel")
+    depthwise_kernel = _kernel("depthwise_kernel")
+    pointwise_kernel = _kernel("pointwise_kernel")
 
     def add_weight(self, name=None, shape=None, **settings):
         if name not in _INPUT_AXES:
@@ -70,7 +87,7 @@ class _Int8Kernels:
             **settings,
         )
         self._int8[name] = numbers, scales
-        return None  # `kernel` below is made of these two.
+        return None  # `kernel` above is made of these two.
 
     def copy_weights(self, layer: tf.keras.layers.Layer) -> None:
         """Takes those of the layer that this one was made from."""
@@ -96,21 +113,3 @@ class _Int8Kernels:
             return 0, 1, 3  # Outputs come before inputs.
         # Of a dense layer's kernel the last axis is the output's too.
         return tuple(axis for axis in _INPUT_AXES[name] if axis < rank - 1)
-
-    def _dequantized(self, name):
-        numbers, scales = self._int8[name]
-        return tf.cast(numbers, tf.float32) * scales
-
-
-def _kernel(name):
-    def get(self):
-        return self._dequantized(name)
-
-    def ignore(self, value):
-        """Keras sets what `add_weight` gave."""
-
-    return property(get, ignore)
-
-
-for _name in _INPUT_AXES:
-    setattr(_Int8Kernels, _name, _kernel(_name))

@@ -169,8 +169,8 @@ def _flatten(value, shape, level, dtype, flat):
 
 def _scalar(value, dtype):
     if dtype == tf.string:
-        if _utf8(value) is not None:
-            return _utf8(value)
+        if (text := _utf8(value)) is not None:
+            return text
         if isinstance(value, dict) and isinstance(value.get("b64"), str):
             return _decode(value["b64"])
         if isinstance(value, dict):

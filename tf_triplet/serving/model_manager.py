@@ -343,11 +343,9 @@ class ModelManager:
         if not serving:
             with self._changed:
                 self._versions[name][number] = version
-        model, version.health = loading.load(
-            path, self._scheduler, self._metrics
-        )
+        model, health = loading.load(path, self._scheduler, self._metrics)
         with self._changed:
-            version.model = model
+            version.model, version.health = model, health
             version.state = State.AVAILABLE if model else State.END
             if model:
                 self._versions[name][number] = version
@@ -356,8 +354,7 @@ class ModelManager:
                 known.instead = version
         if not model:
             logging.error(
-                "Version %d of %s does not load: %s",
-                *(number, name, version.health[1]),
+                "Version %d of %s does not load: %s", number, name, health[1]
             )
             return
         logging.info("Version %d of %s is available.", number, name)
