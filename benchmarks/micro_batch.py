@@ -18,7 +18,7 @@ def step(batch: int, micro_batch: int) -> None:
     import tensorflow as tf
 
     from tf_triplet.losses.triplet import TripletLoss
-    from tf_triplet.models.embedding import build_encoder
+    from tf_triplet.models.encoder import build_encoder
     from tf_triplet.training.learner import Learner
 
     encoder = build_encoder(

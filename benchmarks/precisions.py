@@ -17,7 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.models import embedding, precisions
+from tf_triplet.models import encoder as embedding
+from tf_triplet.models import precisions
 
 
 def save_and_load(encoder, folder):

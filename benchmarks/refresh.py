@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_triplet import config as configs
-from tf_triplet.publishing import version
+from tf_triplet.workflows import export as version
 
 SIZE = 32
 

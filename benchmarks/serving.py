@@ -32,8 +32,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from tf_triplet.models import embedding
-from tf_triplet.serving import loaded_model, saved_model, server, versions
+from tf_triplet.models import encoder as embedding
+from tf_triplet.servable import saved_model, versions
+from tf_triplet.serving import loaded_model, server
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 BATCHING = """

@@ -24,13 +24,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tf_triplet.serving import (
-    batching,
-    saved_model,
-    server,
-    server_config,
-    versions,
-)
+from tf_triplet.servable import saved_model, versions
+from tf_triplet.serving import batching, server, server_config
 
 NAMES = "ab"
 

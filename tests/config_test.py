@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tf_triplet import comparison, validation
 from tf_triplet import config as configs
+from tf_triplet.builders import validation
+from tf_triplet.workflows import compare as comparison
 
 FOLDER = Path(__file__).parent.parent / "configs"
 

@@ -7,6 +7,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest
 import tensorflow as tf
+from shop_fixtures import exported, shop
+
+__all__ = ["exported", "shop"]
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],

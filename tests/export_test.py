@@ -15,13 +15,14 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
+from tf_triplet.servable import saved_model, versions
 from tf_triplet.serving import (
-    metrics,
-    saved_model,
     server,
     server_config,
     version_policy,
-    versions,
+)
+from tf_triplet.serving import (
+    server_metrics as metrics,
 )
 
 KIT = Path(__file__).parents[1] / "export"

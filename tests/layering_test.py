@@ -9,37 +9,38 @@ ROOT = Path(__file__).parent.parent / "tf_triplet"
 LEVELS = {
     "version": -1,
     "config": 0,
-    "validation": 0,
     "data": 1,
     "losses": 1,
     "models": 1,
     "retrieval": 1,
     "training": 2,
     "evaluation": 2,
-    "serving": 2,
+    "servable": 2,
     "reporting": 2,
-    "catalogs": 3,
-    "objectives": 3,
-    "experiment": 4,
-    "comparison": 4,
-    "runs": 5,
-    "publishing": 5,
-    "cli": 6,
+    "client": 2,
+    "serving": 3,
+    "builders": 3,
+    "workflows": 4,
+    "cli": 5,
 }
 # Who may know ConfigDict, and where an outside package has its room.
 ROOMS = {
     "ml_collections": {
-        *("config.py", "validation.py", "catalogs.py", "objectives.py"),
-        *("experiment.py", "comparison.py", "runs.py"),
+        *("config.py", "builders/validation.py", "builders/data.py"),
+        *("builders/objective.py", "builders/model.py"),
+        *("workflows/compare.py", "workflows/train.py"),
         "cli/train.py",
     },
-    "scann": {"serving/scann_index.py"},
+    "scann": {"servable/scann_index.py"},
     "tensorflow_addons": {
-        *("data/augmentation.py", "losses/foreign.py"),
+        *("data/augmentation.py", "losses/third_party.py"),
         "training/schedules.py",
     },
     # projector.py imports it by its name as text.
-    "tensorflow_similarity": {"losses/foreign.py", "reporting/projector.py"},
+    "tensorflow_similarity": {
+        "losses/third_party.py",
+        "reporting/projector.py",
+    },
 }
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
 

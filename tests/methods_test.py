@@ -6,11 +6,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import catalogs, experiment, runs, validation
+from tf_triplet import client
 from tf_triplet import config as configs
+from tf_triplet.builders import (
+    data as catalogs,
+)
+from tf_triplet.builders import (
+    model as experiment,
+)
+from tf_triplet.builders import (
+    validation,
+)
 from tf_triplet.models import precisions
-from tf_triplet.publishing import version
-from tf_triplet.serving import client, parity, server
+from tf_triplet.servable import parity
+from tf_triplet.serving import server
+from tf_triplet.workflows import export as version
+from tf_triplet.workflows import train as runs
 
 PRODUCTS = {
     "sampling.units": "products",

@@ -12,8 +12,8 @@ the paper's in sampling, mining, margin and reduction, scaled to two cores:
 32 pixels, 32 pairs and 100 steps of Adam; frozen batch-norm statistics.
 """
 
-from tf_triplet.comparison import Method
 from tf_triplet.config import base_config
+from tf_triplet.workflows.compare import Method
 
 
 def recipe(**changes):

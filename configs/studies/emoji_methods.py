@@ -13,8 +13,8 @@ of steps and optimizer; each method has its own sampling and its own published
 numbers, untuned here. 60 steps are few: a table of how fast methods start.
 """
 
-from tf_triplet.comparison import Method
 from tf_triplet.config import base_config
+from tf_triplet.workflows.compare import Method
 
 
 def recipe(**changes):

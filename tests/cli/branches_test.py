@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet import catalogs, experiment
+from tf_triplet.builders import data as catalogs
+from tf_triplet.builders import model as experiment
 from tf_triplet.models import branches as br
 from tf_triplet.serving import server
 

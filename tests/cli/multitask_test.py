@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import experiment
+from tf_triplet.builders import model as experiment
 from tf_triplet.data.sources import rendered
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import catalogs, evaluation, experiment
-from tf_triplet.serving import saved_model
+from tf_triplet import evaluation
+from tf_triplet.builders import data as catalogs
+from tf_triplet.builders import model as experiment
+from tf_triplet.servable import saved_model
 
 
 def run(verb, *arguments, code=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from tf_triplet import catalogs
+from tf_triplet.builders import data as catalogs
 from tf_triplet.data.sources import (
     cars196,
     consumer2shop,

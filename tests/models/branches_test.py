@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet.models import branches as br
-from tf_triplet.models import embedding
+from tf_triplet.models import encoder as embedding
 
 LAYERS = tf.keras.layers
 NAMES = ("street", "shop", "studio")

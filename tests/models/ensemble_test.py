@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.models import cutting, embedding, ensemble, keras_import
+from tf_triplet.models import (
+    cutting,
+    ensemble,
+    keras_import,
+)
+from tf_triplet.models import (
+    encoder as embedding,
+)
 
 LAYERS = tf.keras.layers
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.models import embedding, multitask, pooling
+from tf_triplet.models import encoder as embedding
+from tf_triplet.models import multitask, pooling
 
 LAYERS = tf.keras.layers
 

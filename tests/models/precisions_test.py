@@ -6,9 +6,11 @@ import tensorflow as tf
 
 from tf_triplet.models import (
     branches,
-    embedding,
     int8_kernels,
     precisions,
+)
+from tf_triplet.models import (
+    encoder as embedding,
 )
 
 

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from sklearn import decomposition
 
-from tf_triplet.models import embedding, whitening
+from tf_triplet.models import encoder as embedding
+from tf_triplet.models import whitening
 
 
 def features(count=60, width=8, seed=0):

@@ -6,7 +6,8 @@ import reference
 from PIL import Image
 from rich.console import Console
 
-from tf_triplet.reporting import neighbours, projector, tables
+from tf_triplet.reporting import neighbors as neighbours
+from tf_triplet.reporting import projector, tables
 from tf_triplet.retrieval import metrics, protocols
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tf_triplet.serving import batching
-from tf_triplet.serving.refusal import Refusal
+from tf_triplet.serving.errors import Refusal
 
 Code = grpc.StatusCode
 

@@ -18,18 +18,19 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
+from tf_triplet.servable import versions, warmup
 from tf_triplet.serving import (
-    first_requests,
     loaded_model,
     loading,
     server,
     server_config,
     version_policy,
-    versions,
-    warmup,
 )
+from tf_triplet.serving import (
+    warmup_replay as first_requests,
+)
+from tf_triplet.serving.errors import Refusal
 from tf_triplet.serving.model_manager import ModelManager
-from tf_triplet.serving.refusal import Refusal
 
 Code = grpc.StatusCode
 State = get_model_status_pb2.ModelVersionStatus.State

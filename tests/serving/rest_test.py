@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 from werkzeug.test import Client
 
+from tf_triplet import client
 from tf_triplet.serving import (
     batching,
-    client,
-    metrics,
     prediction,
     rest,
     server,
     server_config,
+)
+from tf_triplet.serving import (
+    server_metrics as metrics,
 )
 from tf_triplet.serving.model_manager import ModelManager
 from tf_triplet.serving.version_policy import Model

@@ -18,14 +18,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tf_triplet.serving import (
-    loaded_model,
-    prediction,
-    saved_model,
-    server,
-    server_config,
-)
-from tf_triplet.serving.refusal import Refusal
+from tf_triplet.servable import saved_model
+from tf_triplet.serving import loaded_model, prediction, server, server_config
+from tf_triplet.serving.errors import Refusal
 
 Code = grpc.StatusCode
 

@@ -8,7 +8,7 @@ from tf_triplet.data import pipeline
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import branches as br
 from tf_triplet.training import callbacks as cb
-from tf_triplet.training import run
+from tf_triplet.training import loop as run
 from tf_triplet.training.learner import Learner
 
 KINDS = [("heads", 4), ("networks", 4), ("weights", 0)]

@@ -12,7 +12,7 @@ from tf_triplet.data import pipeline
 from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import callbacks as cb
-from tf_triplet.training import run
+from tf_triplet.training import loop as run
 from tf_triplet.training.learner import Learner
 
 

@@ -8,7 +8,8 @@ from tf_triplet.data import pipeline
 from tf_triplet.losses import proxies
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import callbacks as cb
-from tf_triplet.training import run, schedules
+from tf_triplet.training import loop as run
+from tf_triplet.training import schedules
 from tf_triplet.training.learner import Learner
 
 PRODUCTS, DIM = 5, 4

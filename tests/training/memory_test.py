@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_triplet.data import pipeline
 from tf_triplet.losses.proxies import NormSoftmaxLoss
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.training import run
+from tf_triplet.training import loop as run
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
 

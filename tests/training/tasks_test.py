@@ -9,7 +9,7 @@ from tf_triplet.losses.contrastive import ContrastiveLoss
 from tf_triplet.losses.proxies import ProxyNCALoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import multitask
-from tf_triplet.training import run
+from tf_triplet.training import loop as run
 from tf_triplet.training.callbacks import CollapseError, CollapseGuard
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory

@@ -64,7 +64,7 @@ def main(argv) -> None:
     if not _OUTPUT.value:
         raise ValueError("Pass --output=<folder of the comparison>.")
     seeds = _parse_seeds(_SEEDS.value)
-    from tf_triplet import comparison
+    from tf_triplet.workflows import compare as comparison
 
     study = _choose(_read_study(), _METHODS.value)
     comparison.check(study, _DIFFER.value)
@@ -126,7 +126,7 @@ def _parse_seeds(values: list[str]) -> list[int]:
 
 
 def _read_study():
-    from tf_triplet import comparison
+    from tf_triplet.workflows import compare as comparison
 
     if bool(_STUDY.value) == bool(_CONFIGS.value):
         raise ValueError("Pass --study or --configs, and not both.")

@@ -94,7 +94,8 @@ def _timed(stage: str, seconds: dict[str, float]):
 
 def _choose_source() -> str:
     """emoji, or rendered where the registries cannot be reached."""
-    from tf_triplet import catalogs, experiment
+    from tf_triplet.builders import data as catalogs
+    from tf_triplet.builders import model as experiment
     from tf_triplet.data import fetch
 
     config = configs.base_config()
@@ -141,8 +142,9 @@ def _ask(workdir: Path, query_domain: str) -> float:
 
 
 def _query_all(workdir: Path, query_domain: str, address: str) -> float:
-    from tf_triplet import catalogs, experiment
-    from tf_triplet.serving import client
+    from tf_triplet import client
+    from tf_triplet.builders import data as catalogs
+    from tf_triplet.builders import model as experiment
 
     config = experiment.load_config(workdir)
     test = catalogs.build_catalog(config).split("test")
@@ -172,7 +174,7 @@ def _query_all(workdir: Path, query_domain: str, address: str) -> float:
 
 
 def _draw(path: Path, shown) -> None:
-    from tf_triplet.reporting import neighbours
+    from tf_triplet.reporting import neighbors as neighbours
 
     neighbours.neighbour_grid(
         path,

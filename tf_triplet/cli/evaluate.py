@@ -181,7 +181,9 @@ def main(argv) -> None:
     ks = _parse_ks(_KS.value)
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
-    from tf_triplet import catalogs, evaluation, experiment
+    from tf_triplet import evaluation
+    from tf_triplet.builders import data as catalogs
+    from tf_triplet.builders import model as experiment
 
     workdir = Path(_WORKDIR.value)
     config = experiment.load_config(workdir)
@@ -208,7 +210,7 @@ def main(argv) -> None:
 
 def _encoders(workdir: Path, config, catalog, options: _Options) -> dict:
     """What is scored, in order: a function that makes each."""
-    from tf_triplet import experiment
+    from tf_triplet.builders import model as experiment
 
     encoders = {}
     if _BASELINE.value == "pretrained":
@@ -256,7 +258,8 @@ def _read_options(config, ks: tuple[int, ...] | None) -> _Options:
 
 
 def _score(encoder, catalog, config, options: _Options):
-    from tf_triplet import evaluation, experiment
+    from tf_triplet import evaluation
+    from tf_triplet.builders import model as experiment
 
     embeddings = experiment.compute_embeddings(
         config, encoder, catalog, options.batch_size
@@ -275,7 +278,8 @@ def _score(encoder, catalog, config, options: _Options):
 
 
 def _save(workdir: Path, kind: str, embeddings, catalog, options) -> None:
-    from tf_triplet import evaluation, experiment
+    from tf_triplet import evaluation
+    from tf_triplet.builders import model as experiment
 
     name = source = _BASELINE.value
     if kind == "trained":
@@ -352,7 +356,7 @@ def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
     readable = catalog.select(embeddings.rows)
     report = workdir / "report"
     if _NEIGHBOURS.value:
-        from tf_triplet.reporting import neighbours
+        from tf_triplet.reporting import neighbors as neighbours
 
         parts = protocols.named(
             options.protocol,

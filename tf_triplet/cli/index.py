@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from tf_triplet.cli import errors, publishing_flags
+from tf_triplet.cli import errors
+from tf_triplet.cli import export_flags as publishing_flags
 
 flags.adopt_module_key_flags(publishing_flags)
 
@@ -31,7 +32,7 @@ def main(argv) -> None:
     """Embeds what is new, builds, checks and publishes."""
     errors.refuse_arguments(argv)
     arguments = publishing_flags.arguments()
-    from tf_triplet.publishing import version
+    from tf_triplet.workflows import export as version
 
     published = version.publish(**arguments, catalog_path=_CATALOG.value)
     print(version.describe(published))

@@ -63,7 +63,7 @@ def main(argv) -> None:
     paths = _IMAGE.value + argv[1:]
     if not paths:
         raise ValueError("Pass --image=<picture>[,<picture>...].")
-    from tf_triplet.serving import client
+    from tf_triplet import client
 
     box = _read_box(paths)
     images = [client.read_picture(path, box) for path in paths]
@@ -103,7 +103,7 @@ def _ask(ask, paths, images) -> tuple[dict, list[str]]:
     A server refuses a request for one bad picture in it, and does not say
     which: they are then asked for one by one.
     """
-    from tf_triplet.serving import client
+    from tf_triplet import client
 
     try:
         return dict(zip(paths, ask(images))), []

@@ -29,7 +29,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tf_triplet import config as configs
-from tf_triplet import validation
+from tf_triplet.builders import validation
 from tf_triplet.cli import errors
 
 with errors.unknown_fields():
@@ -75,14 +75,14 @@ def main(argv) -> None:
         return _check(config)
     if not _WORKDIR.value:
         raise ValueError("Pass --workdir=<folder of the run>.")
-    from tf_triplet import runs
+    from tf_triplet.workflows import train as runs
 
     runs.train(config, Path(_WORKDIR.value), _RESUME.value)
 
 
 def _verify(config) -> None:
     """A subset is no mistake: it is told, not refused."""
-    from tf_triplet import catalogs
+    from tf_triplet.builders import data as catalogs
 
     if config.data.source not in catalogs.BENCHMARKS:
         raise ValueError(
@@ -99,7 +99,7 @@ def _verify(config) -> None:
 def _check(config) -> None:
     from rich.console import Console
 
-    from tf_triplet import catalogs
+    from tf_triplet.builders import data as catalogs
     from tf_triplet.data import preflight
 
     catalog = catalogs.build_catalog(config)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.models import embedding
+from tf_triplet.models import encoder as embedding
 
 CHOSEN_BY = ("domain", "category")
 KINDS = ("heads", "networks", "weights")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_triplet.models import embedding
+from tf_triplet.models import encoder as embedding
 
 EMBEDDINGS = "embeddings"
 ATTRIBUTES = "attributes"

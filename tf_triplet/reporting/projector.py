@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 from absl import logging
 
-from tf_triplet.reporting import neighbours
+from tf_triplet.reporting import neighbors as neighbours
 
 # UMAP's neighbourhood; fewer points have no map worth looking at.
 _LEAST_POINTS = 16

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tf_triplet.serving.refusal import Code, Refusal
+from tf_triplet.serving.errors import Code, Refusal
 
 Arrays = Mapping[str, np.ndarray]
 # More than any machine's cores, fewer than what ends in no thread at all.

@@ -15,8 +15,8 @@ from tensorflow_serving.apis import (
 )
 
 from tf_triplet.serving import prediction, version_policy
+from tf_triplet.serving.errors import Refusal
 from tf_triplet.serving.model_manager import ModelManager
-from tf_triplet.serving.refusal import Refusal
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):

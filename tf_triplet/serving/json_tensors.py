@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from tf_triplet.serving.refusal import Code, Refusal
+from tf_triplet.serving.errors import Code, Refusal
 
 
 def parse(text: bytes) -> dict:

@@ -19,8 +19,9 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.saved_model import loader_impl
 
-from tf_triplet.serving import batching, scann_index
-from tf_triplet.serving.refusal import Code, Refusal, from_tensorflow
+from tf_triplet.servable import scann_index
+from tf_triplet.serving import batching
+from tf_triplet.serving.errors import Code, Refusal, from_tensorflow
 
 METHOD = "tensorflow/serving/predict"
 

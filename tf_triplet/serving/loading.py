@@ -8,10 +8,11 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_triplet.serving import batching, first_requests
-from tf_triplet.serving import metrics as metrics_lib
+from tf_triplet.serving import batching
+from tf_triplet.serving import server_metrics as metrics_lib
+from tf_triplet.serving import warmup_replay as first_requests
+from tf_triplet.serving.errors import Code, Refusal, shorten
 from tf_triplet.serving.loaded_model import LoadedModel
-from tf_triplet.serving.refusal import Code, Refusal, shorten
 
 OK = (0, "")
 

@@ -18,17 +18,11 @@ from pathlib import Path
 
 from tensorflow_serving.apis import get_model_status_pb2
 
-from tf_triplet.serving import (
-    batching,
-    loading,
-    version_policy,
-    versions,
-)
-from tf_triplet.serving import (
-    metrics as metrics_lib,
-)
+from tf_triplet.servable import versions
+from tf_triplet.serving import batching, loading, version_policy
+from tf_triplet.serving import server_metrics as metrics_lib
+from tf_triplet.serving.errors import BY_NUMBER, Code, Refusal
 from tf_triplet.serving.loaded_model import LoadedModel
-from tf_triplet.serving.refusal import BY_NUMBER, Code, Refusal
 
 State = get_model_status_pb2.ModelVersionStatus.State
 

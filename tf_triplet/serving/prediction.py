@@ -20,10 +20,10 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from tf_triplet.serving import metrics as metrics_lib
+from tf_triplet.serving import server_metrics as metrics_lib
+from tf_triplet.serving.errors import Code, Refusal
 from tf_triplet.serving.loaded_model import LoadedModel
 from tf_triplet.serving.model_manager import ModelManager
-from tf_triplet.serving.refusal import Code, Refusal
 
 DEFAULT = "serving_default"
 CLASSIFY = "tensorflow/serving/classify"

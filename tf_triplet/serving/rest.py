@@ -31,10 +31,8 @@ from tf_triplet.serving import (
     json_tensors,
     prediction,
 )
-from tf_triplet.serving import (
-    metrics as metrics_lib,
-)
-from tf_triplet.serving.refusal import Code, Refusal
+from tf_triplet.serving import server_metrics as metrics_lib
+from tf_triplet.serving.errors import Code, Refusal
 
 # At once; a further one is closed.
 CONNECTIONS = 256

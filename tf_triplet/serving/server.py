@@ -21,19 +21,21 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
+from tf_triplet import client
+from tf_triplet.servable import versions
 from tf_triplet.serving import (
     batching,
-    client,
     grpc_services,
-    metrics,
     prediction,
     rest,
     server_config,
     version_policy,
-    versions,
 )
+from tf_triplet.serving import (
+    server_metrics as metrics,
+)
+from tf_triplet.serving.errors import Refusal
 from tf_triplet.serving.model_manager import ModelManager
-from tf_triplet.serving.refusal import Refusal
 
 # Requests that wait for a batch hold a thread each.
 THREADS = 64

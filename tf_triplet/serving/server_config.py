@@ -17,7 +17,8 @@ from google.protobuf import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.serving import batching, metrics
+from tf_triplet.serving import batching
+from tf_triplet.serving import server_metrics as metrics
 
 _Field = descriptor_pb2.FieldDescriptorProto
 # message: {field: type}; a type in capitals is a message of this table.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.serving.refusal import Code, Refusal
+from tf_triplet.serving.errors import Code, Refusal
 
 
 @dataclasses.dataclass(frozen=True)

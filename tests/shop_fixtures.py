@@ -1,0 +1,117 @@
+"""A small encoder, a catalogue of flat colours, and what is exported."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_triplet.servable import saved_model, scann_index, versions
+
+
+@dataclasses.dataclass
+class Shop:
+    encoder: tf.keras.Model
+    paths: list
+    product_ids: list
+    embeddings: np.ndarray
+
+    def export(self, folder, index="scann", k=3, **more):
+        model = saved_model.ServedModel(
+            self.encoder,
+            more.pop("embeddings", self.embeddings),
+            more.pop("product_ids", self.product_ids),
+            more.pop("paths", self.paths),
+            image_size=8,
+            k=k,
+            index=index,
+            **more,
+        )
+        with versions.publish(folder) as partial:
+            model.save(partial)
+        return folder / str(versions.list_versions(folder)[-1])
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    inputs = tf.keras.Input([8, 8, 3])
+    pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
+    unit = tf.keras.layers.UnitNormalization()(pooled)
+    encoder = tf.keras.Model(inputs, unit)
+    random = np.random.default_rng(0)
+    colours = random.integers(20, 235, [12, 3], dtype=np.uint8)
+    kinds = ["png", "bmp", "gif", "jpg"]
+    paths = []
+    for i, colour in enumerate(colours):
+        paths.append(str(folder / f"{i}.{kinds[i % 4]}"))
+        Image.new("RGB", (10, 9), tuple(map(int, colour))).save(
+            paths[-1], **({"quality": 100} if i % 4 == 3 else {})
+        )
+    from tf_triplet.data import preprocessing
+
+    pixels = preprocessing.load_images(
+        tf.constant([tf.io.read_file(p).numpy() for p in paths]), 8
+    )
+    embeddings = encoder(pixels).numpy()
+    ids = [f"p{i // 2}" for i in range(12)]
+    return Shop(encoder, paths, ids, embeddings)
+
+
+@pytest.fixture(scope="session")
+def exported(shop, tmp_path_factory):
+    """`{index: folder of the version}`."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        index: shop.export(folder / index, index)
+        for index in saved_model.INDEXES
+    }
+
+
+def names_of_indexes(graph):
+    """`[(function or "", shared name)]` of every handle in a GraphDef."""
+    places = [("", graph.node)]
+    places += [(f.signature.name, f.node_def) for f in graph.library.function]
+    return [
+        (place, node.attr["shared_name"].s.decode())
+        for place, nodes in places
+        for node in nodes
+        if node.op == "Scann>TensorsToScann"
+    ]
+
+
+@pytest.fixture(scope="session")
+def index_names():
+    return names_of_indexes
+
+
+@pytest.fixture(scope="session")
+def watch():
+    """From a loaded model to `is_there()`: does its C++ index live?
+
+    Asking destroys it.
+    """
+
+    def start(loaded):
+        # Loading in Python renames it, unlike TensorFlow Serving.
+        graph = loaded.release.get_concrete_function().graph.as_graph_def()
+        (name,) = {name for _, name in names_of_indexes(graph)}
+        vectors = np.eye(3, dtype=np.float32)
+        other = scann_index.ScannIndex(vectors, 1, scann_index.tune(3, 1))
+        other._shared_name = name
+        handle = other.handle()  # Makes an index of that name …
+
+        def is_there():
+            try:
+                tf.raw_ops.DestroyResourceOp(
+                    resource=handle, ignore_lookup_error=False
+                )
+            except tf.errors.NotFoundError:
+                return False
+            return True
+
+        assert is_there()  # … which is not the model's: away with it.
+        return is_there
+
+    return start

@@ -1,0 +1,85 @@
+"""Studies: what may stand in one table, and the table's arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tf_triplet.config import base_config
+from tf_triplet.workflows import compare as comparison
+
+
+def config(**changes):
+    made = base_config()
+    made.data.source = "rendered"
+    made.update_from_flattened_dict(changes)
+    return made
+
+
+def done(method, seed, value, error="", group=""):
+    figures = {} if error else {"recall@1": value, "map@r": value / 2}
+    return comparison.Run(method, group, seed, figures, 10.0, error, {})
+
+
+def test_mean_and_sample_deviation_over_seeds():
+    values = [0.5, 0.6, 0.9]
+    runs = [done("a", i, value) for i, value in enumerate(values)]
+    runs += [done("b", 0, 0.25), done("b", 1, 0, "error: no"), done("c", 0, 1)]
+    table = comparison.summarize(runs).set_index("method")
+    assert list(table.index) == ["a", "b", "c"]
+    assert table.loc["a", "recall@1 mean"] == pytest.approx(np.mean(values))
+    assert table.loc["a", "recall@1 std"] == pytest.approx(
+        np.std(values, ddof=1)
+    )
+    assert table.loc["a", "map@r mean"] == pytest.approx(np.mean(values) / 2)
+    assert table.loc["b", ["runs", "failed"]].tolist() == [1, 1]
+    assert table.loc["b", "recall@1 mean"] == 0.25
+    assert math.isnan(table.loc["b", "recall@1 std"])
+
+
+def test_a_method_without_a_finished_run_stays_in_the_table():
+    table = comparison.summarize([done("a", 0, 0.5), done("b", 0, 0, "error")])
+    assert table["runs"].tolist() == [1, 0]
+    assert math.isnan(table["recall@1 mean"][1])
+
+
+@pytest.mark.parametrize(
+    "other,message",
+    [
+        ({"training.steps": 7}, "'a' and 'b' differ in `training.steps`"),
+        ({"data.image_size": 32}, "differ in `data.image_size`: 224 and 32"),
+        ({"evaluation.ties": "expected"}, "differ in `evaluation.ties`"),
+        ({"loss.margin": 0.3, "loss.mining": "none"}, "Method 'b': `loss.min"),
+    ],
+)
+def test_one_table_needs_one_budget(other, message):
+    study = {
+        "a": comparison.Method(config()),
+        "b": comparison.Method(config(**other)),
+    }
+    with pytest.raises(ValueError, match=message):
+        comparison.check(study)
+
+
+def test_a_method_without_training_stands_beside_trained_ones():
+    codes = {"training.steps": 0, "model.embedding_size": 0}
+    study = {
+        "codes": comparison.Method(config(**codes)),
+        "a": comparison.Method(config()),
+    }
+    comparison.check(study)
+    study["b"] = comparison.Method(config(**{"training.steps": 7}))
+    with pytest.raises(ValueError, match="'a' and 'b' differ in `training.st"):
+        comparison.check(study)
+
+
+def test_what_is_allowed_to_differ_may():
+    study = {
+        "a": comparison.Method(config()),
+        "b": comparison.Method(config(**{"training.steps": 7})),
+    }
+    comparison.check(study, ["training.steps"])
+    with pytest.raises(ValueError, match="folder's.*'a/b'"):
+        comparison.check({"a/b": comparison.Method(config())})
+    with pytest.raises(ValueError, match="holds no method"):
+        comparison.check({})

@@ -1,0 +1,549 @@
+"""The nightly refresh: what is embedded, what is published, what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_triplet import config as configs
+from tf_triplet.builders import data as catalogs
+from tf_triplet.builders import model as experiment
+from tf_triplet.data import crops as cut_outs
+from tf_triplet.servable import fingerprint, parity, versions, warmup
+from tf_triplet.workflows import embed_catalog as embedding
+from tf_triplet.workflows import export as version
+
+
+def encoder(seed=0):
+    """Of mean colours: three numbers a picture, turned by `seed`."""
+    inputs = tf.keras.Input([8, 8, 3])
+    pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
+    turned = tf.keras.layers.Dense(8, use_bias=False)(pooled)
+    model = tf.keras.Model(inputs, tf.keras.layers.UnitNormalization()(turned))
+    random = np.random.default_rng(seed)
+    model.layers[-2].set_weights([random.normal(size=[3, 8])])
+    return model
+
+
+def draw(folder, name, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, [4, 4, 3], np.uint8)
+    Image.fromarray(pixels).resize((8, 8), 0).save(folder / name)
+
+
+def make_run(folder, pictures, **export):
+    """A run that was never trained, and a manifest of `pictures` rows."""
+    (folder / "pictures").mkdir(parents=True)
+    rows = []
+    for i in range(pictures):
+        draw(folder / "pictures", f"{i}.png", i)
+        rows.append(
+            {
+                "path": f"pictures/{i}.png",
+                "product_id": f"p{i // 4}",
+                "category": ("bags", "hats", "")[i % 3],
+                "domain": ("street", "shop")[i % 2],
+                "price": f"{i}.50",
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame.to_csv(folder / "shop.csv", index=False)
+    config = configs.base_config()
+    config.data.path = str(folder / "shop.csv")
+    config.data.image_size = 8
+    config.evaluation.batch_size = 5 if pictures < 100 else 64
+    config.export.update({"index": "exact", "k": 3, **export})
+    (folder / "config.json").write_text(configs.to_json(config))
+    encoder().save(folder / "encoder.keras")
+    return frame
+
+
+def publish(folder, **more):
+    return version.publish(folder, progress=False, **more)
+
+
+def embed(folder, path=""):
+    """The first half of publishing alone."""
+    config = experiment.load_config(folder)
+    catalog = version._read_catalog(config, path, "")
+    sha256 = experiment.encoder_sha256(config, folder)
+    return embedding.embed(
+        config,
+        experiment.load_encoder(folder),
+        sha256,
+        catalog,
+        folder / version.CACHE,
+        progress=False,
+    )
+
+
+def counts(work):
+    return work.cached, work.embedded, work.repeated, work.unreadable
+
+
+def work(published):
+    return counts(embedding.Work(**published.record["work"]))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shop") / "run"
+    frame = make_run(folder, 400, columns=("price",))
+    return folder, frame, publish(folder, index="scann")
+
+
+@pytest.fixture
+def small(tmp_path):
+    return tmp_path / "run", make_run(tmp_path / "run", 12)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """12 pictures of 3 products, grouped; not to be written to."""
+    folder = tmp_path_factory.mktemp("once") / "run"
+    make_run(folder, 12, group_by_product=True)
+    return publish(folder)
+
+
+@pytest.fixture
+def again(once, tmp_path):
+    """A copy of it that may be."""
+    return shutil.copytree(once.folder.parents[2], tmp_path / "run")
+
+
+def nightly(folder, frame):
+    """1 in 40 changed in place, 1 in 40 new, as many removed; one renamed."""
+    changed = frame.iloc[10:].copy()
+    for i in range(20, 30):
+        draw(folder / "pictures", f"{i}.png", 1000 + i)
+    for i in range(10):
+        draw(folder / "pictures", f"new{i}.png", 2000 + i)
+    new = frame.iloc[:10].assign(
+        path=[f"pictures/new{i}.png" for i in range(10)], price="9"
+    )
+    shutil.copy(folder / "pictures/50.png", folder / "pictures/moved.png")
+    changed = changed.replace({"pictures/50.png": "pictures/moved.png"})
+    pd.concat([changed, new]).to_csv(folder / "new.csv", index=False)
+    return folder / "new.csv"
+
+
+def test_a_nightly_refresh_embeds_only_what_changed(shop):
+    folder, frame, first = shop
+    assert work(first) == (0, 400, 0, 0)
+    path = nightly(folder, frame)
+    second = publish(folder, catalog_path=str(path))
+    assert second.folder.name == "2"
+    assert work(second) == (380, 20, 0, 0)
+    assert second.record["encoder"] == first.record["encoder"]
+    assert second.record["index_sha256"] != first.record["index_sha256"]
+    # What is answered is what a fresh embedding of all would be.
+    config = experiment.load_config(folder)
+    config.data.path = str(path)
+    catalog = catalogs.build_catalog(config)
+    model = experiment.load_encoder(folder)
+    want = experiment.compute_embeddings(config, model, catalog, progress=False)
+    loaded = tf.saved_model.load(str(second.folder)).signatures
+    answer = loaded["search_exact"](embedding=tf.constant(want.vectors))
+    truth = -np.sort(-(want.vectors @ want.vectors.T))[:, :3]
+    np.testing.assert_allclose(answer["scores"], truth, atol=1e-5)
+    first_paths = answer["paths"].numpy()[:, 0].astype(str)
+    assert (first_paths == catalog.paths).mean() > 0.99
+    # Once more: nothing is new.
+    assert counts(embed(folder, str(path))[1]) == (400, 0, 0, 0)
+
+
+@pytest.mark.slow
+def test_a_refresh_of_20000_pictures(tmp_path):
+    frame = make_run(tmp_path / "run", 20_000, index="scann")
+    assert work(publish(tmp_path / "run"))[:2] == (0, 20_000)
+    for i in range(0, 20_000, 20):
+        draw(tmp_path / "run" / "pictures", f"{i}.png", 50_000 + i)
+    frame.to_csv(tmp_path / "run" / "new.csv", index=False)
+    second = publish(
+        tmp_path / "run", catalog_path=str(tmp_path / "run" / "new.csv")
+    )
+    assert work(second) == (19_000, 1_000, 0, 0)
+    assert second.record["parity"]["recall"] >= 0.95
+    assert second.record["tuning"]["leaves"] == 141
+
+
+def test_further_columns_come_back(shop):
+    _, frame, first = shop
+    assert first.record["columns"] == ["price"]
+    loaded = tf.saved_model.load(str(first.folder))
+    pictures = [
+        tf.io.read_file(str(shop[0] / path)).numpy()
+        for path in frame["path"][[100, 203]]
+    ]
+    answer = loaded.signatures["serving_default"](
+        image_bytes=tf.constant(pictures)
+    )
+    loaded.release()
+    assert answer["price"].numpy()[:, 0].tolist() == [b"100.50", b"203.50"]
+
+
+def test_the_warm_up_file_replays_every_signature(shop):
+    folder = shop[2].folder
+    loaded = tf.saved_model.load(str(folder))
+    requests = warmup.read(folder)
+    names = [request.model_spec.signature_name for request in requests]
+    assert set(names) == set(loaded.signatures) and len(names) == 14
+    assert {r.model_spec.name for r in requests} == {"product_search"}
+    assert shop[2].record["parity"]["warmed_up"] == 14
+    for request in requests:
+        taken = loaded.signatures[request.model_spec.signature_name]
+        assert set(request.inputs) == set(taken.structured_input_signature[1])
+        if "image_bytes" in request.inputs:
+            data = tf.make_ndarray(request.inputs["image_bytes"])
+            assert data[0].startswith(b"\x89PNG")
+    assert warmup.replay(loaded.signatures, folder) == 14
+    loaded.release()
+    assert warmup.read(folder / "variables") == []
+
+
+def test_the_fingerprint_tells_what_was_made(shop):
+    folder, _, first = shop
+    record = fingerprint.read(first.folder)
+    assert record == json.loads(json.dumps(first.record))
+    assert record["pictures"] == 400 and record["products"] == 100
+    assert record["index"] == "scann" and record["dim"] == 8
+    assert record["tuning"]["leaves"] == 0  # Brute force for so few.
+    assert record["packages"]["scann"] == "1.3.0"
+    config = experiment.load_config(folder)
+    assert record["encoder"] == experiment.encoder_sha256(config, folder)
+    config.data.resize = "bilinear"
+    assert record["encoder"] != experiment.encoder_sha256(config, folder)
+
+
+def test_each_product_is_answered_once(once):
+    assert once.record["group_by_product"]
+    assert once.record["parity"]["recall"] == 1
+    signature = tf.saved_model.load(str(once.folder)).signatures["search"]
+    answer = signature(embedding=tf.eye(8))
+    ids = answer["product_ids"].numpy()
+    assert ids.shape == (8, 3)
+    assert all(set(row) == {b"p0", b"p1", b"p2"} for row in ids)
+
+
+def test_the_exact_model_loads_where_scann_cannot(once):
+    code = f"""
+        import sys
+        sys.modules["scann"] = None
+        import tensorflow as tf
+        model = tf.saved_model.load({str(once.folder)!r})
+        answer = model.signatures["search_filtered"](
+            embedding=tf.zeros([1, 8]),
+            category_filter=tf.constant(["bags"]),
+            domain_filter=tf.constant([""]))
+        assert answer["paths"].shape == (1, 3)
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120
+    )
+
+
+def test_another_encoder_is_refused_by_index_and_not_by_export(again):
+    target = again / "models" / "product_search"
+    was = fingerprint.read(target / "1")["encoder"]
+    encoder(seed=1).save(again / "encoder.keras")
+    with pytest.raises(ValueError) as caught:
+        publish(again)
+    text = str(caught.value)
+    assert f"/1 was made by encoder {was[:16]}, and this run's is " in text
+    assert "with tf-triplet-export" in text and "Nothing was pub" in text
+    assert versions.list_versions(target) == [1]
+    second = publish(again, new_encoder=True)
+    # Nothing of the other encoder's is taken for this one's.
+    assert second.folder.name == "2" and work(second)[:2] == (0, 12)
+    (second.folder / fingerprint.FILE).unlink()
+    with pytest.raises(ValueError, match="/2 tells none, and this run's is"):
+        publish(again)
+
+
+def test_embeddings_of_another_encoder_are_refused(again):
+    (cache,) = (again / version.CACHE).iterdir()
+    encoder(seed=1).save(again / "encoder.keras")
+    config = experiment.load_config(again)
+    other = experiment.encoder_sha256(config, again)
+    cache.rename(cache.with_name(other[:16]))
+    with pytest.raises(ValueError, match="holds embeddings of another enc.*R"):
+        publish(again, new_encoder=True)
+
+
+def test_pictures_that_repeat_or_cannot_be_read(small):
+    folder, frame = small
+    shutil.copy(folder / "pictures/3.png", folder / "pictures/1.png")
+    (folder / "pictures/5.png").write_text("no picture")
+    (folder / "pictures/7.png").unlink()
+    found, work_ = embed(folder)
+    assert counts(work_) == (0, 9, 1, 2) and work_.pictures == 12
+    assert [path[-5:] for path in found.skipped] == ["5.png", "7.png"]
+    assert found.rows.tolist() == [0, 1, 2, 3, 4, 6, 8, 9, 10, 11]
+    # Of twins, the one that was not embedded has the other's.
+    np.testing.assert_array_equal(found.vectors[1], found.vectors[3])
+    assert np.abs(found.vectors[0] - found.vectors[3]).max() > 1e-3
+    config = experiment.load_config(folder)
+    config.data.on_bad_image = "stop"
+    (folder / "config.json").write_text(configs.to_json(config))
+    with pytest.raises(ValueError, match="5.png.*on_bad_image=skip"):
+        embed(folder)
+
+
+def test_nothing_that_can_be_read(small):
+    folder, frame = small
+    for path in frame["path"]:
+        (folder / path).write_text("no picture")
+    with pytest.raises(ValueError, match="Received: 12 pictures, all unread"):
+        embed(folder)
+
+
+def test_a_picture_that_changes_meanwhile_is_not_cached(small, monkeypatch):
+    folder, _ = small
+    batches = experiment.embed_batches
+
+    def meddle(*arguments):
+        for batch in batches(*arguments):
+            draw(folder / "pictures", "4.png", 77)
+            yield batch
+
+    monkeypatch.setattr(experiment, "embed_batches", meddle)
+    assert counts(embed(folder)[1]) == (0, 11, 0, 1)
+    monkeypatch.undo()
+    assert counts(embed(folder)[1]) == (11, 1, 0, 0)
+
+
+def test_a_box_is_part_of_a_picture(small):
+    folder, frame = small
+    sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
+    boxed = frame.assign(**{s: [v] + [""] * 11 for s, v in sides.items()})
+    boxed.to_csv(folder / "boxed.csv", index=False)
+    embed(folder)
+    assert counts(embed(folder, folder / "boxed.csv")[1]) == (11, 1, 0, 0)
+
+
+def test_a_catalogue_of_boxed_pictures_is_served_their_cut_outs(
+    small, monkeypatch
+):
+    folder, frame = small
+    sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
+    frame.assign(**sides).to_csv(folder / "boxed.csv", index=False)
+    published = publish(folder, catalog_path=folder / "boxed.csv")
+    figures = published.record["parity"]
+    assert figures["images"] == 12 and figures["largest_difference"] < 1e-6
+    # Whole, they are other pictures.
+    monkeypatch.setattr(cut_outs, "cut_out", lambda data, box: data)
+    with pytest.raises(parity.ParityError, match="differs from evaluation"):
+        publish(folder, catalog_path=folder / "boxed.csv")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_an_encoder_of_less_precision_tells_what_it_costs(again, precision):
+    first = publish(again, precision=precision, new_encoder=True)
+    # Another precision is another encoder: nothing cached is taken for it.
+    assert first.folder.name == "2" and work(first)[:2] == (0, 12)
+    cost = first.record["precision"]
+    assert cost["precision"] == precision and cost["pictures"] == 12
+    assert 1e-6 < cost["largest_difference"] < 0.02
+    # What is served is that encoder, not the one in float32.
+    served = first.record["parity"]["largest_difference"]
+    assert served < cost["largest_difference"] / 10
+    assert 0.5 < cost["neighbours_kept"] <= 1
+    # Of three products of four pictures; noise, so alike in both.
+    assert abs(cost["recall_at_1"] - cost["recall_at_1_float32"]) < 0.5
+    text = version.describe(first)
+    assert f"encoder in {precision}, on 12 pictures: embeddings" in text
+    # It is kept from version to version, and no float32 index follows.
+    second = publish(again)
+    assert second.record["export"]["precision"] == precision
+    assert work(second)[:2] == (12, 0)
+    assert second.record["precision"] == cost
+    with pytest.raises(ValueError, match="was made by encoder"):
+        publish(again, precision="float32")
+    third = publish(again, precision="float32", new_encoder=True)
+    assert "precision" not in third.record and work(third)[:2] == (12, 0)
+
+
+def test_another_precision_beside_the_embeddings_is_seen(again, monkeypatch):
+    saved = version.saved_model.ServedModel
+
+    def in_float32(encoder, *arguments, **more):
+        return saved(experiment.load_encoder(again), *arguments, **more)
+
+    monkeypatch.setattr(version.saved_model, "ServedModel", in_float32)
+    with pytest.raises(parity.ParityError, match="differs from evaluation"):
+        publish(again, precision="bfloat16", new_encoder=True)
+
+
+def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
+    frame = pd.read_csv(again / "shop.csv")
+    frame["split"] = ["train"] * 8 + ["test"] * 4
+    frame.to_csv(again / "shop.csv", index=False)
+    encoder(seed=1).save(again / "encoder_last.keras")
+    first = publish(
+        again, split="test", checkpoint="last", new_encoder=True
+    ).record
+    assert (first["pictures"], first["checkpoint"]) == (4, "last")
+    second = publish(again)
+    assert second.record["pictures"] == 4 and work(second)[:2] == (4, 0)
+    assert second.record["checkpoint"] == "last"
+    # A manifest of its own is indexed whole.
+    third = publish(again, catalog_path=again / "shop.csv").record
+    assert third["pictures"] == 12
+    assert publish(again).record["pictures"] == 4
+    assert publish(again, new_encoder=True).record["pictures"] == 12
+
+
+def test_what_the_last_version_had_can_be_taken_back(again):
+    manifest = again / "shop.csv"
+    first = publish(
+        again, catalog_path=manifest, domains=["shop"], columns=["price"]
+    ).record
+    assert (first["pictures"], first["columns"]) == (6, ["price"])
+    second = publish(again, catalog_path=manifest).record
+    assert (second["pictures"], second["columns"]) == (6, ["price"])
+    third = publish(again, catalog_path=manifest, domains=(), columns=())
+    assert (third.record["pictures"], third.record["columns"]) == (12, [])
+
+
+def test_with_one_neighbour_the_recall_is_of_others(shop):
+    folder, _, _ = shop
+    record = publish(folder, k=1, storage="int8", min_recall=0.0).record
+    # Itself is found by any search; int8 mixes up who is nearest but that.
+    assert record["parity"]["k"] == 1
+    assert record["parity"]["recall"] == record["tuning"]["recall"] < 1
+    assert record["tuning"]["recall_cost"] == 1 - record["tuning"]["recall"]
+
+
+def test_one_at_a_time(again):
+    target = again / "models" / "product_search"
+    with version._alone(target):
+        with pytest.raises(ValueError, match="Another tf-triplet-index or"):
+            publish(again)
+    (target / ".partial-killed").mkdir()
+    with version._alone(target):
+        assert sorted(p.name for p in target.iterdir()) == [".lock", "1"]
+
+
+def test_columns_that_there_are_not(again):
+    with pytest.raises(ValueError, match="no further column 'colour'. It has"):
+        publish(again, columns=("colour",))
+    config = experiment.load_config(again)
+    config.data.source = "rendered"
+    with pytest.raises(ValueError, match="Only a manifest has further colum"):
+        catalogs.build_catalog(config, ("price",))
+
+
+def test_too_little_recall_publishes_nothing(again, monkeypatch):
+    monkeypatch.setattr(version.parity, "_recall", lambda *_: 0.9)
+    with pytest.raises(ValueError, match="0.9000 of the exact 3.*min_recall"):
+        publish(again)
+    target = again / "models" / "product_search"
+    assert sorted(p.name for p in target.iterdir()) == [".lock", "1"]
+
+
+KILLER = """
+    import os, signal, sys, time
+    from tf_triplet.publishing import version
+    from tf_triplet.cli import index
+    from tf_triplet.serving import embedding_cache, saved_model
+
+    # A shard a batch.
+    embedding_cache.SHARD_PICTURES = 5
+
+    def die(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(module, name):
+        setattr(module, name, die)
+
+    def after(module, name):
+        call = getattr(module, name)
+        setattr(module, name, lambda *a, **m: (call(*a, **m), die()))
+
+    def second(module, name):
+        call, calls = getattr(module, name), []
+        def count(*a, **m):
+            calls.append(1)
+            return die() if len(calls) == 2 else call(*a, **m)
+        setattr(module, name, count)
+
+    moments = [
+        lambda: before(os, "fsync"),
+        lambda: second(os, "replace"),
+        lambda: after(saved_model.ServedModel, "save"),
+        lambda: before(version.fingerprint, "write"),
+        lambda: before(os, "rename"),
+        0.1, 1.0,
+    ]
+    for moment in [*moments, None]:
+        child = os.fork()
+        if not child:
+            if callable(moment):
+                moment()
+            # The program itself; a catalogue that is the run's own.
+            sys.argv = ["index", "--workdir=" + {folder!r}]
+            sys.argv += ["--catalog=" + {folder!r} + "/shop.csv", "--k=2"]
+            index.run()
+        if isinstance(moment, float):
+            time.sleep(moment)
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        target = {folder!r} + "/models/product_search"
+        names = sorted(n for n in os.listdir(target) if n.isdigit())
+        print("row", status, *names, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_leaves_no_half_version(small):
+    folder, _ = small
+    code = textwrap.dedent(KILLER).format(folder=str(folder))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    rows = [line[1:] for line in lines if line[0] == "row"]
+    assert len(rows) == 8, done.stderr[-2000:]
+    # Killed at each named moment: no version yet.
+    assert rows[:5] == [["9"]] * 5
+    assert rows[-1][0] == "0", done.stderr[-2000:]
+    target = folder / "models" / "product_search"
+    assert "0 unreadable." in done.stdout
+    assert f"Published: {target}/{rows[-1][-1]}\n" in done.stdout
+    known = versions.list_versions(target)
+    assert [str(v) for v in known] == rows[-1][1:]
+    for number in known:
+        record = fingerprint.read(target / str(number))
+        assert record["pictures"] == 12 and record["parity"]["k"] == 2
+        loaded = tf.saved_model.load(str(target / str(number)))
+        assert warmup.replay(loaded.signatures, target / str(number)) == 14
+    assert not list(folder.rglob("*.partial*"))
+    # The first shard's pictures were not embedded twice.
+    record = fingerprint.read(target / str(known[0]))["work"]
+    assert record["cached"] >= 5
+    assert record["cached"] + record["embedded"] == 12
+
+
+def test_the_next_version_is_asked_as_the_last_was(tmp_path):
+    folder = tmp_path / "run"
+    make_run(folder, 12, columns=("price",))
+    first = publish(folder, index="exact", k=2, new_encoder=True)
+    second = publish(folder)
+    for published in (first, second):
+        assert published.record["index"] == "exact"
+        assert published.record["columns"] == ["price"]
+        assert published.record["parity"]["k"] == 2
+    third = publish(folder, k=3, group_by_product=True)
+    assert third.record["parity"]["k"] == 3
+    assert third.record["group_by_product"] is True
+    with pytest.raises(ValueError, match="`export.storage=int8`"):
+        publish(folder, storage="int8")
