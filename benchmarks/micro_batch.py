@@ -37,7 +37,7 @@ def step(batch: int, micro_batch: int) -> None:
 
 def main() -> None:
     """Prints the table."""
-    print(f"{'step':<18}{'pictures':>9}{'MiB above idle':>16}")
+    print(f"{'step':<18}{'images':>9}{'MiB above idle':>16}")
     idle = None
     for name, batch, micro_batch in CASES:
         done = subprocess.run(

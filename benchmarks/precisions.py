@@ -1,8 +1,8 @@
-"""An encoder at each export.precision: the size of its file, its pictures/s.
+"""An encoder at each export.precision: the size of its file, its images/s.
 
 Command: python benchmarks/precisions.py. ResNet50V2 of random weights, saved
 and loaded again as a server does; each rate beside float32's, in one run, the
-three taking turns. What a precision costs in recall depends on the catalogue:
+three taking turns. What a precision costs in recall depends on the catalog:
 tf-triplet-export tells it.
 """
 
@@ -50,7 +50,7 @@ def main():
     arguments = parser.parse_args()
     print(
         f"{'side':>5}{'batch':>6}{'precision':>10}{'MiB':>7}"
-        f"{'ms a batch':>12}{'pictures/s':>12}{'of float32':>11}"
+        f"{'ms a batch':>12}{'images/s':>12}{'of float32':>11}"
     )
     for side in map(int, arguments.image_sizes.split(",")):
         encoder = embedding.build_encoder(

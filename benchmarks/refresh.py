@@ -1,8 +1,8 @@
-"""A nightly refresh of 20,000 pictures of which 5 % changed, beside a first.
+"""A nightly refresh of 20,000 images of which 5 % changed, beside a first.
 
 Command: python benchmarks/refresh.py. Takes minutes. Prints what was embedded
-and the seconds of each publication, on drawn pictures and a small random
-encoder: a real one costs more a picture, so that a refresh gains more.
+and the seconds of each publication, on drawn images and a small random
+encoder: a real one costs more an image, so that a refresh gains more.
 """
 
 import argparse
@@ -42,13 +42,13 @@ def make_encoder(path):
     ).save(path)
 
 
-def make_run(folder, pictures):
-    (folder / "pictures").mkdir(parents=True)
-    names = [f"pictures/{i}.png" for i in range(pictures)]
+def make_run(folder, images):
+    (folder / "images").mkdir(parents=True)
+    names = [f"images/{i}.png" for i in range(images)]
     for i, name in enumerate(names):
         draw(folder / name, i)
     frame = pd.DataFrame(
-        {"path": names, "product_id": [f"p{i // 4}" for i in range(pictures)]}
+        {"path": names, "product_id": [f"p{i // 4}" for i in range(images)]}
     )
     frame.to_csv(folder / "shop.csv", index=False)
     config = configs.base_config()
@@ -61,11 +61,11 @@ def make_run(folder, pictures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=20_000)
-    pictures = parser.parse_args().pictures
+    parser.add_argument("--images", type=int, default=20_000)
+    images = parser.parse_args().images
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        frame = make_run(folder, pictures)
+        frame = make_run(folder, images)
 
         def publish(what):
             start = time.perf_counter()
@@ -85,8 +85,8 @@ def main():
             f"{'recall':>9}   index"
         )
         publish("first")
-        for i in range(0, pictures, 20):
-            draw(folder / frame["path"][i], pictures + i)
+        for i in range(0, images, 20):
+            draw(folder / frame["path"][i], images + i)
         publish("5 % changed")
         publish("nothing changed")
 

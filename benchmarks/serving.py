@@ -1,6 +1,6 @@
 """What the server costs: a closed loop beside the same call in-process.
 
-Command: python benchmarks/serving.py. Prints, for pictures and embeddings of
+Command: python benchmarks/serving.py. Prints, for images and embeddings of
 1 and 64 rows a request and 1 to 16 clients: requests/s, p50 and p99 in ms,
 in-process, served, and served with batching, and the share of the in-process
 rate that serving keeps. The server is a process of its own on 127.0.0.1; the
@@ -69,7 +69,7 @@ def make_request(kind, rows, image_size, dim):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "shop"
     random = np.random.default_rng(1)
-    if kind == "picture":
+    if kind == "image":
         shape = [rows, 2 * image_size, 2 * image_size, 3]
         pixels = random.integers(0, 255, shape, np.uint8)
         values = [tf.io.encode_jpeg(p).numpy() for p in pixels]
@@ -198,7 +198,7 @@ def main():
             (kind, rows): make_request(
                 kind, rows, arguments.image_size, arguments.dim
             )
-            for kind in ("picture", "embedding")
+            for kind in ("image", "embedding")
             for rows in (1, 64)
         }
         serve = [

@@ -3,7 +3,7 @@
 Command: python benchmarks/swaps.py. Prints one line a check, with its figure.
 10,000 requests of 8 clients during 20 swaps; then swaps alone, and the memory
 of this process after 5 and after 50. Client and server share the process, on
-127.0.0.1. Each picture's answer must hold ids of one catalogue, that of the
+127.0.0.1. Each image's answer must hold ids of one catalog, that of the
 version which the answer names.
 """
 
@@ -31,7 +31,7 @@ NAMES = "ab"
 
 
 def export(folder, name, size, dim, index):
-    """A catalogue whose ids begin with `name`."""
+    """A catalog whose ids begin with `name`."""
     inputs = tf.keras.Input([8, 8, 3])
     pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
     dense = tf.keras.layers.Dense(dim)(pooled)
@@ -50,7 +50,7 @@ def export(folder, name, size, dim, index):
 
 
 class Shop:
-    """Two catalogues, published in turn as the versions of one model."""
+    """Two catalogs, published in turn as the versions of one model."""
 
     def __init__(self, root, size, dim, index):
         self._exports = [Path(root) / name for name in NAMES]

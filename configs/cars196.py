@@ -15,7 +15,7 @@ from tf_triplet.config import base_config, sized
 
 
 def get_config(size="full"):
-    """The paper's defaults with a shorter run; whole pictures."""
+    """The paper's defaults with a shorter run; whole images."""
     config = base_config()
     config.data.source = "cars196"
     # The usual protocol of metric learning crops nothing.

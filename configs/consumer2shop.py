@@ -3,12 +3,12 @@
 Command:  tf-triplet-train --config=configs/consumer2shop.py \\
               --workdir=runs/consumer2shop --config.data.path=ConsumerToShop
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
-          steps of 128 pictures were never run where this was written.
+          steps of 128 images were never run where this was written.
 Expect:   no figure of the paper could be read. Accuracy at 1, 20 and 50 that
           others published: 25.7, 64.4 and 75.0 % (GRNet: Kuang et al., 2019,
           arXiv 1908.11754).
 Pairs:    each consumer photo with each shop photo of its item; negatives are
-          the shop's. The paper's in-domain variant, where pictures of both
+          the shop's. The paper's in-domain variant, where images of both
           are paired as they come: --config.sampling.pool_domains=true
 Protocol: Recall@K is the retrieval accuracy: is the item among the K nearest
           of all test shop photos? Each consumer photo queries once, however

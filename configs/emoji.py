@@ -1,7 +1,7 @@
 """The quick start: emoji as drawn by four vendors, half the products held out.
 
 Command:  tf-triplet-train --config=configs/emoji.py --workdir=runs/emoji
-Needs:    two CPU cores; pictures and the ResNet50 come from the package
+Needs:    two CPU cores; images and the ResNet50 come from the package
           registries when first used.
 Smoke:    add --config.training.steps=2
 """

@@ -3,7 +3,7 @@
 Command:  tf-triplet-train --config=configs/inshop.py --workdir=runs/inshop \\
               --config.data.path=InShop
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
-          steps of 128 pictures were never run where this was written.
+          steps of 128 images were never run where this was written.
 Expect:   no figure of the paper could be read. Recall@1 that others published:
           89.4 % NormSoftmax (Zhai and Wu, 2019, arXiv 1811.12649), 91.9 %
           Proxy-Anchor (Kim et al., 2020, arXiv 2003.13911).

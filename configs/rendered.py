@@ -8,7 +8,7 @@ from tf_triplet.config import base_config
 
 
 def get_config():
-    """Small pictures, semi-hard, a network from random weights."""
+    """Small images, semi-hard, a network from random weights."""
     config = base_config()
     config.data.source = "rendered"
     config.data.image_size = 64

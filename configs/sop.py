@@ -5,7 +5,7 @@ Command:  tf-triplet-train --config=configs/sop.py --workdir=runs/sop \\
           Four of five minibatches hold one category. All categories in every
           minibatch: --config=configs/sop.py:all_categories
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
-          steps of 128 pictures were never run where this was written.
+          steps of 128 images were never run where this was written.
 Expect:   the paper's own tables could not be read, so no figure is quoted for
           this recipe. Recall@1 that others published: 72.7 % margin loss with
           distance-weighted sampling (Wu et al., 2017, arXiv 1706.07567),

@@ -3,10 +3,10 @@
 Command:  tf-triplet-train --config=configs/street2shop.py \\
               --workdir=runs/street2shop --config.data.path=Street2Shop
 Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. The
-          benchmark is a list of addresses: pictures that are gone are left
-          out, so figures of two downloads are not of one data set.
+          benchmark is a list of addresses: images that are gone are left
+          out, so metrics of two downloads are not of one data set.
 Pairs:    each street photo with each shop photo of its product; negatives are
-          the shop's. The paper's in-domain variant, where pictures of both
+          the shop's. The paper's in-domain variant, where images of both
           are paired as they come: --config.sampling.pool_domains=true
 Protocol: top-20 accuracy within a category (Kiapour et al., 2015), which is
           Recall@20. The gallery is the whole shop, products of the training

@@ -1,4 +1,4 @@
-"""Asks a server for the products in a picture; needs nothing of tf_triplet.
+"""Asks a server for the products in an image; needs nothing of tf_triplet.
 
 pip install 'tensorflow-serving-api==2.15.*'  (brings grpc, NumPy and the
 messages of tensorflow.core)
@@ -24,7 +24,7 @@ KNOWN = ("product_ids", "scores", "paths")
 
 def search(
     stub,
-    pictures,
+    images,
     model="product_search",
     timeout_s=5.0,
     domain=None,
@@ -32,10 +32,10 @@ def search(
     only_domain="",
     only_category="",
 ):
-    """Returns, a picture, a list of dicts: product, score, path, and what
-    further columns (price, title) the export holds.
+    """Returns, an image, a list of dicts: product, score, path, and what
+    extra columns (price, title) the export holds.
 
-    Only a model with branches takes a domain, or a category, of the pictures.
+    Only a model with branches takes a domain, or a category, of the images.
     Any model answers, if asked, `only_domain` or `only_category`.
     """
     request = predict_pb2.PredictRequest()
@@ -45,10 +45,10 @@ def search(
         request.model_spec.signature_name = "encode_and_search_filtered"
         named["domain_filter"] = only_domain
         named["category_filter"] = only_category
-    inputs = {"image_bytes": pictures}
+    inputs = {"image_bytes": images}
     for name, value in named.items():
         if value is not None:
-            inputs[name] = [value.encode()] * len(pictures)
+            inputs[name] = [value.encode()] * len(images)
     for name, values in inputs.items():
         tensor = request.inputs[name]
         tensor.dtype = types_pb2.DT_STRING
@@ -58,7 +58,7 @@ def search(
     outputs = {name: read(tensor) for name, tensor in answer.outputs.items()}
     further = sorted(set(outputs) - set(KNOWN))
     found = []
-    for row in range(len(pictures)):
+    for row in range(len(images)):
         ids, scores, paths = (outputs[name][row] for name in KNOWN)
         found.append(
             [
@@ -97,7 +97,7 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("picture", help="JPEG, PNG, GIF or BMP file")
+    parser.add_argument("image", help="JPEG, PNG, GIF or BMP file")
     parser.add_argument("server", nargs="?", default="localhost:8500")
     parser.add_argument("--domain", help="of a model with a branch a domain")
     parser.add_argument("--category", help="of one with a branch a category")
@@ -105,12 +105,12 @@ def main():
     parser.add_argument("--only_category", default="", help="to answer")
     arguments = parser.parse_args()
     try:
-        picture = pathlib.Path(arguments.picture).read_bytes()
+        image = pathlib.Path(arguments.image).read_bytes()
         with grpc.insecure_channel(arguments.server) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             (found,) = search(
                 stub,
-                [picture],
+                [image],
                 domain=arguments.domain,
                 category=arguments.category,
                 only_domain=arguments.only_domain,

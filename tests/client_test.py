@@ -14,24 +14,24 @@ from tf_triplet import client
 from tf_triplet.serving import server
 
 
-def test_pictures_that_are_none(tmp_path):
+def test_images_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone.png"):
-        client.read_picture(tmp_path / "gone.png")
+        client.read_image(tmp_path / "gone.png")
     (tmp_path / "empty.png").touch()
     with pytest.raises(ValueError, match=r"empty.png is empty \(0 bytes\)"):
-        client.read_picture(tmp_path / "empty.png")
-    (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match="text.jpg is not a picture"):
-        client.read_picture(tmp_path / "text.jpg")
+        client.read_image(tmp_path / "empty.png")
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match="text.jpg is not an image"):
+        client.read_image(tmp_path / "text.jpg")
     with pytest.raises(FileNotFoundError):
-        client.read_picture(tmp_path)
+        client.read_image(tmp_path)
 
 
 def test_webp_is_turned_into_what_a_server_reads(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, [7, 9, 3], np.uint8)
     path = tmp_path / "a.webp"
     Image.fromarray(pixels).save(path, lossless=True)
-    data = client.read_picture(path)
+    data = client.read_image(path)
     assert data.startswith(b"\x89PNG")
     got = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(got, pixels)
@@ -39,9 +39,9 @@ def test_webp_is_turned_into_what_a_server_reads(tmp_path):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
 def test_what_a_server_reads_is_sent_untouched(tmp_path, kind):
-    path = tmp_path / "picture"  # The bytes tell the format, not the name.
+    path = tmp_path / "image"  # The bytes tell the format, not the name.
     Image.new("RGB", (5, 4), (10, 200, 30)).save(path, kind)
-    assert client.read_picture(path) == path.read_bytes()
+    assert client.read_image(path) == path.read_bytes()
 
 
 def test_nobody_there():
@@ -70,7 +70,7 @@ def test_somebody_who_does_not_answer():
 def test_answers_and_refusals(exported, shop):
     running, port, model = server.start(exported["scann"].parent, port=0)
     address = f"localhost:{port}"
-    images = [client.read_picture(path) for path in shop.paths[:2]]
+    images = [client.read_image(path) for path in shop.paths[:2]]
     answers = client.query(images, address)
     assert [answer[0].path for answer in answers] == shop.paths[:2]
     assert answers[0][0].product_id == "p0"
@@ -80,7 +80,7 @@ def test_answers_and_refusals(exported, shop):
         assert [n.path for n in got] == [n.path for n in want]
     assert client.query([], address) == []
     with pytest.raises(client.QueryError, match="INVALID_ARGUMENT"):
-        client.query([b"no picture"], address)
+        client.query([b"no image"], address)
     with pytest.raises(client.QueryError, match=r"NOT_FOUND.*Latest\(zzz\)"):
         client.query(images, address, model="zzz")
     with pytest.raises(client.QueryError, match='"zzz" not found'):
@@ -92,18 +92,18 @@ def test_answers_and_refusals(exported, shop):
     model.release()
 
 
-def test_a_part_of_a_picture(tmp_path):
+def test_a_part_of_a_image(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, [7, 9, 3], np.uint8)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    data = client.read_picture(path, [2, 1, 6, 5])
+    data = client.read_image(path, [2, 1, 6, 5])
     got = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(got, pixels[1:5, 2:6])
     with pytest.raises(ValueError, match="a.png: The box lies outside of"):
-        client.read_picture(path, [9, 0, 12, 5])
+        client.read_image(path, [9, 0, 12, 5])
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(ValueError, match="cut.jpg is not a picture"):
-        client.read_picture(tmp_path / "cut.jpg", [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="cut.jpg is not an image"):
+        client.read_image(tmp_path / "cut.jpg", [0, 0, 1, 1])
 
 
 def test_filters_and_columns(shop, tmp_path):
@@ -116,7 +116,7 @@ def test_filters_and_columns(shop, tmp_path):
         columns={"price": np.arange(12) / 2},
     )
     running, port, model = server.start(tmp_path, port=0)
-    image, address = client.read_picture(shop.paths[1]), f"localhost:{port}"
+    image, address = client.read_image(shop.paths[1]), f"localhost:{port}"
     (answer,) = client.query([image], address)
     assert answer[0].path == shop.paths[1] and len(answer) == 9
     assert answer[0].columns == {"price": "0.5"}
@@ -125,7 +125,7 @@ def test_filters_and_columns(shop, tmp_path):
         assert {n.path for n in answer} == set(shop.paths[::2])
     none = {"only_category": "hats", "only_domain": "street"}
     assert client.query([image], address, **none) == [[]]
-    assert len(set(answer)) == 6  # A neighbour can be put into a set.
+    assert len(set(answer)) == 6  # A neighbor can be put into a set.
     running.stop(0).wait()
     model.release()
 
@@ -146,7 +146,7 @@ def test_padding_is_left_out(shop, tmp_path):
         reorder=60,
     )
     running, port, model = server.start(tmp_path, port=0)
-    image = client.read_picture(shop.paths[0])
+    image = client.read_image(shop.paths[0])
     (answer,) = client.query([image], f"localhost:{port}")
     assert 0 < len(answer) < 50 and all(n.product_id for n in answer)
     running.stop(0).wait()

@@ -70,7 +70,7 @@ def test_unknown_saved_field_is_an_error():
         ("sampling.gallery_domain", "shop", "`sampling.gallery_domain` go"),
         ("sampling.categories_per_batch", 3, "must divide"),
         ("sampling.mixed_draws", 0, "at least 1"),
-        ("model.branch_by", "colour", "one of empty, domain, category"),
+        ("model.branch_by", "color", "one of empty, domain, category"),
         ("model.branch_by", "domain", "two domains that are not pooled"),
         ("model.branches", "weights", "needs `model.branch_by`"),
         ("model.pooling", "mean", "`model.pooling` must be one of average"),
@@ -125,7 +125,7 @@ def test_a_bad_value_is_named(field, value, message):
         ),
         (
             {"loss.memory_size": 100},
-            "must hold a minibatch at least, 128 pictures. Received: 100",
+            "must hold a minibatch at least, 128 images. Received: 100",
         ),
         (
             {

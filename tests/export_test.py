@@ -154,18 +154,18 @@ def test_client_needs_nothing_of_ours(served, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "picture,text",
+    "image,text",
     [
         ("no.jpg", "error: [Errno 2] No such file"),
         ("text.jpg", "error: localhost:{port}: INVALID_ARGUMENT: "),
     ],
 )
-def test_clients_errors_are_one_line(served, tmp_path, picture, text):
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_clients_errors_are_one_line(served, tmp_path, image, text):
+    (tmp_path / "text.jpg").write_text("no image")
     port = served[0].port
     done = subprocess.run(
         [
-            *(sys.executable, KIT / "client.py", tmp_path / picture),
+            *(sys.executable, KIT / "client.py", tmp_path / image),
             f"localhost:{port}",
         ],
         capture_output=True,

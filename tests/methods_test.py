@@ -28,7 +28,7 @@ PRODUCTS = {
     "sampling.units_per_batch": 4,
     "loss.mining": "batch_hard",
 }
-# In place of the rendered catalogue, its manifest with annotations.
+# In place of the rendered catalog, its manifest with annotations.
 TASKS = {
     "data.source": "manifest",
     "loss.attribute_weight": 0.5,
@@ -156,7 +156,7 @@ def recipe(network, replicas, changes):
 
 
 def annotate(config, folder):
-    """Writes the rendered catalogue with attributes and a landmark."""
+    """Writes the rendered catalog with attributes and a landmark."""
     config.data.source = "rendered"
     frame = catalogs.build_catalog(config).to_frame()
     frame["attributes"] = frame["category"]
@@ -167,7 +167,7 @@ def annotate(config, folder):
 
 
 def ask(config, encoder, workdir):
-    """Publishes, and asks a server with a picture of the catalogue."""
+    """Publishes, and asks a server with an image of the catalog."""
     published = version.publish(workdir, progress=False)
     catalog = catalogs.build_catalog(config)
     embeddings = experiment.compute_embeddings(
@@ -180,8 +180,8 @@ def ask(config, encoder, workdir):
         published.folder.parent, "search", port=0
     )
     try:
-        picture = client.read_picture(catalog.paths[row])
-        (found,) = client.query([picture], f"localhost:{port}", "search", **own)
+        image = client.read_image(catalog.paths[row])
+        (found,) = client.query([image], f"localhost:{port}", "search", **own)
     finally:
         service.stop(None).wait()
         models.release()
@@ -211,9 +211,9 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     workdir = tmp_path / "run"
     runs.train(config, workdir)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    figures = json.loads(lines[-1])
-    assert figures["step"] == config.training.steps
-    assert 0 <= figures["eval/recall@1"] <= 1
+    metrics = json.loads(lines[-1])
+    assert metrics["step"] == config.training.steps
+    assert 0 <= metrics["eval/recall@1"] <= 1
     encoder = experiment.load_encoder(workdir)
     training = catalog_of(config)
     start = experiment.build_network(

@@ -20,7 +20,7 @@ def batch(seed, products=4, size=10, dim=4):
     return labels, vectors
 
 
-def neighbours(labels, x, keys, kind):
+def neighbors(labels, x, keys, kind):
     """Returns distances, and lists of positive and negative columns a row."""
     key_labels, key_vectors, valid = keys or (labels, x, [True] * len(x))
     d = np.zeros([len(x), len(key_vectors)])
@@ -43,7 +43,7 @@ def neighbours(labels, x, keys, kind):
 def contrastive(
     labels, x, keys=None, margin=1.0, kind="euclidean", reduction="mean"
 ):
-    d, positives, negatives = neighbours(labels, x, keys, kind)
+    d, positives, negatives = neighbors(labels, x, keys, kind)
     pulls = [d[i, j] ** 2 for i in range(len(x)) for j in positives[i]]
     pushes = [
         max(0.0, margin - d[i, j]) ** 2
@@ -58,7 +58,7 @@ def contrastive(
 def lifted(
     labels, x, keys=None, margin=1.0, kind="euclidean", variant="generalized"
 ):
-    d, positives, negatives = neighbours(labels, x, keys, kind)
+    d, positives, negatives = neighbors(labels, x, keys, kind)
     losses = []
     for i in range(len(x)):
         if variant == "generalized":
@@ -82,7 +82,7 @@ def lifted(
 
 def margin(labels, x, keys=None, alpha=0.2, beta=1.2, chosen=None):
     """`chosen[i][j]` is the negative of the pair (i, j); None: all pairs."""
-    d, positives, negatives = neighbours(labels, x, keys, "euclidean")
+    d, positives, negatives = neighbors(labels, x, keys, "euclidean")
     beta = np.broadcast_to(beta, [len(x)])
     losses = []
     for i in range(len(x)):
@@ -99,7 +99,7 @@ def margin(labels, x, keys=None, alpha=0.2, beta=1.2, chosen=None):
 
 def n_pairs(labels, x, keys=None, scale=20.0):
     x = np.float64(x)
-    _, positives, negatives = neighbours(labels, x, keys, "euclidean")
+    _, positives, negatives = neighbors(labels, x, keys, "euclidean")
     others = x if keys is None else np.float64(keys[1])
     losses = []
     for i in range(0, len(x), 2):
@@ -123,7 +123,7 @@ def n_pairs(labels, x, keys=None, scale=20.0):
 def multi_similarity(
     labels, x, keys=None, alpha=2.0, beta=50.0, base=0.5, epsilon=0.1
 ):
-    d, positives, negatives = neighbours(labels, x, keys, "cosine")
+    d, positives, negatives = neighbors(labels, x, keys, "cosine")
     s = 1.0 - d
     losses = []
     for i in range(len(x)):

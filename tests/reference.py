@@ -68,7 +68,7 @@ def triplet_loss(
 
 
 def catalog(paths, product_ids, **columns):
-    """A catalogue from columns; `boxes` is `[n, 4]`."""
+    """A catalog from columns; `boxes` is `[n, 4]`."""
     boxes = columns.pop("boxes", None)
     frame = pd.DataFrame({"path": paths, "product_id": product_ids, **columns})
     if boxes is not None:

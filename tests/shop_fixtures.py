@@ -1,4 +1,4 @@
-"""A small encoder, a catalogue of flat colours, and what is exported."""
+"""A small encoder, a catalog of flat colors, and what is exported."""
 
 import dataclasses
 
@@ -35,18 +35,18 @@ class Shop:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     inputs = tf.keras.Input([8, 8, 3])
     pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
     unit = tf.keras.layers.UnitNormalization()(pooled)
     encoder = tf.keras.Model(inputs, unit)
     random = np.random.default_rng(0)
-    colours = random.integers(20, 235, [12, 3], dtype=np.uint8)
+    colors = random.integers(20, 235, [12, 3], dtype=np.uint8)
     kinds = ["png", "bmp", "gif", "jpg"]
     paths = []
-    for i, colour in enumerate(colours):
+    for i, color in enumerate(colors):
         paths.append(str(folder / f"{i}.{kinds[i % 4]}"))
-        Image.new("RGB", (10, 9), tuple(map(int, colour))).save(
+        Image.new("RGB", (10, 9), tuple(map(int, color))).save(
             paths[-1], **({"quality": 100} if i % 4 == 3 else {})
         )
     from tf_triplet.data import preprocessing

@@ -17,19 +17,19 @@ class QueryError(ValueError):
     """The server could not be asked, or refused."""
 
 
-class PictureError(QueryError):
+class ImageError(QueryError):
     """The server refused what it was sent."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """One row of an answer.
 
     Attributes:
         product_id: of the product.
         score: cosine of the two embeddings.
-        path: of its picture.
-        columns: further ones of the catalogue that the model answers.
+        path: of its image.
+        columns: further ones of the catalog that the model answers.
     """
 
     product_id: str
@@ -40,40 +40,40 @@ class Neighbour:
     )
 
 
-def read_picture(path: str | Path, box: Sequence[float] | None = None) -> bytes:
-    """Returns a picture file's bytes as a server can decode them.
+def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
+    """Returns an image file's bytes as a server can decode them.
 
     Args:
         path: of the file.
-        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright picture: the
+        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright image: the
             part to ask for. None: all of it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no picture, or the box no box.
+        ValueError: it is no image, or the box no box.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {path}.")
+        raise FileNotFoundError(f"There is no image {path}.")
     data = path.read_bytes()
     if not data:
-        raise ValueError(f"{path} is empty (0 bytes): not a picture.")
+        raise ValueError(f"{path} is empty (0 bytes): not an image.")
     try:
         data = transcode.servable(data)
     except ValueError as error:
-        raise ValueError(f"{path} is not a picture: {error}") from error
+        raise ValueError(f"{path} is not an image: {error}") from error
     if box is None:
         return data
     import tensorflow as tf
 
-    from tf_triplet.data import crops as cut_outs
+    from tf_triplet.data import crops
 
     try:
-        return cut_outs.ask_for(data, box)
+        return crops.ask_for(data, box)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{path} is not a picture: {error.message}") from error
+        raise ValueError(f"{path} is not an image: {error.message}") from error
 
 
 def query(
@@ -87,27 +87,27 @@ def query(
     ca_file: str | Path | None = None,
     only_domain: str = "",
     only_category: str = "",
-) -> list[list[Neighbour]]:
-    """Sends picture bytes; returns each one's neighbours, nearest first.
+) -> list[list[Neighbor]]:
+    """Sends image bytes; returns each one's neighbors, nearest first.
 
     Args:
-        images: picture files' bytes, as `read_picture` gives them.
+        images: image files' bytes, as `read_image` gives them.
         server: host:port.
         model: its name.
         signature: one that answers products.
         timeout_s: seconds to wait for the answer.
-        domain: of all the pictures, for a model with a branch a domain; ""
+        domain: of all the images, for a model with a branch a domain; ""
             is the domain that queries. None sends none.
-        category: of all the pictures, for a model with a branch a category.
+        category: of all the images, for a model with a branch a category.
         ca_file: PEM certificates that the server's is held against; None
             asks without TLS.
-        only_domain: answer pictures of this domain alone; "" of any. With
+        only_domain: answer images of this domain alone; "" of any. With
             it, or the next, serving_default becomes
             encode_and_search_filtered.
         only_category: likewise.
 
     Raises:
-        QueryError: no server, an unknown model, a refused picture, a domain
+        QueryError: no server, an unknown model, a refused image, a domain
             or category that the model does not take, or a signature that
             answers no products.
     """
@@ -149,7 +149,7 @@ def query(
         except grpc.RpcError as error:
             kind = QueryError
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-                kind = PictureError
+                kind = ImageError
             raise kind(_explain(error, server, model)) from error
     names = ("product_ids", "scores", "paths")
     if not set(names) <= set(response.outputs):
@@ -166,7 +166,7 @@ def query(
     }
     return [
         [
-            Neighbour(
+            Neighbor(
                 ids[at].decode(),
                 float(scores[at]),
                 paths[at].decode(),

@@ -23,7 +23,7 @@ def base_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     # manifest (a CSV/Parquet table), folder (a folder per product), emoji
-    # (fetched real pictures), rendered (procedural, needs no network), or a
+    # (fetched real images), rendered (procedural, needs no network), or a
     # benchmark that you have: sop, inshop, consumer2shop, street2shop,
     # cub200, cars196.
     config.data.source = "manifest"
@@ -41,35 +41,35 @@ def base_config() -> ml_collections.ConfigDict:
     config.data.resize = "area"
     # Crop to the box where the table has one.
     config.data.use_boxes = True
-    # An unreadable picture: skip (counted, named) or stop.
+    # An unreadable image: skip (counted, named) or stop.
     config.data.on_bad_image = "skip"
-    # Size of the procedural catalogue (source = rendered).
+    # Size of the procedural catalog (source = rendered).
     config.data.rendered = ml_collections.ConfigDict()
     config.data.rendered.products = 200
     config.data.rendered.images_per_product = 6
 
     config.sampling = ml_collections.ConfigDict()
-    # products: P products x K pictures. pairs: the paper's disjoint
+    # products: P products x K images. pairs: the paper's disjoint
     # (query, positive) pairs, where a product may bring several pairs.
     config.sampling.units = "pairs"
     # P: products (or pairs) a minibatch. The paper: 64 pairs.
     config.sampling.units_per_batch = 64
-    # K: pictures a product (units = products); pairs always bring 2.
+    # K: images a product (units = products); pairs always bring 2.
     config.sampling.images_per_product = 2
     # Probability that a minibatch holds one category only (paper: 0.8).
     config.sampling.single_category_probability = 0.8
     # A category with fewer than P units: fill (the whole category, then
     # products of the others) or exclude (never drawn on its own).
     config.sampling.small_category = "fill"
-    # Products with one picture: drop (counted) or keep (as negatives).
+    # Products with one image: drop (counted) or keep (as negatives).
     config.sampling.singletons = "drop"
-    # Two domains, both or neither: a pair is a picture of query_domain with
+    # Two domains, both or neither: a pair is an image of query_domain with
     # one of gallery_domain, each with each; anchors are of query_domain,
-    # their positives and negatives of gallery_domain. Pictures of other
+    # their positives and negatives of gallery_domain. Images of other
     # domains are not trained on. Empty: all domains are pooled.
     config.sampling.query_domain = ""
     config.sampling.gallery_domain = ""
-    # Pool the two named domains, and pair their pictures as they come (the
+    # Pool the two named domains, and pair their images as they come (the
     # paper's in-domain variant).
     config.sampling.pool_domains = False
     # C: a minibatch holds C categories with P / C units of each, in place
@@ -90,21 +90,21 @@ def base_config() -> ml_collections.ConfigDict:
     # Mirror left to right. Off where left and right are two products.
     config.augment.flip = True
     # Landmarks 1 and 2, 3 and 4, ... are a left and a right one, which trade
-    # places in a mirrored picture. Off: each keeps its own.
+    # places in a mirrored image. Off: each keeps its own.
     config.augment.paired_landmarks = True
     # Draw the resize method from bilinear, bicubic, nearest and area.
     config.augment.random_resize = True
     # With boxes: least share of the box that a distorted crop covers.
     config.augment.min_box_covered = 0.5
     # TF Addons image operations, 0 = off: largest rotation (degrees), side
-    # of a blanked square (share of the picture), blur sigma (pixels).
+    # of a blanked square (share of the image), blur sigma (pixels).
     config.augment.rotation = 0.0
     config.augment.cutout = 0.0
     config.augment.blur = 0.0
 
     config.model = ml_collections.ConfigDict()
     # resnet50v2, resnet50, or imported (model.path: a .keras, .h5 or
-    # SavedModel that maps pictures to features).
+    # SavedModel that maps images to features).
     config.model.backbone = "resnet50v2"
     config.model.path = ""
     # Take what this layer of the imported model gives in place of its end:
@@ -133,7 +133,7 @@ def base_config() -> ml_collections.ConfigDict:
     # train: batch statistics (the paper); frozen: the pretrained ones;
     # sync: batch statistics over all replicas.
     config.model.batch_norm = "train"
-    # Embed a picture by the branch of its domain (the two of `sampling`) or
+    # Embed an image by the branch of its domain (the two of `sampling`) or
     # of its category (those of the training split); empty: one for all.
     config.model.branch_by = ""
     # heads: one backbone, a linear head a branch. networks: a backbone and
@@ -170,15 +170,15 @@ def base_config() -> ml_collections.ConfigDict:
     config.loss.memory_warmup = 1_000
     config.loss.memory_weight = 1.0
     _add_losses(config.loss)
-    # With model.learners: two learners of one picture should be so far
+    # With model.learners: two learners of one image should be so far
     # apart (squared Euclidean distance, at most 4), and the weight of it.
     config.loss.divergence_margin = 1.0
     config.loss.divergence_weight = 1.0
-    # Weights of the losses learned beside, where the catalogue has the
+    # Weights of the losses learned beside, where the catalog has the
     # columns; 0 = off. Their means are global in any scope.
     config.loss.attribute_weight = 0.0
     config.loss.landmark_weight = 0.0
-    # Times the loss of an attribute that a picture has (most are rare).
+    # Times the loss of an attribute that an image has (most are rare).
     config.loss.attribute_positive_weight = 1.0
 
     config.optimizer = ml_collections.ConfigDict()
@@ -207,7 +207,7 @@ def base_config() -> ml_collections.ConfigDict:
     config.training.checkpoint_every = 500
     # Write metrics and TensorBoard scalars every so many steps.
     config.training.log_every = 10
-    # Pictures of a replica in the network at once; 0 = all. Fewer need less
+    # Images of a replica in the network at once; 0 = all. Fewer need less
     # memory and a second pass; gradients stay those of the whole batch. Needs
     # model.batch_norm=frozen.
     config.training.micro_batch = 0
@@ -225,13 +225,13 @@ def base_config() -> ml_collections.ConfigDict:
     config.evaluation.every = 5_000
     # A split, several ("val+test"), or "all".
     config.evaluation.split = "test"
-    # leave_one_out: every picture queries all others. query_gallery: those
+    # leave_one_out: every image queries all others. query_gallery: those
     # of one domain query those of another. per_pair: so, but a query counts
     # once for each pair it stands in. within_category: only its own category
     # is searched. auto: query_gallery where domains are named.
     config.evaluation.protocol = "auto"
     config.evaluation.ks = (1, 10, 100)
-    # Pictures a forward pass.
+    # Images a forward pass.
     config.evaluation.batch_size = 64
     # Both or neither: who queries whom.
     config.evaluation.query_domain = ""
@@ -244,14 +244,14 @@ def base_config() -> ml_collections.ConfigDict:
 
     config.export = ml_collections.ConfigDict()
     config.export.name = "product_search"
-    # Pictures in the index: a split, or all; and of these domains only.
+    # Images in the index: a split, or all; and of these domains only.
     config.export.split = "all"
     config.export.domains = ()
-    # Neighbours that an answer holds.
+    # Neighbors that an answer holds.
     config.export.k = 10
     # scann (its op inside the SavedModel) or exact (any server loads it).
     config.export.index = "scann"
-    # 0 = chosen: leaves from the size of the catalogue, the other two as the
+    # 0 = chosen: leaves from the size of the catalog, the other two as the
     # cheapest that find export.min_recall of the exact k nearest.
     config.export.leaves = 0
     config.export.leaves_to_search = 0
@@ -266,9 +266,9 @@ def base_config() -> ml_collections.ConfigDict:
     # Columns of the manifest that come back with an answer, ("price",); by
     # name, because a manifest may hold what no shopper should see.
     config.export.columns = ()
-    # Answer each product once, by its nearest picture.
+    # Answer each product once, by its nearest image.
     config.export.group_by_product = False
-    # Real pictures compared between the served model and evaluation.
+    # Real images compared between the served model and evaluation.
     config.export.parity_images = 32
     # Least recall@k of ScaNN against exact search: what its settings are
     # chosen for; less fails the export.

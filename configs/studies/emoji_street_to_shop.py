@@ -2,7 +2,7 @@
 
 Command:  tf-triplet-compare --study=configs/studies/emoji_street_to_shop.py \\
               --output=runs/street_to_shop
-Needs:    two CPU cores and a quarter of an hour for three seeds; the pictures
+Needs:    two CPU cores and a quarter of an hour for three seeds; the images
           and the ResNet50 come from the package registries when first used.
 Result:   docs/ablation.md
 Smoke:    --methods=pretrained,cross_domain --seeds=0

@@ -1,4 +1,4 @@
-"""The config's choices, as they reach sampler and catalogue."""
+"""The config's choices, as they reach sampler and catalog."""
 
 import dataclasses
 
@@ -72,7 +72,7 @@ def test_branches_are_the_sampled_domains_or_the_trained_categories():
     assert experiment.build_branches(crossed, training) is None
     crossed.model.branch_by = "domain"
     found = experiment.build_branches(crossed, training)
-    # By name: the catalogue sorts its own, and the shop would come first.
+    # By name: the catalog sorts its own, and the shop would come first.
     assert found.names == ("street", "shop") and found.default == "street"
     rows = evaluation.branch_of_rows(found, training)
     sides = catalogs.sampling_sides(crossed, training)
@@ -80,7 +80,7 @@ def test_branches_are_the_sampled_domains_or_the_trained_categories():
     with pytest.raises(ValueError, match="no branch for domain 'studio'"):
         evaluation.branch_of_rows(found, catalog())
     crossed.model.branch_by = "category"
-    with pytest.raises(ValueError, match="catalogue 'test' names none. Add"):
+    with pytest.raises(ValueError, match="catalog 'test' names none. Add"):
         experiment.build_branches(crossed, training)
     frame = training.to_frame().assign(category=["hats", "bags"] * 4)
     named = type(training).from_frame(frame, "test")
@@ -243,7 +243,7 @@ def test_a_task_without_its_columns(field, message):
         objectives.build_tasks(weighed, nobody)
 
 
-def test_heads_have_the_width_of_the_catalogue(tmp_path):
+def test_heads_have_the_width_of_the_catalog(tmp_path):
     small_backbone().save(tmp_path / "net.keras")
     weighed = config(
         **{

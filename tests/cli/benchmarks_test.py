@@ -14,11 +14,11 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 
 
-def picture(path, product, view):
+def image(path, product, view):
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(product)
-    colour = random.integers(0, 200, 3) + 3 * view
-    Image.new("RGB", (40, 36), tuple(map(int, colour))).save(path, "JPEG")
+    color = random.integers(0, 200, 3) + 3 * view
+    Image.new("RGB", (40, 36), tuple(map(int, color))).save(path, "JPEG")
 
 
 def sop_tree(root):
@@ -31,7 +31,7 @@ def sop_tree(root):
                 number += 1
                 name = f"{kind}_final/{product}_{view}.JPG"
                 lines.append(f"{number} {product} {1 + product % 2} {name}")
-                picture(root / name, product, view)
+                image(root / name, product, view)
         (root / f"Ebay_{split}.txt").write_text("\n".join(lines) + "\n")
 
 
@@ -45,7 +45,7 @@ def inshop_tree(root):
             rows.append(f"{name:<70}id_{product:08} {status}")
             if view == 3:  # Some without a box, which parity can compare.
                 boxes.append(f"{name} 1 1 002 002 038 034")
-            picture(root / name, product, view)
+            image(root / name, product, view)
     header = "image_name item_id evaluation_status"
     text = "\n".join([str(len(rows)), header, *rows]) + "\n"
     (root / "list_eval_partition.txt").write_text(text)
@@ -61,7 +61,7 @@ def cub_tree(root):
             name = f"{product:03}.Bird/{view}.jpg"
             images.append(f"{3 * i + view + 1} {name}")
             labels.append(f"{3 * i + view + 1} {product}")
-            picture(root / "images" / name, product, view)
+            image(root / "images" / name, product, view)
     (root / "images.txt").write_text("\n".join(images))
     (root / "image_class_labels.txt").write_text("\n".join(labels))
 
@@ -74,7 +74,7 @@ def cars_tree(root):
         for view in range(3):
             name = f"car_ims/{3 * i + view + 1:06}.jpg"
             rows.append((2, 2, 38, 34, product, name))
-            picture(root / name, product, view)
+            image(root / name, product, view)
     table = np.zeros([1, len(rows)], kinds)
     for i, row in enumerate(rows):
         table[0, i] = row
@@ -89,10 +89,10 @@ def consumer2shop_tree(root):
         status = "train" if product < 8 else ("val", "test")[product % 2]
         for view in range(2):
             consumer = f"{folder}/comsumer_0{view}.jpg"
-            picture(root / consumer, product, view)
+            image(root / consumer, product, view)
             for shop in range(2):
                 name = f"{folder}/shop_0{shop}.jpg"
-                picture(root / name, product, 2 + shop)
+                image(root / name, product, 2 + shop)
                 rows.append(f"{consumer} {name} id_{product:08} {status}")
     header = "image_pair_name_1 image_pair_name_2 item_id evaluation_status"
     text = "\n".join([str(len(rows)), header, *rows]) + "\n"
@@ -114,7 +114,7 @@ def street2shop_tree(root):
                 if kind != "retrieval":
                     rows[kind][-1]["bbox"] = box
                 name = f"images/{photo:09}.jpg"
-                picture(root / name, 10 * (category == "hats") + product, photo)
+                image(root / name, 10 * (category == "hats") + product, photo)
         for kind, entries in rows.items():
             text = json.dumps(entries)
             (lists / f"{kind}_{category}.json").write_text(text)
@@ -191,7 +191,7 @@ def test_smoke(tmp_path, name, tree, queries, indexed):
     run("export", f"--workdir={workdir}", "--index=exact")
     folder = workdir / "models" / "product_search" / "1"
     record = json.loads((folder / "assets.extra/fingerprint.json").read_text())
-    assert record["pictures"] == indexed
+    assert record["images"] == indexed
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
     file = next(data.rglob("*.[jJ][pP][gG]"))
     answer = signature(image_bytes=tf.constant([file.read_bytes()]))

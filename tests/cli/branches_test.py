@@ -29,15 +29,15 @@ def run(verb, *arguments, code=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eight products, two photos and two shop pictures each; a network."""
+    """Eight products, two photos and two shop images each; a network."""
     folder = tmp_path_factory.mktemp("shop")
     rows = []
     random = np.random.default_rng(0)
     for product in range(8):
-        colour = random.integers(40, 200, 3)
+        color = random.integers(40, 200, 3)
         for view in range(4):
             path = folder / f"{product}_{view}.png"
-            shade = tuple(map(int, colour + 9 * view))
+            shade = tuple(map(int, color + 9 * view))
             Image.new("RGB", (16, 16), shade).save(path)
             rows.append(
                 {
@@ -93,7 +93,7 @@ def test_a_network_a_domain_from_training_to_the_answer(folder, tmp_path):
     assert overall["queries"] == 8
     # The index holds both sides, each through its own network.
     text = run("export", f"--workdir={tmp_path}", "--index=exact")
-    assert "on 32 pictures" in text
+    assert "on 32 images" in text
     models = tmp_path / "models" / "product_search"
     record = (models / "1" / "assets.extra" / "fingerprint.json").read_text()
     wanted = {"by": "domain", "names": ["street", "shop"], "default": "street"}

@@ -72,11 +72,11 @@ def test_a_study_with_a_method_that_fails(study, tmp_path):
     runs = {(r["method"], r["seed"]): r for r in results["runs"]}
     assert len(runs) == 6 and results["machine"]["cores"] >= 1
     for seed in (0, 1):
-        assert 0 <= runs["plain", seed]["figures"]["recall@1"] <= 1
-        assert runs["too_wide", seed]["figures"] == {}
+        assert 0 <= runs["plain", seed]["metrics"]["recall@1"] <= 1
+        assert runs["too_wide", seed]["metrics"] == {}
         assert runs["paper", seed]["config"]["seed" if seed else "data.source"]
-    # The same pictures are held out; only the training is another.
-    assert runs["plain", 0]["figures"] == runs["plain", 1]["figures"]
+    # The same images are held out; only the training is another.
+    assert runs["plain", 0]["metrics"] == runs["plain", 1]["metrics"]
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert (
         table[0] == "| method | recall@1 | recall@10 | map@r | runs | seconds |"

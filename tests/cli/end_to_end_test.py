@@ -37,7 +37,7 @@ def shop(tmp_path_factory):
     """A manifest, and a small network of the user's own."""
     folder = tmp_path_factory.mktemp("shop")
     catalog = rendered.read_rendered(
-        folder / "pictures",
+        folder / "images",
         products=24,
         images_per_product=4,
         seed=0,
@@ -99,7 +99,7 @@ def test_evaluate_writes_before_and_after(trained):
     report = json.loads(path.read_text())
     assert 0 <= report["trained"]["overall"]["recall@3"] <= 1
     assert report["baseline"]["overall"]["queries"] == 48
-    assert "every picture queries all others" in " ".join(text.split())
+    assert "every image queries all others" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("index", ["scann", "exact"])
@@ -126,7 +126,7 @@ def test_export_serve_query(trained, shop, index, tmp_path):
                 *extra,
             )
             answer = json.loads(text[text.index("{") : text.rindex("}") + 1])
-            # The whole catalogue is indexed: each finds itself.
+            # The whole catalog is indexed: each finds itself.
             for product, rows in zip(chosen["product_id"], answer.values()):
                 assert len(rows) == 3
                 assert rows[0]["product_id"] == product
@@ -146,7 +146,7 @@ def test_export_serve_query(trained, shop, index, tmp_path):
             "--box=0,0,20,20",
             code=2,
         )
-        assert "Received: --box and 3 pictures" in text
+        assert "Received: --box and 3 images" in text
         # A file that begins as a JPEG does. The others are answered.
         torn = tmp_path / "torn.jpg"
         torn.write_bytes(b"\xff\xd8\xff\xe0" + bytes(400))
@@ -161,9 +161,9 @@ def test_export_serve_query(trained, shop, index, tmp_path):
         text = run("query", f"--image={images}", "--rows=0", code=1)
         assert "--rows" in text
         bad = tmp_path / "text.jpg"
-        bad.write_text("no picture")
+        bad.write_text("no image")
         text = run("query", f"--image={bad}", f"--server={address}", code=2)
-        assert "text.jpg is not a picture" in text
+        assert "text.jpg is not an image" in text
         text = run(
             "query",
             f"--image={images}",
@@ -316,11 +316,11 @@ def test_bad_input_is_one_clear_message(shop, tmp_path, change, message):
 
 
 @pytest.mark.parametrize("on_bad_image,code", [("skip", 0), ("stop", 2)])
-def test_unreadable_pictures(shop, tmp_path, on_bad_image, code):
+def test_unreadable_images(shop, tmp_path, on_bad_image, code):
     frame = pd.read_csv(shop / "shop.csv")
     frame["path"] = [str(shop / path) for path in frame["path"]]
     names = ["text.jpg", "empty.png", "missing.jpg"]
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     rows = frame.drop_duplicates("product_id").index[: len(names)]
     frame.loc[rows, "path"] = names
@@ -343,7 +343,7 @@ def test_unreadable_pictures(shop, tmp_path, on_bad_image, code):
         assert "on_bad_image=skip" in text
         return
     assert all(name in text for name in names)
-    assert "3 pictures could not be read and were skipped" in text
+    assert "3 images could not be read and were skipped" in text
 
 
 def test_check_reports_and_fails_on_problems(shop, tmp_path):
@@ -369,7 +369,7 @@ def test_check_reports_and_fails_on_problems(shop, tmp_path):
 )
 def test_check_says_what_training_would(shop, change, message):
     text = run("train", "--check", *flags(shop, **change), code=2)
-    assert "No problem found in the pictures." in text
+    assert "No problem found in the images." in text
     assert message in text
 
 
@@ -385,16 +385,16 @@ def test_int64_ids_and_boxes_walk_the_road(shop, tmp_path):
     frame["path"] = [str(shop / path) for path in frame["path"]]
     frame["x1"], frame["y1"] = 2, 2
     frame["x2"], frame["y2"] = 30, 28
-    # Served pictures are whole: parity needs some without a box.
+    # Served images are whole: parity needs some without a box.
     frame.loc[frame.index % 2 == 0, ["x1", "y1", "x2", "y2"]] = np.nan
     frame.to_parquet(tmp_path / "shop.parquet")
     changed = {"data.path": tmp_path / "shop.parquet", "training.steps": 2}
     run("train", f"--workdir={tmp_path / 'run'}", *flags(shop, **changed))
     run("export", f"--workdir={tmp_path / 'run'}", "--index=exact")
     folder = tmp_path / "run" / "models" / "product_search" / "1"
-    picture = tf.io.read_file(frame["path"][0])
+    image = tf.io.read_file(frame["path"][0])
     answer = tf.saved_model.load(str(folder)).signatures["serving_default"](
-        image_bytes=picture[None]
+        image_bytes=image[None]
     )
     assert int(answer["product_ids"][0, 0].numpy()) == codes[0]
 

@@ -27,7 +27,7 @@ def run(verb, *arguments, code=0):
 @pytest.fixture
 def shop(tmp_path):
     catalog = rendered.read_rendered(
-        tmp_path / "pictures",
+        tmp_path / "images",
         products=12,
         images_per_product=4,
         test_fraction=0.5,

@@ -57,10 +57,10 @@ def codes(tmp_path_factory):
 
 def test_a_run_of_0_steps_leaves_what_training_would(codes):
     (line,) = (codes / "metrics.jsonl").read_text().splitlines()
-    figures = json.loads(line)
+    metrics = json.loads(line)
     best = json.loads((codes / "best.json").read_text())
-    assert best["step"] == figures["step"] == 0
-    assert best["value"] == figures["eval/recall@1"] > 0
+    assert best["step"] == metrics["step"] == 0
+    assert best["value"] == metrics["eval/recall@1"] > 0
     config = experiment.load_config(codes)
     catalog = catalogs.build_catalog(config)
     for checkpoint in ("best", "last"):

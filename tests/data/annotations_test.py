@@ -188,7 +188,7 @@ def test_inshop_lists_are_joined(tmp_path):
     tree(tmp_path, attr_cloth=CLOTH, attr_items=ITEMS, landmarks_inshop=marks)
     catalog = inshop.read_inshop(tmp_path)
     assert catalog.attribute_names.tolist() == ["floral print", "slim"]
-    # A picture takes its item's; the shirt's item is not listed.
+    # An image takes its item's; the shirt's item is not listed.
     np.testing.assert_array_equal(
         catalog.attributes, [[1, -1], [0, 1], [-1, -1]]
     )

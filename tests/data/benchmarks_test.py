@@ -110,7 +110,7 @@ def test_inshop(tmp_path, where):
     assert catalog.paths[0] == f"{tmp_path}/{INSHOP_ROWS[0][0]}"
 
 
-def test_inshop_pictures_in_a_folder_of_their_own(tmp_path):
+def test_inshop_images_in_a_folder_of_their_own(tmp_path):
     inshop_tree(tmp_path, boxes="")
     (tmp_path / "Img" / "img").mkdir(parents=True)
     catalog = inshop.read_inshop(tmp_path)
@@ -161,7 +161,7 @@ def test_cub(tmp_path):
     assert catalog.paths[2].endswith("images/101.White_Pelican/c.jpg")
 
 
-def test_cub_picture_without_a_class(tmp_path):
+def test_cub_image_without_a_class(tmp_path):
     write(cub_tree(tmp_path) / "image_class_labels.txt", "1 1\n3 100\n")
     with pytest.raises(ValueError, match="images.txt, line 4: .*'4'"):
         cub200.read_cub200(tmp_path)
@@ -191,7 +191,7 @@ def consumer2shop_tree(root, pairs=PAIRS):
 
 def test_consumer2shop(tmp_path):
     catalog = consumer2shop.read_consumer2shop(consumer2shop_tree(tmp_path))
-    # The shop's picture of two pairs is one picture.
+    # The shop's image of two pairs is one image.
     assert len(catalog) == 7
     training = catalog.split("train")
     assert len(training.domain("consumer")) == 2
@@ -207,7 +207,7 @@ def test_consumer2shop(tmp_path):
     assert training.domain("consumer").extras["pairs"].tolist() == [1, 1]
     lines = catalogs.verify_counts("consumer2shop", catalog)
     assert lines == [
-        "all: 7 pictures, PUBLISHED: 239,557 pictures",
+        "all: 7 images, PUBLISHED: 239,557 images",
         "pairs: 4 pairs, PUBLISHED: 195,540 pairs",
     ]
 
@@ -250,7 +250,7 @@ def street2shop_tree(root, **lists):
     for name, rows in entries.items():
         text = rows if isinstance(rows, str) else json.dumps(rows)
         write(root / "meta" / "json" / f"{name}.json", text)
-    # Picture 14 is gone from the web.
+    # Image 14 is gone from the web.
     for photo in (1, 2, 11, 12, 13, 21):
         write(root / "images" / f"{photo:09d}.jpeg", "")
     write(root / "images" / "notes.txt", "")
@@ -259,7 +259,7 @@ def street2shop_tree(root, **lists):
 
 def test_street2shop(tmp_path, caplog):
     catalog = street2shop.read_street2shop(street2shop_tree(tmp_path))
-    assert "1 of 9 pictures" in caplog.text
+    assert "1 of 9 images" in caplog.text
     table = [
         (
             int(path.split("/")[-1].split(".")[0]),
@@ -289,8 +289,8 @@ def test_street2shop(tmp_path, caplog):
     assert list(catalog.category_names) == ["bags", "hats"]
     lines = catalogs.verify_counts("street2shop", catalog)
     assert [line.split(",")[0] for line in lines] == [
-        "street: 2 pictures",
-        "shop: 4 pictures",
+        "street: 2 images",
+        "shop: 4 images",
         "pairs: 4 pairs",
     ]
 
@@ -316,7 +316,7 @@ def test_street2shop_errors(tmp_path, lists, message):
         street2shop.read_street2shop(tmp_path)
 
 
-def test_street2shop_without_lists_or_pictures(tmp_path):
+def test_street2shop_without_lists_or_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="retrieval_bags.json"):
         street2shop.read_street2shop(tmp_path)
     street2shop_tree(tmp_path)
@@ -380,8 +380,8 @@ def test_cars_in_the_new_layout(tmp_path):
     assert catalog.row_product_ids.tolist() == [1, 98, 99]
     assert catalog.paths[0] == f"{tmp_path}/cars_train/000001.jpg"
     assert catalog.paths[2] == f"{tmp_path}/cars_test/000003.jpg"
-    unlabelled = annotations(OLD, "relative_im_path")
-    scipy.io.savemat(test, unlabelled)
+    unlabeled = annotations(OLD, "relative_im_path")
+    scipy.io.savemat(test, unlabeled)
     with pytest.raises(ValueError, match="lacks fname"):
         cars196.read_cars196(tmp_path)
 
@@ -390,8 +390,8 @@ def test_counts_are_held_against_the_published(tmp_path, monkeypatch):
     catalog = inshop.read_inshop(inshop_tree(tmp_path))
     lines = catalogs.verify_counts("inshop", catalog)
     assert lines[1] == (
-        "query: 1 pictures of 1 products, "
-        "PUBLISHED: 14,218 pictures of 3,985 products"
+        "query: 1 images of 1 products, "
+        "PUBLISHED: 14,218 images of 3,985 products"
     )
     monkeypatch.setitem(
         catalogs.BENCHMARKS,

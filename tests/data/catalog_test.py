@@ -145,7 +145,7 @@ def test_a_split_called_all_is_refused():
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_frame_and_back_is_the_same_catalogue(split):
+def test_frame_and_back_is_the_same_catalog(split):
     catalog = _full()
     if not split:
         frame = catalog.to_frame().drop(columns="split")

@@ -1,4 +1,4 @@
-"""A cut-out is what is seen of a boxed picture."""
+"""A cut-out is what is seen of a boxed image."""
 
 import io
 
@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet.data import crops as cut_outs
-from tf_triplet.data import preprocessing
+from tf_triplet.data import crops, preprocessing
 
 # Rounded outwards; past the right and lower edges.
 BOX = [10.2, 5.0, 41.0, 99.0]
@@ -23,9 +22,9 @@ def encode(kind, mode="RGB"):
 
 
 @pytest.mark.parametrize("kind,mode", [("JPEG", "RGB"), ("PNG", "RGBA")])
-def test_the_pixels_are_those_of_picture_and_box(kind, mode):
+def test_the_pixels_are_those_of_image_and_box(kind, mode):
     data = encode(kind, mode)
-    sent = cut_outs.cut_out(data, BOX)
+    sent = crops.crop_image_bytes(data, BOX)
     got = np.asarray(Image.open(io.BytesIO(sent)))
     whole = preprocessing.decode_image(tf.constant(data)).numpy()
     np.testing.assert_array_equal(got, whole[5:60, 10:41])
@@ -37,10 +36,10 @@ def test_the_pixels_are_those_of_picture_and_box(kind, mode):
 
 def test_what_a_person_marks():
     data = encode("PNG")
-    assert cut_outs.ask_for(data, BOX) == cut_outs.cut_out(data, BOX)
+    assert crops.ask_for(data, BOX) == crops.crop_image_bytes(data, BOX)
     for box in ([1, 2, 3], [3, 1, 2, 5], [-1, 0, 2, 2], [0, 0, np.nan, 2]):
         with pytest.raises(ValueError, match="x1,y1,x2,y2 in pixels.*Rec"):
-            cut_outs.ask_for(data, box)
+            crops.ask_for(data, box)
     for box in ([80, 0, 90, 5], [0, 60, 5, 70]):
         with pytest.raises(ValueError, match="80 pixels wide and 60 high. R"):
-            cut_outs.ask_for(data, box)
+            crops.ask_for(data, box)

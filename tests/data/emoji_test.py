@@ -23,16 +23,16 @@ _EMOJI = [
 ]
 
 
-def _picture(kind, size, colour):
+def _image(kind, size, color):
     output = io.BytesIO()
-    Image.new("RGBA", (size, size), colour).save(output, kind)
+    Image.new("RGBA", (size, size), color).save(output, kind)
     return output.getvalue()
 
 
 def _archives():
     """Tiny archives that are laid out as the vendors' own are."""
-    png = _picture("PNG", 64, (255, 0, 0, 255))
-    webp = _picture("WEBP", 256, (0, 255, 0, 128))
+    png = _image("PNG", 64, (255, 0, 0, 255))
+    webp = _image("WEBP", 256, (0, 255, 0, 128))
     names = {
         "google": ["0023-fe0f-20e3", "1f600", "2764-fe0f", "1f984"],
         "twitter": ["0023-fe0f-20e3", "1f600", "2764-fe0f"],
@@ -99,30 +99,30 @@ def test_vendors_are_joined_by_code_point(cache):
 
 
 @pytest.mark.parametrize(
-    ("domain", "size", "centre"),
+    ("domain", "size", "center"),
     [
         ("google", 64, (255, 0, 0, 255)),
         ("fluent", 96, (0, 255, 0, 128)),
         ("openmoji", 96, (0, 0, 255, 255)),
     ],
 )
-def test_pictures_are_prepared_as_png_with_alpha(cache, domain, size, centre):
+def test_images_are_prepared_as_png_with_alpha(cache, domain, size, center):
     catalog = emoji.read_emoji(cache_dir=cache).domain(domain)
     with Image.open(catalog.paths[0]) as image:
         assert (image.format, image.size) == ("PNG", (size, size))
         pixels = np.asarray(image)
     # WebP is lossy.
-    np.testing.assert_allclose(pixels[size // 2, size // 2], centre, atol=6)
+    np.testing.assert_allclose(pixels[size // 2, size // 2], center, atol=6)
     if domain == "openmoji":
         assert pixels[2, 2, 3] == 0
 
 
-def test_preparation_happens_once_and_names_the_licences(cache, capsys):
+def test_preparation_happens_once_and_names_the_licenses(cache, capsys):
     first = emoji.read_emoji(cache_dir=cache)
     shown = capsys.readouterr().err
-    for domain, licence in emoji.LICENCES.items():
+    for domain, license in emoji.LICENSES.items():
         assert domain in shown
-        assert licence.split(",")[0] in shown
+        assert license.split(",")[0] in shown
 
     for path in (cache / "npm").iterdir():
         path.unlink()
@@ -134,7 +134,7 @@ def test_preparation_happens_once_and_names_the_licences(cache, capsys):
 
 def test_an_interrupted_preparation_is_redone(cache, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(emoji, "_rasterise", lambda svg: 1 / 0)
+        patch.setattr(emoji, "_rasterize", lambda svg: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             emoji.read_emoji(cache_dir=cache)
     assert [path.name for path in cache.iterdir()] == ["npm"]
@@ -171,5 +171,5 @@ def test_code_points_are_compared_without_spelling(code, key):
 
 
 def test_the_shipped_vendors_are_the_free_ones():
-    assert list(emoji.LICENCES) == ["google", "twitter", "fluent", "openmoji"]
+    assert list(emoji.LICENSES) == ["google", "twitter", "fluent", "openmoji"]
     assert all(len(vendor.sha256) == 64 for vendor in emoji.VENDORS)

@@ -73,7 +73,7 @@ def test_no_such_folder(tmp_path):
         folder.read_folder(tmp_path / "nowhere")
 
 
-def test_no_pictures(tmp_path):
+def test_no_images(tmp_path):
     _touch(tmp_path, "p/a.txt", "p/b.pdf")
     with pytest.raises(FileNotFoundError, match="Received: 2 other files"):
         folder.read_folder(tmp_path)
@@ -87,12 +87,12 @@ def test_no_pictures(tmp_path):
         ["a/b/c/d.png"],
         ["train/a.png", "test/b.png"],
     ],
-    ids=["flat", "mixed", "deep", "splits of pictures"],
+    ids=["flat", "mixed", "deep", "splits of images"],
 )
 def test_other_depths_are_refused_with_an_example(tmp_path, files):
     _touch(tmp_path, *files)
     if files[0].startswith("train"):
-        # Two folders of pictures could be products, were they not splits.
+        # Two folders of images could be products, were they not splits.
         pattern = "'test/b.png'"
     else:
         pattern = f"'{files[0]}'"

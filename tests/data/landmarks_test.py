@@ -21,7 +21,7 @@ SIZE = 64
 DOTS = [(30, 26), (50, 32), (12, 48)]
 
 
-def picture():
+def image():
     """60 high, 80 wide, dots of 5 x 5 pixels on black."""
     pixels = np.zeros([60, 80, 3], np.uint8)
     for channel, (x, y) in enumerate(DOTS):
@@ -35,8 +35,8 @@ def landmarks():
     return np.concatenate([places, np.zeros([3, 1])], 1).astype(np.float32)
 
 
-def centre(pixels, channel):
-    """x and y in [0, 1] of the middle of a colour, and how much there is."""
+def center(pixels, channel):
+    """x and y in [0, 1] of the middle of a color, and how much there is."""
     weights = np.float64(pixels[..., channel])
     axis = (np.arange(SIZE) + 0.5) / SIZE
     total = weights.sum()
@@ -57,7 +57,7 @@ def drawn(seed):
 def test_a_landmark_is_where_its_dot_is(seed, box):
     options = dict(noise=0.0, rotation=20.0, probability=0.7)
     pixels, got = augment_annotated(
-        tf.constant(picture()),
+        tf.constant(image()),
         tf.constant(landmarks()),
         tf.constant(box, tf.float32),
         SIZE,
@@ -65,9 +65,9 @@ def test_a_landmark_is_where_its_dot_is(seed, box):
         Augmentation(**options),
     )
     pixels, got = pixels.numpy(), got.numpy()
-    # In a mirrored picture the green dot is the left one of the pair.
+    # In a mirrored image the green dot is the left one of the pair.
     channels = [1, 0, 2] if drawn(seed)[1] else [0, 1, 2]
-    found = [centre(pixels, channel) for channel in channels]
+    found = [center(pixels, channel) for channel in channels]
     seen = 0
     for (place, amount), (x, y, visibility) in zip(found, got):
         if visibility == 2:
@@ -75,7 +75,7 @@ def test_a_landmark_is_where_its_dot_is(seed, box):
             assert drawn(seed)[3] or not (0 <= x <= 1 and 0 <= y <= 1)
             continue
         assert visibility == 0 and amount > 0
-        # A dot at the edge is cut, and nearest neighbours jump.
+        # A dot at the edge is cut, and nearest neighbors jump.
         inside = 0.1 < x < 0.9 and 0.1 < y < 0.9
         tolerance = 1.5 / SIZE if inside else 4 / SIZE
         np.testing.assert_allclose([x, y], place, atol=tolerance)
@@ -88,9 +88,9 @@ def test_pixels_do_not_depend_on_landmarks():
     seed = tf.constant([2, 3], tf.int64)
     options = Augmentation(probability=1.0)
     pixels, _ = augment_annotated(
-        picture(), landmarks(), box, SIZE, seed, options
+        image(), landmarks(), box, SIZE, seed, options
     )
-    plain = augment_image(picture(), box, SIZE, seed, options)
+    plain = augment_image(image(), box, SIZE, seed, options)
     np.testing.assert_array_equal(pixels, plain)
 
 
@@ -125,14 +125,14 @@ def test_mirror(paired, order):
     np.testing.assert_allclose(again, places, rtol=1e-6)
 
 
-def test_a_grey_square_hides():
+def test_a_gray_square_hides():
     got = augment_annotated(
-        tf.constant(picture()),
+        tf.constant(image()),
         tf.constant(landmarks()),
         tf.fill([4], NAN),
         SIZE,
         tf.constant([0, 0], tf.int64),
-        # A square twice the picture covers all of it.
+        # A square twice the image covers all of it.
         Augmentation(1.0, 1.0, noise=0.0, flip=False, cutout=2.0),
     )
     np.testing.assert_array_equal(got[0], np.full([SIZE, SIZE, 3], 0.5))
@@ -146,11 +146,11 @@ def test_a_grey_square_hides():
 
 
 def annotated_files(tmp_path):
-    """Twelve grey pictures of four products; the third cannot be read."""
+    """Twelve gray images of four products; the third cannot be read."""
     rows = np.arange(12)
     for i in rows:
         Image.new("RGB", (10, 20), (i * 20,) * 3).save(tmp_path / f"{i}.png")
-    (tmp_path / "2.png").write_text("no picture")
+    (tmp_path / "2.png").write_text("no image")
     return reference.catalog(
         [str(tmp_path / f"{i}.png") for i in rows],
         [f"p{i // 3}" for i in rows],
@@ -178,7 +178,7 @@ def train(catalog, **more):
     return list(batches.take(3).as_numpy_iterator())
 
 
-def test_targets_are_of_their_pictures(tmp_path):
+def test_targets_are_of_their_images(tmp_path):
     catalog = annotated_files(tmp_path)
     batches = train(catalog, targets=["attributes", "landmarks"])
     sizes = set()
@@ -197,7 +197,7 @@ def test_targets_are_of_their_pictures(tmp_path):
         np.testing.assert_allclose(y["landmarks"][:, 0, 0], rows / 10)
         np.testing.assert_allclose(y["landmarks"][:, 0, 1], 0.25)
         np.testing.assert_array_equal(y["landmarks"][:, 0, 2], want)
-    # A batch without the unreadable picture, and one that left it out.
+    # A batch without the unreadable image, and one that left it out.
     assert len(sizes) > 1
 
 
@@ -214,5 +214,5 @@ def test_targets_that_are_not_there(tmp_path):
     catalog = reference.catalog(list("abcdef"), list("ppqqrr"))
     with pytest.raises(ValueError, match="'test' has no landmarks"):
         train(catalog, targets=["landmarks"])
-    with pytest.raises(ValueError, match="Received: 'colours'"):
-        train(catalog, targets=["colours"])
+    with pytest.raises(ValueError, match="Received: 'colors'"):
+        train(catalog, targets=["colors"])

@@ -9,10 +9,10 @@ from tf_triplet.data.sources import manifest
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    (tmp_path / "pictures").mkdir()
+def images(tmp_path):
+    (tmp_path / "images").mkdir()
     for name in "abcd":
-        (tmp_path / "pictures" / f"{name}.jpg").write_bytes(b"x")
+        (tmp_path / "images" / f"{name}.jpg").write_bytes(b"x")
     return tmp_path
 
 
@@ -22,18 +22,18 @@ def _write(folder, text, name="shop.csv"):
     return path
 
 
-def test_every_column_is_read(pictures):
+def test_every_column_is_read(images):
     path = _write(
-        pictures,
+        images,
         "path,product_id,category,domain,split,x1,y1,x2,y2\n"
-        "pictures/a.jpg,shoe,feet,shop,train,1,2,30.5,40\n"
-        'pictures/b.jpg,"hat, red",head,street,test,,,,\n',
+        "images/a.jpg,shoe,feet,shop,train,1,2,30.5,40\n"
+        'images/b.jpg,"hat, red",head,street,test,,,,\n',
     )
     catalog = manifest.read_manifest(path)
 
     assert catalog.name == "shop"
     assert list(catalog.row_product_ids) == ["shoe", "hat, red"]
-    assert catalog.paths[0] == f"{pictures}/pictures/a.jpg"
+    assert catalog.paths[0] == f"{images}/images/a.jpg"
     assert list(catalog.split("test").row_product_ids) == ["hat, red"]
     assert list(catalog.domain("shop").row_product_ids) == ["shoe"]
     assert list(catalog.category_names) == ["feet", "head"]
@@ -52,9 +52,9 @@ def test_every_column_is_read(pictures):
         (["12", "abc"], ["12", "abc"]),
     ],
 )
-def test_csv_ids_are_what_the_owner_wrote(pictures, written, read):
-    lines = [f"pictures/a.jpg,{id_}" for id_ in written]
-    path = _write(pictures, "\n".join(["path,product_id", *lines]) + "\n")
+def test_csv_ids_are_what_the_owner_wrote(images, written, read):
+    lines = [f"images/a.jpg,{id_}" for id_ in written]
+    path = _write(images, "\n".join(["path,product_id", *lines]) + "\n")
 
     ids = manifest.read_manifest(path).row_product_ids.tolist()
 
@@ -62,11 +62,11 @@ def test_csv_ids_are_what_the_owner_wrote(pictures, written, read):
 
 
 @pytest.mark.parametrize("ids", [["007", "x", "x", "y"], [7, 8, 8, 9]])
-def test_parquet_keeps_its_types(pictures, ids):
-    path = pictures / "shop.parquet"
+def test_parquet_keeps_its_types(images, ids):
+    path = images / "shop.parquet"
     frame = pd.DataFrame(
         {
-            "path": [f"pictures/{n}.jpg" for n in "abcd"],
+            "path": [f"images/{n}.jpg" for n in "abcd"],
             "product_id": ids,
             "price": 1.0,
         }
@@ -77,9 +77,9 @@ def test_parquet_keeps_its_types(pictures, ids):
     assert manifest.read_manifest(path).row_product_ids.tolist() == ids
 
 
-def test_without_a_split_column_products_are_held_out(pictures):
-    lines = [f"pictures/a.jpg,p{i // 2}" for i in range(40)]
-    path = _write(pictures, "\n".join(["path,product_id", *lines]))
+def test_without_a_split_column_products_are_held_out(images):
+    lines = [f"images/a.jpg,p{i // 2}" for i in range(40)]
+    path = _write(images, "\n".join(["path,product_id", *lines]))
     catalog = manifest.read_manifest(path, test_fraction=0.25, seed=1)
 
     assert len(catalog.split("test").product_ids) == 5
@@ -88,42 +88,40 @@ def test_without_a_split_column_products_are_held_out(pictures):
     )
 
 
-def test_absolute_paths_and_urls_are_left_alone(pictures):
+def test_absolute_paths_and_urls_are_left_alone(images):
     path = _write(
-        pictures,
-        f"path,product_id\n{pictures}/pictures/a.jpg,x\ns3://bucket/b.jpg,y\n",
+        images,
+        f"path,product_id\n{images}/images/a.jpg,x\ns3://bucket/b.jpg,y\n",
     )
     catalog = manifest.read_manifest(path)
 
     assert list(catalog.paths) == [
-        f"{pictures}/pictures/a.jpg",
+        f"{images}/images/a.jpg",
         "s3://bucket/b.jpg",
     ]
 
 
-def test_byte_order_mark_and_spaces_in_the_header(pictures):
-    path = pictures / "shop.csv"
+def test_byte_order_mark_and_spaces_in_the_header(images):
+    path = images / "shop.csv"
     path.write_bytes(
-        "path, product_id\r\npictures/a.jpg,x\r\n".encode("utf-8-sig")
+        "path, product_id\r\nimages/a.jpg,x\r\n".encode("utf-8-sig")
     )
     assert list(manifest.read_manifest(path).product_ids) == ["x"]
 
 
-def test_extra_columns_are_ignored_with_one_note(pictures, caplog):
-    path = _write(
-        pictures, "path,product_id,price,colour\npictures/a.jpg,x,1,red\n"
-    )
+def test_extra_columns_are_ignored_with_one_note(images, caplog):
+    path = _write(images, "path,product_id,price,color\nimages/a.jpg,x,1,red\n")
     with caplog.at_level(logging.INFO, logger="absl"):
         manifest.read_manifest(path)
 
     notes = [r for r in caplog.records if "ignoring" in r.getMessage()]
     assert len(notes) == 1
-    assert "price, colour" in notes[0].getMessage()
+    assert "price, color" in notes[0].getMessage()
 
 
-def test_a_misspelt_column_is_told(pictures, caplog):
+def test_a_misspelt_column_is_told(images, caplog):
     path = _write(
-        pictures, "path,product_id,catgory,price\npictures/a.jpg,x,1,red\n"
+        images, "path,product_id,catgory,price\nimages/a.jpg,x,1,red\n"
     )
     with caplog.at_level(logging.WARNING, logger="absl"):
         manifest.read_manifest(path)
@@ -133,17 +131,17 @@ def test_a_misspelt_column_is_told(pictures, caplog):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_further_columns_are_kept_as_strings(pictures, kind, caplog):
+def test_further_columns_are_kept_as_strings(images, kind, caplog):
     frame = pd.DataFrame(
         {
-            "path": [f"pictures/{n}.jpg" for n in "abc"],
+            "path": [f"images/{n}.jpg" for n in "abc"],
             "product_id": ["x", "y", "y"],
             "title": ["NA", None, "red hat, 2"],
             "price": [1.5, 2.0, 10.25],
             "shelf": 7,
         }
     )
-    path = pictures / f"shop.{kind}"
+    path = images / f"shop.{kind}"
     getattr(frame, f"to_{kind}")(path, index=False)
     with caplog.at_level(logging.INFO, logger="absl"):
         catalog = manifest.read_manifest(path, columns=("price", "title"))
@@ -155,9 +153,9 @@ def test_further_columns_are_kept_as_strings(pictures, kind, caplog):
     assert "ignoring the columns shelf" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["colour", "path"])
-def test_a_further_column_that_there_is_not(pictures, name):
-    path = _write(pictures, "path,product_id,price\npictures/a.jpg,x,1\n")
+@pytest.mark.parametrize("name", ["color", "path"])
+def test_a_further_column_that_there_is_not(images, name):
+    path = _write(images, "path,product_id,price\nimages/a.jpg,x,1\n")
     with pytest.raises(ValueError, match=f"column '{name}'. It has: price"):
         manifest.read_manifest(path, columns=("price", name))
 
@@ -166,48 +164,47 @@ def test_a_further_column_that_there_is_not(pictures, name):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("path,product_id\n", "has a header but no pictures"),
+        ("path,product_id\n", "has a header but no images"),
         ("file,sku\na.jpg,1\n", "'path' and 'product_id'.*file, sku"),
         ("path;product_id\na.jpg;1\n", "lacks the columns"),
-        ("path,product_id\npictures/a.jpg,x\n\n,y\n", "line 4 .*`path`"),
-        ("path,product_id\npictures/a.jpg,\n", "line 2 .*empty product_id"),
-        ("path,product_id\npictures/a.jpg\n", "line 2 has an empty product_id"),
+        ("path,product_id\nimages/a.jpg,x\n\n,y\n", "line 4 .*`path`"),
+        ("path,product_id\nimages/a.jpg,\n", "line 2 .*empty product_id"),
+        ("path,product_id\nimages/a.jpg\n", "line 2 has an empty product_id"),
         ("path,product_id\na,b\na,b,c\n", "cannot be read"),
         ("path,product_id\na,b,c\na,b,c\n", "cannot be read"),
         (
-            "path,product_id,split\npictures/a.jpg,x,train\n"
-            "pictures/b.jpg,y,\n",
+            "path,product_id,split\nimages/a.jpg,x,train\nimages/b.jpg,y,\n",
             "line 3 has an empty `split`",
         ),
-        ("path,product_id,x1,y1\npictures/a.jpg,x,1,1\n", "Received: x1, y1"),
+        ("path,product_id,x1,y1\nimages/a.jpg,x,1,1\n", "Received: x1, y1"),
         (
-            "path,product_id,x1,y1,x2,y2\npictures/a.jpg,x,9,1,3,4\n",
+            "path,product_id,x1,y1,x2,y2\nimages/a.jpg,x,9,1,3,4\n",
             "line 2 has a box without area.*9, 1, 3, 4",
         ),
     ],
 )
-def test_unusable_tables_name_file_and_line(pictures, text, message):
-    path = _write(pictures, text)
+def test_unusable_tables_name_file_and_line(images, text, message):
+    path = _write(images, text)
     with pytest.raises(ValueError, match=message) as error:
         manifest.read_manifest(path)
     assert str(path) in str(error.value)
 
 
-def test_a_parquet_file_that_is_none(pictures):
-    path = _write(pictures, "path,product_id\n", "shop.parquet")
+def test_a_parquet_file_that_is_none(images):
+    path = _write(images, "path,product_id\n", "shop.parquet")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
         manifest.read_manifest(path)
 
 
-def test_without_a_working_pyarrow_the_error_says_so(pictures, monkeypatch):
-    path = _write(pictures, "", "shop.parquet")
+def test_without_a_working_pyarrow_the_error_says_so(images, monkeypatch):
+    path = _write(images, "", "shop.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match="takes a pyarrow.*or save.*csv"):
         manifest.read_manifest(path)
 
 
-def test_a_text_file_that_is_not_utf8(pictures):
-    path = pictures / "shop.csv"
+def test_a_text_file_that_is_not_utf8(images):
+    path = images / "shop.csv"
     path.write_bytes(b"path,product_id\na.jpg,\xff\xfe\n")
     with pytest.raises(ValueError, match="UTF-8"):
         manifest.read_manifest(path)
@@ -229,12 +226,12 @@ def test_an_unknown_extension(tmp_path):
         manifest.read_manifest(path)
 
 
-def test_pictures_that_are_nowhere_near(pictures):
-    path = _write(pictures, "path,product_id\na.jpg,x\nb.jpg,y\n")
+def test_images_that_are_nowhere_near(images):
+    path = _write(images, "path,product_id\na.jpg,x\nb.jpg,y\n")
     with pytest.raises(FileNotFoundError, match="relative to the manifest"):
         manifest.read_manifest(path)
 
 
-def test_one_missing_picture_is_left_to_the_preflight(pictures):
-    path = _write(pictures, "path,product_id\na.jpg,x\npictures/b.jpg,y\n")
+def test_one_missing_image_is_left_to_the_preflight(images):
+    path = _write(images, "path,product_id\na.jpg,x\nimages/b.jpg,y\n")
     assert len(manifest.read_manifest(path)) == 2

@@ -15,7 +15,7 @@ SIZE = 8
 
 @pytest.fixture
 def files(tmp_path):
-    """Twelve flat pictures of four products, told apart by their grey."""
+    """Twelve flat images of four products, told apart by their gray."""
     paths = []
     for i in range(12):
         kind = ("png", "jpg", "webp", "bmp", "gif")[i % 5]
@@ -37,16 +37,16 @@ def evaluated(catalog, **more):
     return np.concatenate(rows), np.concatenate(pixels)
 
 
-def test_every_picture_once_in_order(files):
+def test_every_image_once_in_order(files):
     rows, pixels = evaluated(build(files))
     assert rows.tolist() == list(range(12))
     assert pixels.shape == (12, SIZE, SIZE, 3) and pixels.dtype == np.float32
-    greys = pixels.mean((1, 2, 3)) * 255
-    np.testing.assert_allclose(greys, np.arange(12) * 20, atol=2)
+    grays = pixels.mean((1, 2, 3)) * 255
+    np.testing.assert_allclose(grays, np.arange(12) * 20, atol=2)
 
 
 def spoil(files):
-    """Three pictures nobody can read, of three kinds."""
+    """Three images nobody can read, of three kinds."""
     with open(files[1], "w") as file:
         file.write("text")
     open(files[6], "w").close()
@@ -54,7 +54,7 @@ def spoil(files):
     return [files[1], files[6], files[8]]
 
 
-def test_skipping_names_each_picture(files, caplog):
+def test_skipping_names_each_image(files, caplog):
     spoiled = spoil(files)
     bad = pipeline.BadImages("skip")
     rows, _ = evaluated(build(files), bad_images=bad)
@@ -74,9 +74,9 @@ def test_stopping_raises(files):
 
 
 def test_boxes_crop(tmp_path):
-    picture = np.zeros([20, 20, 3], np.uint8)
-    picture[5:15, 10:20] = 200
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    image = np.zeros([20, 20, 3], np.uint8)
+    image[5:15, 10:20] = 200
+    Image.fromarray(image).save(tmp_path / "a.png")
     paths = [str(tmp_path / "a.png")] * 3
     boxes = np.float32([[10, 5, 20, 15], [0, 0, 10, 10], [np.nan] * 4])
     catalog = build(paths, boxes=boxes)
@@ -119,7 +119,7 @@ def test_a_restart_repeats_pixels_and_labels(files):
     assert not np.array_equal(whole[0][0], whole[1][0])
 
 
-def test_labels_are_of_their_pictures(files):
+def test_labels_are_of_their_images(files):
     plain = [(p, labels) for p, labels in train(build(files), take=4)]
     for pixels, labels in plain:
         assert labels.dtype == np.int32 and len(labels) == 6
@@ -151,7 +151,7 @@ def test_branches_come_with_the_pixels(files):
         np.testing.assert_array_equal(branch, branches[rows])
 
 
-def test_a_bad_picture_takes_its_partner_along(files):
+def test_a_bad_image_takes_its_partner_along(files):
     spoil(files)
     for _, labels in train(build(files), "pairs", take=6):
         assert len(labels) % 2 == 0
@@ -161,10 +161,10 @@ def test_a_bad_picture_takes_its_partner_along(files):
 
 
 def test_a_palette_bmp_is_read_as_a_client_sends_it(tmp_path):
-    picture = Image.new("P", (6, 6), 1)
-    picture.putpalette([0, 0, 0, 200, 100, 50])
+    image = Image.new("P", (6, 6), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
     path = tmp_path / "a.bmp"
-    picture.save(path)
+    image.save(path)
     _, pixels = evaluated(build([str(path)] * 3))
     want = np.broadcast_to(np.float32([200, 100, 50]) / 255, [8, 8, 3])
     np.testing.assert_allclose(pixels[0], want, atol=1e-5)

@@ -31,7 +31,7 @@ def _text(report):
 
 @pytest.fixture
 def good(tmp_path):
-    """Rows of four products with two pictures each, two of them held out."""
+    """Rows of four products with two images each, two of them held out."""
     return [
         (
             _save(tmp_path / f"{i}.jpg"),
@@ -42,11 +42,11 @@ def good(tmp_path):
     ]
 
 
-def test_a_sound_catalogue(good):
+def test_a_sound_catalog(good):
     report = _inspect(good, category=list("aabbaabb"))
 
-    assert (report.pictures, report.products, report.singletons) == (8, 4, 0)
-    assert report.pictures_per_product == {
+    assert (report.images, report.products, report.singletons) == (8, 4, 0)
+    assert report.images_per_product == {
         "least": 2,
         "median": 2,
         "mean": 2,
@@ -63,7 +63,7 @@ def test_a_sound_catalogue(good):
     ("spoil", "reason"),
     [
         (lambda data: b"", "empty, 0 bytes"),
-        (lambda data: b"hello, I am text", "not a picture.*hello"),
+        (lambda data: b"hello, I am text", "not an image.*hello"),
         (lambda data: data[: len(data) // 2], "cut short or damaged"),
     ],
     ids=["zero bytes", "text", "truncated"],
@@ -73,7 +73,7 @@ def test_a_bad_file_is_named_with_its_reason(
     good, tmp_path, suffix, spoil, reason
 ):
     path = tmp_path / f"bad.{suffix}"
-    # Large, so that half a file is not all of a small picture's data.
+    # Large, so that half a file is not all of a small image's data.
     _save(path, size=(64, 64))
     path.write_bytes(spoil(path.read_bytes()))
     report = _inspect([*good, (str(path), "p0", "train")])
@@ -114,8 +114,8 @@ def test_copies_within_a_product_are_a_warning(good, tmp_path):
     assert report.copies == 1
     assert report.duplicates_across_splits == []
     (warning,) = report.warnings
-    assert "1 pictures are, byte for byte, another of their product" in warning
-    # Two boxes of one file are two pictures.
+    assert "1 images are, byte for byte, another of their product" in warning
+    # Two boxes of one file are two images.
     boxes = {name: [0] * 9 for name in ("x1", "y1")}
     boxes |= {"x2": [5] * 8 + [6], "y2": [5] * 9}
     again = _inspect([*good, good[0]], **boxes)
@@ -153,7 +153,7 @@ def test_singletons_are_counted(good, tmp_path):
     assert report.singletons == 1
     assert report.problems == []
     assert report.warnings == [
-        "1 products have a single picture, which can be a negative but never "
+        "1 products have a single image, which can be a negative but never "
         "a positive."
     ]
 
@@ -162,7 +162,7 @@ def test_nothing_but_singletons_is_a_problem(good):
     report = _inspect(
         [(path, f"q{i}", s) for i, (path, _, s) in enumerate(good)]
     )
-    assert any("no product has two pictures" in p for p in report.problems)
+    assert any("no product has two images" in p for p in report.problems)
 
 
 def test_a_single_product_is_a_problem(good):
@@ -181,7 +181,7 @@ def test_a_single_product_is_a_problem(good):
         ((np.nan,) * 4, True),
     ],
 )
-def test_boxes_are_compared_with_the_picture(good, box, inside):
+def test_boxes_are_compared_with_the_image(good, box, inside):
     boxes = np.full((8, 4), np.nan)
     boxes[3] = box
     columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T))
@@ -193,7 +193,7 @@ def test_boxes_are_compared_with_the_picture(good, box, inside):
     assert bool(report.problems) != inside
 
 
-def test_boxes_belong_to_the_upright_picture(tmp_path):
+def test_boxes_belong_to_the_upright_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     rows = [

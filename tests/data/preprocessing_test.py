@@ -1,4 +1,4 @@
-"""Pixels against Pillow, for every kind of picture file."""
+"""Pixels against Pillow, for every kind of image file."""
 
 import io
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from tf_triplet.data import augmentation, preprocessing, transcode
 
 
-def picture(mode="RGB"):
+def image(mode="RGB"):
     random = np.random.default_rng(0)
     blocks = np.kron(random.random((6, 8, 3)), np.ones((10, 10, 1)))
     image = Image.fromarray((blocks * 255).astype(np.uint8))
@@ -55,7 +55,7 @@ def pillow(data):
     ],
 )
 def test_decodes_as_pillow_does(mode, kind):
-    data = encode(picture(mode), kind)
+    data = encode(image(mode), kind)
     got = preprocessing.decode_image(tf.constant(transcode.servable(data)))
     np.testing.assert_allclose(
         got.numpy().astype(int), pillow(data).astype(int), atol=1
@@ -66,15 +66,15 @@ def test_decodes_as_pillow_does(mode, kind):
 def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(picture(), "JPEG", exif=exif)
+    data = encode(image(), "JPEG", exif=exif)
     got = preprocessing.decode_image(tf.constant(data)).numpy()
     np.testing.assert_array_equal(got, pillow(data))
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture", encode(picture(), "PNG")[:200]]
+    "data", [b"", b"no image", encode(image(), "PNG")[:200]]
 )
-def test_no_picture_is_an_error(data):
+def test_no_image_is_an_error(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocessing.decode_image(tf.constant(data))
 
@@ -82,7 +82,7 @@ def test_no_picture_is_an_error(data):
 def test_corrupt_exif_is_no_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = bytearray(encode(picture(), "JPEG", exif=exif))
+    data = bytearray(encode(image(), "JPEG", exif=exif))
     at = data.index(b"Exif\x00\x00") + 10
     data[at : at + 4] = b"\xff\xff\xff\x7f"  # The directory lies far outside.
     upright = preprocessing.decode_image(tf.constant(bytes(data)))
@@ -100,7 +100,7 @@ def test_box_is_cut_out_and_nan_keeps_the_whole():
 
 
 def test_area_resize_is_the_mean_of_blocks():
-    data = encode(picture(), "PNG")
+    data = encode(image(), "PNG")
     got = preprocessing.load_image(tf.constant(data), 20).numpy()
     exact = pillow(data).reshape(20, 3, 20, 4, 3).mean((1, 3)) / 255
     np.testing.assert_allclose(got, exact, atol=1e-5)
@@ -112,7 +112,7 @@ def test_empty_batch():
 
 
 def augmented(seed, box=None, **options):
-    pixels = preprocessing.decode_image(tf.constant(encode(picture(), "PNG")))
+    pixels = preprocessing.decode_image(tf.constant(encode(image(), "PNG")))
     box = tf.fill([4], float("nan")) if box is None else tf.constant(box)
     return augmentation.augment_image(
         pixels,
@@ -140,8 +140,8 @@ def test_each_option_changes_pixels(option):
     assert np.abs(changed - augmented([4, 4], **still)).max() > 0.02
 
 
-def test_probability_zero_is_the_test_time_picture():
-    data = tf.constant(encode(picture(), "PNG"))
+def test_probability_zero_is_the_test_time_image():
+    data = tf.constant(encode(image(), "PNG"))
     got = augmented([1, 1], probability=0.0, random_resize=False)
     np.testing.assert_array_equal(got, preprocessing.load_image(data, 32))
 

@@ -12,7 +12,7 @@ def _pixels(*args):
         return np.asarray(image.convert("RGB"), np.float32) / 255
 
 
-def test_the_catalogue_is_listed_as_drawn(tmp_path):
+def test_the_catalog_is_listed_as_drawn(tmp_path):
     catalog = rendered.read_rendered(tmp_path, 12, 4, 0, 0.5, 16)
 
     assert len(catalog) == 48

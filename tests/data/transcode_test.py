@@ -8,7 +8,7 @@ from PIL import Image
 from tf_triplet.data import transcode
 
 _RNG = np.random.default_rng(0)
-_COLOUR = _RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+_COLOR = _RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
 def _encode(image, kind, **options):
@@ -25,7 +25,7 @@ def _decode(data):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
 def test_what_tensorflow_reads_is_untouched(kind):
-    data = _encode(Image.fromarray(_COLOUR), kind)
+    data = _encode(Image.fromarray(_COLOR), kind)
     assert transcode.servable(data) is data
 
 
@@ -64,18 +64,18 @@ def test_the_first_frame_is_taken(kind):
 def test_exif_orientation_is_applied_and_dropped(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = _encode(Image.fromarray(_COLOUR), "WEBP", lossless=True, exif=exif)
+    data = _encode(Image.fromarray(_COLOR), "WEBP", lossless=True, exif=exif)
     png = _decode(transcode.servable(data))
 
     upright = {
-        1: _COLOUR,
-        2: _COLOUR[:, ::-1],
-        3: _COLOUR[::-1, ::-1],
-        4: _COLOUR[::-1],
-        5: _COLOUR.transpose(1, 0, 2),
-        6: np.rot90(_COLOUR, -1),
-        7: _COLOUR[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(_COLOUR),
+        1: _COLOR,
+        2: _COLOR[:, ::-1],
+        3: _COLOR[::-1, ::-1],
+        4: _COLOR[::-1],
+        5: _COLOR.transpose(1, 0, 2),
+        6: np.rot90(_COLOR, -1),
+        7: _COLOR[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(_COLOR),
     }[orientation]
     np.testing.assert_array_equal(np.asarray(png), upright)
     assert png.getexif().get(0x0112, 1) == 1
@@ -120,13 +120,13 @@ def test_cmyk_becomes_rgb():
     "data",
     [
         b"",
-        b"this is no picture",
-        _encode(Image.fromarray(_COLOUR), "WEBP")[:30],
+        b"this is no image",
+        _encode(Image.fromarray(_COLOR), "WEBP")[:30],
         _encode(Image.new("F", (2, 2)), "TIFF"),
     ],
     ids=["empty", "text", "cut short", "floats"],
 )
-def test_what_is_no_picture_is_refused(data):
+def test_what_is_no_image_is_refused(data):
     message = f"Received: {len(data)} bytes"
     with pytest.raises(ValueError, match=message):
         transcode.servable(data)

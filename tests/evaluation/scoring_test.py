@@ -1,4 +1,4 @@
-"""Embedding and scoring a catalogue, and the file between the two."""
+"""Embedding and scoring a catalog, and the file between the two."""
 
 import json
 
@@ -14,12 +14,12 @@ from tf_triplet.models import branches
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    """Four products, two pictures each, in two domains; one singleton."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Four products, two images each, in two domains; one singleton."""
+    folder = tmp_path_factory.mktemp("images")
     paths = []
-    for i, grey in enumerate([10, 12, 90, 95, 160, 140, 230, 250, 60]):
+    for i, gray in enumerate([10, 12, 90, 95, 160, 140, 230, 250, 60]):
         paths.append(str(folder / f"{i}.png"))
-        Image.new("RGB", (6, 6), (grey, 255 - grey, 100)).save(paths[-1])
+        Image.new("RGB", (6, 6), (gray, 255 - gray, 100)).save(paths[-1])
     return reference.catalog(
         paths,
         ["a", "a", "b", "b", "c", "c", "d", "d", "e"],
@@ -64,7 +64,7 @@ def test_one_domain_queries_another(embeddings, catalog):
         evaluation.evaluate(embeddings, catalog, (1,), "attic", "shop")
 
 
-def test_each_picture_goes_through_the_branch_of_its_name(encoder, catalog):
+def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
     own = branches.Branches("domain", ("street", "shop"))
     features = tf.keras.Model(encoder.input, encoder.layers[-2].output)
     branched = branches.build_branched_encoder(features, 0, own, "weights")
@@ -82,7 +82,7 @@ def test_each_picture_goes_through_the_branch_of_its_name(encoder, catalog):
         features, 0, branches.Branches("category", ("x", "z")), "weights"
     )
     with pytest.raises(
-        ValueError, match=r"category 'y' \(of 5 pictures\); it has 'x', 'z'"
+        ValueError, match=r"category 'y' \(of 5 images\); it has 'x', 'z'"
     ):
         evaluation.compute_embeddings(other, catalog, 4, 4)
 
@@ -90,7 +90,7 @@ def test_each_picture_goes_through_the_branch_of_its_name(encoder, catalog):
 def test_nothing_to_find_is_an_error(embeddings, catalog):
     alone = catalog.select(np.array([0, 2, 4]))
     some = evaluation.Embeddings(embeddings.vectors[[0, 2, 4]], np.arange(3))
-    with pytest.raises(ValueError, match="two pictures or more"):
+    with pytest.raises(ValueError, match="two images or more"):
         evaluation.evaluate(some, alone, (1,))
 
 
@@ -101,8 +101,8 @@ def test_diverged_weights_are_told(catalog):
         )
 
 
-def test_unreadable_pictures(encoder, catalog, tmp_path):
-    (tmp_path / "bad.png").write_text("no picture")
+def test_unreadable_images(encoder, catalog, tmp_path):
+    (tmp_path / "bad.png").write_text("no image")
     paths = [str(tmp_path / "bad.png"), *catalog.paths[1:]]
     spoiled = reference.catalog(paths, catalog.row_product_ids)
     with pytest.raises(ValueError, match="bad.png.*on_bad_image=skip"):
@@ -139,9 +139,9 @@ def test_the_file_gives_back_what_was_saved(embeddings, catalog, tmp_path, ids):
 def street_and_shop():
     """Angles on a circle; the protocols' answers are worked out by hand.
 
-    Category x: the street picture of a is nearest to b's shop picture, then
-    a's two. Category y: the street picture of c is nearest to a's shop
-    picture, of another category, then to its own.
+    Category x: the street image of a is nearest to b's shop image, then
+    a's two. Category y: the street image of c is nearest to a's shop
+    image, of another category, then to its own.
     """
     angles = [0, 10, 20, 25, 40, 31, 33, 90]
     ids = ["a", "b", "a", "a", "c", "a", "c", "b"]
@@ -177,7 +177,7 @@ def test_protocols_against_hand_computed_ranks():
     assert result.queries == 5
     assert result.by_category["x"].queries == 4
     assert result.protocol.endswith("once for each pair")
-    # Within x, b's picture is 4th of four.
+    # Within x, b's image is 4th of four.
     result, values = recall("within_category", (1, 2, 4))
     assert values == pytest.approx([1 / 3, 2 / 3, 1])
     assert result.gallery == 4

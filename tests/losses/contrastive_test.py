@@ -56,8 +56,8 @@ def test_tf_addons_on_the_list_of_pairs(seed):
 def test_nearly_equal_vectors_keep_their_distance():
     """At 1e-3 apart, |a|² + |b|² - 2ab has few digits left in float32."""
     random = np.random.default_rng(0)
-    centre = np.ones([1, 8]) / np.sqrt(8)
-    vectors = np.float32(centre + random.normal(size=[12, 8]) * 4e-4)
+    center = np.ones([1, 8]) / np.sqrt(8)
+    vectors = np.float32(center + random.normal(size=[12, 8]) * 4e-4)
     labels = np.repeat(np.arange(4), 3)
     for margin in (1e-3, 1.0):
         got = float(ContrastiveLoss(margin)(labels, vectors))

@@ -202,7 +202,7 @@ def test_each_learner_has_variables_of_its_own():
     assert len(tf.nest.flatten(saved.loss.learners)) == 3
 
 
-def test_serialises():
+def test_serializes():
     loss = ensemble.EnsembleLoss(TripletLoss("semi_hard", 0.3), 2, 0.5, 0.25)
     text = tf.keras.losses.serialize(loss)
     again = tf.keras.losses.deserialize(text)
@@ -260,17 +260,17 @@ def learner():
 
 def test_two_replicas_equal_one_device(two_replicas, first_shard=3):
     random = np.random.default_rng(0)
-    pictures = random.normal(size=(8, 6)).astype(np.float32)
+    images = random.normal(size=(8, 6)).astype(np.float32)
     labels = np.repeat(np.arange(4), 2).astype(np.int32)
     single = learner()
-    want = single.train_step((tf.constant(pictures), tf.constant(labels)))
+    want = single.train_step((tf.constant(images), tf.constant(labels)))
     with two_replicas.scope():
         double = learner()
 
     def shard(context):
         i = context.replica_id_in_sync_group
         part = slice(0, first_shard) if i == 0 else slice(first_shard, None)
-        return tf.constant(pictures[part]), tf.constant(labels[part])
+        return tf.constant(images[part]), tf.constant(labels[part])
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
     step = tf.function(lambda data: double.train_step(data))

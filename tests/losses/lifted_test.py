@@ -39,9 +39,9 @@ def test_tf_addons(seed):
             tape.watch(x)
             value = loss(tf.constant(labels), x)
         results.append((float(value), tape.gradient(value, x).numpy()))
-    (got, slope), (want, wanted_slope) = results
+    (got, gradient), (want, wanted_gradient) = results
     assert got == pytest.approx(want, rel=1e-5)
-    np.testing.assert_allclose(slope, wanted_slope, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_original_by_hand():

@@ -121,7 +121,7 @@ def test_by_hand_and_its_metrics():
     assert float(value.metrics["active"]) == pytest.approx(4 / 6)
 
 
-def slope_of_beta(loss, labels, vectors, keys=None):
+def gradient_of_beta(loss, labels, vectors, keys=None):
     variable = loss.parameters.beta
     with tf.GradientTape() as tape:
         value = loss.compute(labels, vectors, keys)
@@ -132,7 +132,7 @@ def slope_of_beta(loss, labels, vectors, keys=None):
 
 @pytest.mark.parametrize("beta_per", ["all", "product"])
 @pytest.mark.parametrize("nu", [0.0, 0.3])
-def test_slope_of_the_boundary(beta_per, nu):
+def test_gradient_of_the_boundary(beta_per, nu):
     labels, vectors = pair_reference.batch(1)
     loss = MarginLoss(beta_per=beta_per, beta_regularization=nu, sampling="all")
     loss.build(products=6, embedding_size=4)
@@ -140,7 +140,7 @@ def test_slope_of_the_boundary(beta_per, nu):
     size = {"all": 1, "product": 6}[beta_per]
     start = 1.0 + 0.05 * np.arange(size)
     variable.assign(start)
-    got, slope = slope_of_beta(loss, labels, vectors)
+    got, gradient = gradient_of_beta(loss, labels, vectors)
 
     def oracle(beta):
         beta = beta[labels if beta_per == "product" else 0 * labels]
@@ -149,17 +149,17 @@ def test_slope_of_the_boundary(beta_per, nu):
 
     assert got == pytest.approx(oracle(start), rel=2e-5)
     numeric = pair_reference.finite_differences(oracle, start)
-    np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
-    assert np.abs(slope).max() > 0.01
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-5)
+    assert np.abs(gradient).max() > 0.01
 
 
-def test_keys_are_not_regularised_again():
+def test_keys_are_not_regularized_again():
     labels, vectors = pair_reference.batch(1)
     loss = MarginLoss(beta_regularization=0.3)
     loss.build(6, 4)
     keys = batch_loss.Keys(labels, vectors, tf.zeros([len(labels)], tf.bool))
-    total, slope = slope_of_beta(loss, labels, vectors, keys)
-    assert total == 0 and not slope.any()
+    total, gradient = gradient_of_beta(loss, labels, vectors, keys)
+    assert total == 0 and not gradient.any()
 
 
 def test_boundary_starts_at_beta_and_is_trainable():

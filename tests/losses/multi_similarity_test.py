@@ -36,9 +36,9 @@ def test_tf_similarity(seed):
             unit = tf.math.l2_normalize(x, -1)
             value = tf.reduce_mean(loss(tf.constant(labels), unit))
         results.append((float(value), tape.gradient(value, x).numpy()))
-    (got, slope), (want, wanted_slope) = results
+    (got, gradient), (want, wanted_gradient) = results
     assert got == pytest.approx(want, rel=1e-4)
-    np.testing.assert_allclose(slope, wanted_slope, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_mined_pairs_by_hand():

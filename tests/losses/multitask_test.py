@@ -72,7 +72,7 @@ def test_sums_are_the_loops(seed, dtype, rtol):
     assert got.total.dtype == tf.float32
 
 
-def slopes(function, values, step=1e-2):
+def gradients(function, values, step=1e-2):
     """Finite differences of a scalar."""
     found = np.zeros(values.shape)
     for at in np.ndindex(*values.shape):
@@ -85,7 +85,7 @@ def slopes(function, values, step=1e-2):
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_slopes_are_finite_differences(which):
+def test_gradients_are_finite_differences(which):
     attributes, scores, marks, places, logits = data(batch=2)
     function, values = [
         (lambda v: multitask.attribute_loss(attributes, v, 2.0)[0], scores),
@@ -96,7 +96,7 @@ def test_slopes_are_finite_differences(which):
     with tf.GradientTape() as tape:
         loss = function(variable)
     got = tape.gradient(loss, variable).numpy()
-    np.testing.assert_allclose(got, slopes(function, values), atol=2e-3)
+    np.testing.assert_allclose(got, gradients(function, values), atol=2e-3)
     # What is not known pulls at nothing.
     if which == 0:
         assert (got[attributes == -1] == 0).all()
@@ -119,8 +119,8 @@ def test_nothing_annotated_is_zero_over_zero_terms():
         total = tf.add_n([one.total for one in sums])
     assert float(total) == 0
     assert [float(one.count) for one in sums] == [0, 0, 0]
-    for slope in tape.gradient(total, [places, logits]):
-        assert (slope.numpy() == 0).all()
+    for gradient in tape.gradient(total, [places, logits]):
+        assert (gradient.numpy() == 0).all()
 
 
 def test_no_row_at_all():

@@ -33,9 +33,9 @@ def test_tf_addons_on_the_matrix_of_similarities(seed, products, scale):
                 logits = scale * tf.matmul(x[0::2], x[1::2], transpose_b=True)
                 value = tfa.losses.npairs_loss(np.array(products), logits)
         results.append((float(value), tape.gradient(value, x).numpy()))
-    (got, slope), (want, wanted_slope) = results
+    (got, gradient), (want, wanted_gradient) = results
     assert got == pytest.approx(want, rel=1e-5)
-    np.testing.assert_allclose(slope, wanted_slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient, wanted_gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_keys_stand_beside_the_own_positive_by_hand():

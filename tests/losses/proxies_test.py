@@ -70,7 +70,7 @@ def batch(seed, size=9):
 
 
 def with_gradients(loss, labels, vectors):
-    """The loss, and its slopes by embeddings and by proxies."""
+    """The loss, and its gradients by embeddings and by proxies."""
     vectors = tf.convert_to_tensor(vectors)
     with tf.GradientTape() as tape:
         tape.watch(vectors)
@@ -122,7 +122,7 @@ def test_both_gradients_equal_finite_differences(kind):
     p = loss.parameters.proxies.numpy()
     _, by_row, by_proxy = with_gradients(loss, labels, vectors)
 
-    def slopes(array, value):
+    def gradients(array, value):
         numeric = np.zeros(array.shape)
         for index in np.ndindex(array.shape):
             for sign in (1, -1):
@@ -134,13 +134,13 @@ def test_both_gradients_equal_finite_differences(kind):
     oracle = ORACLES[kind]
     np.testing.assert_allclose(
         by_row,
-        slopes(vectors, lambda x: oracle(labels, x, p, **steepness)),
+        gradients(vectors, lambda x: oracle(labels, x, p, **steepness)),
         rtol=1e-3,
         atol=1e-5,
     )
     np.testing.assert_allclose(
         by_proxy,
-        slopes(p, lambda q: oracle(labels, vectors, q, **steepness)),
+        gradients(p, lambda q: oracle(labels, vectors, q, **steepness)),
         rtol=1e-3,
         atol=1e-5,
     )
@@ -158,7 +158,7 @@ def one_product():
     return np.zeros(4, int), batch(3, size=4)[1]
 
 
-def one_picture_each():
+def one_image_each():
     return np.arange(PRODUCTS), batch(3, size=PRODUCTS)[1]
 
 
@@ -173,9 +173,9 @@ def one_row():
 
 @any_loss
 @pytest.mark.parametrize(
-    "edge", [collapsed, one_product, one_picture_each, duplicates, one_row]
+    "edge", [collapsed, one_product, one_image_each, duplicates, one_row]
 )
-def test_edges_equal_the_loop_with_finite_slopes(kind, edge):
+def test_edges_equal_the_loop_with_finite_gradients(kind, edge):
     loss = built(kind)
     labels, vectors = edge()
     got, by_row, by_proxy = with_gradients(loss, labels, vectors)

@@ -10,7 +10,7 @@ import tensorflow_similarity as tfsim
 
 from tf_triplet.losses import third_party as foreign
 from tf_triplet.losses.batch_loss import Keys
-from tf_triplet.losses.third_party import KNOWN_FAULTS, ForeignLoss
+from tf_triplet.losses.third_party import KNOWN_FAULTS, ThirdPartyLoss
 from tf_triplet.training.learner import Learner
 
 PAIRS = np.repeat(np.arange(4), 2).astype(np.int32)
@@ -24,11 +24,11 @@ def vectors(seed=0, size=8, dim=4):
     return unit.astype(np.float32)
 
 
-def value_and_slope(loss, labels, embeddings):
+def value_and_gradient(loss, labels, embeddings):
     embeddings = tf.convert_to_tensor(embeddings, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
-        # Slopes along the sphere, on which the encoder's outputs lie.
+        # Gradients along the sphere, on which the encoder's outputs lie.
         unit = tf.math.l2_normalize(embeddings, 1)
         value = tf.reduce_mean(
             loss.compute(tf.constant(labels, tf.int32), unit).values
@@ -54,7 +54,7 @@ THEIRS = {
 @pytest.mark.parametrize("name", THEIRS)
 def test_is_theirs_spread_over_the_rows(name):
     x = vectors()
-    values = ForeignLoss(name).compute(PAIRS, x).values.numpy()
+    values = ThirdPartyLoss(name).compute(PAIRS, x).values.numpy()
     want = float(tf.reduce_mean(THEIRS[name]()(PAIRS, tf.constant(x))))
     assert values.shape == (8,) and want > 0
     np.testing.assert_allclose(values, want, rtol=1e-6)
@@ -62,19 +62,19 @@ def test_is_theirs_spread_over_the_rows(name):
 
 def test_pairs_are_fed_as_a_matrix():
     x = vectors()
-    got, _ = value_and_slope(ForeignLoss("tfa_npairs"), PAIRS, x)
+    got, _ = value_and_gradient(ThirdPartyLoss("tfa_npairs"), PAIRS, x)
     logits = np.float64(x[::2]) @ np.float64(x[1::2]).T
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert got == pytest.approx(-np.log(np.diag(shares)).mean(), rel=1e-5)
-    assert ForeignLoss("tfa_npairs").in_pairs
-    assert not ForeignLoss("tfa_hard").in_pairs
+    assert ThirdPartyLoss("tfa_npairs").in_pairs
+    assert not ThirdPartyLoss("tfa_hard").in_pairs
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 1]])
 def test_npairs_refuses_what_is_no_pair(labels):
     x = vectors(size=len(labels))
     with pytest.raises(tf.errors.InvalidArgumentError, match="interleaved"):
-        ForeignLoss("tfa_npairs").compute(tf.constant(labels), x)
+        ThirdPartyLoss("tfa_npairs").compute(tf.constant(labels), x)
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_npairs_refuses_what_is_no_pair(labels):
     ],
 )
 def test_arguments_reach_them_and_the_config(name, arguments):
-    loss = ForeignLoss(name, **arguments)
+    loss = ThirdPartyLoss(name, **arguments)
     x = vectors()
-    got, _ = value_and_slope(loss, PAIRS, x)
+    got, _ = value_and_gradient(loss, PAIRS, x)
     want = float(tf.reduce_mean(THEIRS[name]().call(PAIRS, x)))
     assert abs(got - want) > 0.01
     again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
     assert again.get_config() == loss.get_config()
-    assert value_and_slope(again, PAIRS, x)[0] == got
+    assert value_and_gradient(again, PAIRS, x)[0] == got
 
 
 @any_loss
 def test_half_precision_is_cast_up(name):
     low = tf.cast(vectors(), tf.float16)
-    loss = ForeignLoss(name)
+    loss = ThirdPartyLoss(name)
     got = loss.compute(PAIRS, low).values
     assert got.dtype == tf.float32
     want = loss.compute(PAIRS, tf.cast(low, tf.float32)).values
@@ -176,7 +176,7 @@ def test_npairs_under_plain_compile_is_nan():
 @pytest.mark.parametrize("name", [*ADDONS, "tfsim_circle"])
 def test_learner_on_two_replicas_equals_one_device(two_replicas, name):
     def make():
-        learner = Learner(make_model(), ForeignLoss(name))
+        learner = Learner(make_model(), ThirdPartyLoss(name))
         learner.compile(tf.keras.optimizers.SGD(1e-2))
         return learner
 
@@ -198,7 +198,7 @@ def test_learner_on_two_replicas_equals_one_device(two_replicas, name):
 
 def test_fit_on_two_replicas(two_replicas):
     with two_replicas.scope():
-        learner = Learner(make_model(), ForeignLoss("tfsim_triplet"))
+        learner = Learner(make_model(), ThirdPartyLoss("tfsim_triplet"))
         learner.compile(tf.keras.optimizers.SGD(0.1))
     x, y = shards()
     data = tf.data.Dataset.from_tensors((np.vstack(x), y.ravel())).repeat(30)
@@ -216,8 +216,10 @@ def test_fit_on_two_replicas(two_replicas):
     ],
 )
 def test_nan_where_nothing_is_to_compare(name, labels):
-    value, slope = value_and_slope(ForeignLoss(name), labels, vectors())
-    assert np.isnan(value) and np.isnan(slope).any()
+    value, gradient = value_and_gradient(
+        ThirdPartyLoss(name), labels, vectors()
+    )
+    assert np.isnan(value) and np.isnan(gradient).any()
     assert "is NaN" in KNOWN_FAULTS[name]
 
 
@@ -225,18 +227,20 @@ NO_NEGATIVE = ["tfa_semihard", "tfsim_triplet", "tfsim_pn"]
 
 
 @pytest.mark.parametrize("name", NO_NEGATIVE)
-def test_slopes_from_nothing_without_a_negative(name):
-    value, slope = value_and_slope(ForeignLoss(name), np.zeros(8), vectors())
-    assert value > 1 and np.abs(slope).max() > 0.01
-    assert "slopes from nothing" in KNOWN_FAULTS[name]
+def test_gradients_from_nothing_without_a_negative(name):
+    value, gradient = value_and_gradient(
+        ThirdPartyLoss(name), np.zeros(8), vectors()
+    )
+    assert value > 1 and np.abs(gradient).max() > 0.01
+    assert "gradients from nothing" in KNOWN_FAULTS[name]
 
 
 @pytest.mark.parametrize("name", ["tfa_hard", "tfsim_triplet_hard"])
 def test_without_a_negative_it_costs_the_margin(name):
-    loss = ForeignLoss(name, margin=0.7)
-    value, slope = value_and_slope(loss, np.zeros(8), vectors())
+    loss = ThirdPartyLoss(name, margin=0.7)
+    value, gradient = value_and_gradient(loss, np.zeros(8), vectors())
     assert value == pytest.approx(0.7, rel=1e-4)
-    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
     assert "costs the margin" in KNOWN_FAULTS[name]
 
 
@@ -244,8 +248,10 @@ def test_without_a_negative_it_costs_the_margin(name):
     "name", ["tfa_hard", "tfsim_triplet", "tfsim_triplet_hard", "tfsim_pn"]
 )
 def test_rows_without_a_positive_are_counted_and_pushed(name):
-    value, slope = value_and_slope(ForeignLoss(name), np.arange(8), vectors())
-    assert value > 0.1 and np.abs(slope).max() > 0.01
+    value, gradient = value_and_gradient(
+        ThirdPartyLoss(name), np.arange(8), vectors()
+    )
+    assert value > 0.1 and np.abs(gradient).max() > 0.01
     assert "without a positive is counted" in KNOWN_FAULTS[name]
 
 
@@ -273,7 +279,7 @@ def test_the_largest_tensor_is_cubic_in_the_batch(name, function):
 
 
 def test_soft_hard_overflows_at_large_distances():
-    loss = ForeignLoss("tfa_hard", soft=True)
+    loss = ThirdPartyLoss("tfa_hard", soft=True)
     x = tf.constant([[0.0, 0], [90, 0], [0, 0], [90, 0]])
     value = loss.compute(tf.constant([0, 0, 1, 1]), x).values
     assert np.isinf(value).all() and "overflows" in KNOWN_FAULTS["tfa_hard"]
@@ -281,7 +287,9 @@ def test_soft_hard_overflows_at_large_distances():
 
 def test_npairs_never_gets_low_on_unit_vectors():
     best = np.float32([[1, 0], [1, 0], [-1, 0], [-1, 0]])
-    value, _ = value_and_slope(ForeignLoss("tfa_npairs"), [0, 0, 1, 1], best)
+    value, _ = value_and_gradient(
+        ThirdPartyLoss("tfa_npairs"), [0, 0, 1, 1], best
+    )
     assert value == pytest.approx(np.log1p(np.exp(-2)), rel=1e-5)
     assert "(n - 1) / e^2" in KNOWN_FAULTS["tfa_npairs"]
 
@@ -303,7 +311,7 @@ def circle(labels, x, gamma=80.0, margin=0.4, product=True, constant=True):
 
 
 @pytest.mark.parametrize(
-    "product,constant,value_is_theirs,slope_is_theirs",
+    "product,constant,value_is_theirs,gradient_is_theirs",
     [
         (False, False, True, True),
         (False, True, True, False),
@@ -311,43 +319,45 @@ def circle(labels, x, gamma=80.0, margin=0.4, product=True, constant=True):
     ],
 )
 def test_circle_is_another_formula_than_the_papers(
-    product, constant, value_is_theirs, slope_is_theirs
+    product, constant, value_is_theirs, gradient_is_theirs
 ):
     raw = tf.constant(vectors())
-    got, got_slope = value_and_slope(
-        ForeignLoss("tfsim_circle", gamma=4.0), PAIRS, raw
+    got, got_gradient = value_and_gradient(
+        ThirdPartyLoss("tfsim_circle", gamma=4.0), PAIRS, raw
     )
     with tf.GradientTape() as tape:
         tape.watch(raw)
         unit = tf.math.l2_normalize(raw, 1)
         want = circle(PAIRS, unit, 4.0, product=product, constant=constant)
-    slope = tape.gradient(want, raw).numpy()
+    gradient = tape.gradient(want, raw).numpy()
     assert np.isclose(got, want, rtol=1e-4) == value_is_theirs
-    same = np.allclose(got_slope, slope, rtol=1e-3, atol=1e-5)
-    assert same == slope_is_theirs
+    same = np.allclose(got_gradient, gradient, rtol=1e-3, atol=1e-5)
+    assert same == gradient_is_theirs
     assert "one of their product" in KNOWN_FAULTS["tfsim_circle"]
 
 
-def test_soft_nearest_neighbour_is_nan_where_all_are_far():
+def test_soft_nearest_neighbor_is_nan_where_all_are_far():
     x = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    near = ForeignLoss("tfsim_soft_nn", temperature=2.0 / 80)
-    assert np.isfinite(value_and_slope(near, [0, 0, 1, 1], x)[0])
-    far = ForeignLoss("tfsim_soft_nn", temperature=2.0 / 110)
-    assert np.isnan(value_and_slope(far, [0, 0, 1, 1], x)[0])
+    near = ThirdPartyLoss("tfsim_soft_nn", temperature=2.0 / 80)
+    assert np.isfinite(value_and_gradient(near, [0, 0, 1, 1], x)[0])
+    far = ThirdPartyLoss("tfsim_soft_nn", temperature=2.0 / 110)
+    assert np.isnan(value_and_gradient(far, [0, 0, 1, 1], x)[0])
     assert "0 / 0" in KNOWN_FAULTS["tfsim_soft_nn"]
 
 
 @pytest.mark.parametrize(
     "labels",
     [np.arange(8), np.zeros(8), PAIRS],
-    ids=["one picture each", "no negative", "collapse"],
+    ids=["one image each", "no negative", "collapse"],
 )
 def test_multisim_has_no_known_fault(labels):
     assert "tfsim_multisim" not in KNOWN_FAULTS
     x = np.ones([8, 4]) if labels is PAIRS else vectors()
-    value, slope = value_and_slope(ForeignLoss("tfsim_multisim"), labels, x)
+    value, gradient = value_and_gradient(
+        ThirdPartyLoss("tfsim_multisim"), labels, x
+    )
     assert np.isfinite(value)
-    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
 # What the user is told.
@@ -356,7 +366,7 @@ def test_multisim_has_no_known_fault(labels):
 @any_loss
 def test_choosing_one_tells_its_faults_once(name, caplog):
     caplog.set_level("WARNING", logger="absl")
-    loss = ForeignLoss(name)
+    loss = ThirdPartyLoss(name)
     loss.compute(PAIRS, vectors())
     told = [r.getMessage() for r in caplog.records if "known to be" in r.msg]
     wanted = [
@@ -375,19 +385,19 @@ def test_faults_are_of_losses_that_there_are():
     "call,message",
     [
         (
-            lambda: ForeignLoss("hard"),
+            lambda: ThirdPartyLoss("hard"),
             "`name` must be one of tfa_hard,.*'hard'",
         ),
         (
-            lambda: ForeignLoss("tfa_hard", gamma=1.0),
+            lambda: ThirdPartyLoss("tfa_hard", gamma=1.0),
             "tfa_hard has no argument gamma. It takes: margin, soft, dist",
         ),
         (
-            lambda: ForeignLoss("tfa_npairs", margin=1.0),
+            lambda: ThirdPartyLoss("tfa_npairs", margin=1.0),
             "tfa_npairs has no argument margin. It takes: none",
         ),
         (
-            lambda: ForeignLoss("tfsim_pn", positive_mining_strategy="x"),
+            lambda: ThirdPartyLoss("tfsim_pn", positive_mining_strategy="x"),
             "tensorflow_similarity's PNLoss refuses .*'x'.*Invalid positive",
         ),
     ],
@@ -399,7 +409,7 @@ def test_bad_arguments_are_named(call, message):
 
 @any_loss
 def test_sides_and_keys_are_refused(name):
-    loss, x = ForeignLoss(name), tf.constant(vectors())
+    loss, x = ThirdPartyLoss(name), tf.constant(vectors())
     sides = tf.stack([PAIRS, PAIRS % 2], 1)
     with pytest.raises(ValueError, match=f"{name} knows no sides"):
         loss.compute(sides, x)
@@ -419,4 +429,4 @@ def test_a_missing_package_says_what_to_install(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     install = f"pip install {package.replace('_', '-')}"
     with pytest.raises(ValueError, match=install):
-        ForeignLoss(name)
+        ThirdPartyLoss(name)

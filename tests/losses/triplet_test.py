@@ -83,7 +83,7 @@ def test_two_domains_anchor_on_the_street_and_compare_with_the_shop(mining):
     )
     counts = terms.counts.numpy()
     assert counts[::2].any() and not counts[1::2].any()
-    # Another street picture in the anchor's place is no negative.
+    # Another street image in the anchor's place is no negative.
     loss, gradient = loss_and_gradient(
         np.stack([[0, 0, 1, 1], [0, 1, 0, 1]], 1),
         np.float32([[1, 0], [0.8, 0.6], [1, 0], [-1, 0]]),
@@ -108,7 +108,7 @@ def test_one_side_only_has_no_loss(mining):
 def test_margin_of_the_paper_in_both_units(mining, seed):
     """0.1 of cosine is 0.2 of squared Euclidean: twice the loss."""
     labels, vectors = batch(seed, mining=mining)
-    cosine, slope = loss_and_gradient(
+    cosine, gradient = loss_and_gradient(
         labels, vectors, mining=mining, margin=0.1, distance="cosine"
     )
     squared, other = loss_and_gradient(
@@ -118,12 +118,12 @@ def test_margin_of_the_paper_in_both_units(mining, seed):
     np.testing.assert_allclose(2 * cosine, squared, rtol=1e-5)
 
     def on_the_sphere(gradient):
-        """Without the part along the vectors, which normalising removes."""
+        """Without the part along the vectors, which normalizing removes."""
         along = (gradient * vectors).sum(1, keepdims=True)
         return gradient - along * vectors
 
     np.testing.assert_allclose(
-        2 * on_the_sphere(slope), on_the_sphere(other), atol=1e-6
+        2 * on_the_sphere(gradient), on_the_sphere(other), atol=1e-6
     )
 
 
@@ -198,7 +198,7 @@ def test_hardest_negative_is_right_near_collapse(spread, clusters):
 
 
 @pytest.mark.parametrize("mining", ["batch_hard", "batch_all", "semi_hard"])
-def test_one_picture_a_product_has_no_loss(mining):
+def test_one_image_a_product_has_no_loss(mining):
     _, vectors = batch(1)
     loss, gradient = loss_and_gradient(
         np.arange(16), vectors, mining=mining, margin=5.0
@@ -287,17 +287,15 @@ def test_plain_keras_fit_with_large_ids(mining):
     # Six ids above 2^24, of which float32 would make three.
     ids = 2**24 + np.arange(6)
     labels = np.repeat(ids, 2)
-    pictures = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
     tf.keras.utils.set_random_seed(0)
     model = tf.keras.Sequential(
         [tf.keras.layers.Dense(4), tf.keras.layers.UnitNormalization()]
     )
     loss = triplet.TripletLoss(mining, margin=0.5)
     model.compile("sgd", loss=loss)
-    before = model.predict(pictures, verbose=0)
-    history = model.fit(
-        pictures, labels, batch_size=12, shuffle=False, verbose=0
-    )
+    before = model.predict(images, verbose=0)
+    history = model.fit(images, labels, batch_size=12, shuffle=False, verbose=0)
     want = reference.triplet_loss(
         labels, before, mining, 0.5, False, "cosine", "mean"
     )

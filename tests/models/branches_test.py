@@ -1,4 +1,4 @@
-"""Branched encoders against NumPy, one picture at a time."""
+"""Branched encoders against NumPy, one image at a time."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def unit(vector):
     return vector / np.linalg.norm(vector)
 
 
-def test_heads_equal_one_matrix_a_picture():
+def test_heads_equal_one_matrix_a_image():
     encoder, network = build("heads", names=NAMES)
     scramble(encoder)
     given = inputs([2, 0, 1, 0])
@@ -64,14 +64,14 @@ def test_heads_equal_one_matrix_a_picture():
 
 
 @pytest.mark.parametrize("size", [4, 0])
-def test_networks_equal_one_network_a_picture(size):
+def test_networks_equal_one_network_a_image(size):
     encoder, networks = build("networks", size)
     scramble(encoder)
     given = inputs([1, 0, 0, 1, 1])
     got = encoder(given).numpy()
     for row, branch in enumerate(given["branch"]):
-        picture = given["pixels"][row : row + 1]
-        want = np.float64(networks[branch](picture))[0]
+        image = given["pixels"][row : row + 1]
+        want = np.float64(networks[branch](image))[0]
         if size:
             kernel, bias = encoder.get_layer(f"head_{branch}").get_weights()
             want = want @ np.float64(kernel) + bias
@@ -115,9 +115,9 @@ def test_gradients_equal_finite_differences(kind, size):
 
     with tf.GradientTape() as tape:
         out = value()
-    slopes = tape.gradient(out, encoder.trainable_variables)
+    gradients = tape.gradient(out, encoder.trainable_variables)
     random = np.random.default_rng(4)
-    for variable, slope in zip(encoder.trainable_variables, slopes):
+    for variable, gradient in zip(encoder.trainable_variables, gradients):
         step = random.normal(size=variable.shape)
         before = variable.numpy()
         values = []
@@ -127,12 +127,12 @@ def test_gradients_equal_finite_differences(kind, size):
         variable.assign(before)
         numeric = (values[0] - values[1]) / 2e-3
         assert numeric == pytest.approx(
-            float(np.sum(step * slope.numpy())), rel=0.02, abs=2e-3
+            float(np.sum(step * gradient.numpy())), rel=0.02, abs=2e-3
         )
 
 
 @pytest.mark.parametrize("kind,size", [("heads", 4), ("networks", 4)])
-def test_a_branch_without_pictures_has_no_slope(kind, size):
+def test_a_branch_without_images_has_no_gradient(kind, size):
     encoder, _ = build(kind, size)
     given = inputs([1, 1])
     with tf.GradientTape() as tape:
@@ -168,7 +168,7 @@ def test_the_file_keeps_vectors_names_and_what_trains(tmp_path, kind, size):
 def test_mixed_precision_gives_unit_float32(kind, size):
     with embedding.precision(True):
         encoder, _ = build(kind, size)
-    # One picture: a batch of a static size of 1 is still a batch.
+    # One image: a batch of a static size of 1 is still a batch.
     vectors = encoder(inputs([1]))
     assert vectors.dtype == tf.float32 and vectors.shape == (1, size or 5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
@@ -190,7 +190,7 @@ def test_names_become_numbers_by_name():
     assert branches.index([]).tolist() == []
     with pytest.raises(
         ValueError,
-        match=r"no branch for category 'belts' \(of 2 pictures\); it has "
+        match=r"no branch for category 'belts' \(of 2 images\); it has "
         "'hats', 'bags'",
     ):
         branches.index(["belts", "hats", "belts"])
@@ -199,7 +199,7 @@ def test_names_become_numbers_by_name():
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (("colour", ("a",)), "Received: 'colour'"),
+        (("color", ("a",)), "Received: 'color'"),
         (("domain", ()), "one at least. Received"),
         (("domain", ("a", "a")), r"Received: \('a', 'a'\)"),
         (("domain", ("a", "b"), "c"), "one of `names`, a, b. Received: 'c'"),

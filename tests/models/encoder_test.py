@@ -23,7 +23,7 @@ def small():
     )
 
 
-def pictures(count=2, size=32):
+def images(count=2, size=32):
     random = np.random.default_rng(0)
     return random.random((count, size, size, 3)).astype(np.float32)
 
@@ -33,7 +33,7 @@ def pictures(count=2, size=32):
 def test_output_is_unit_float32(mixed, size):
     with embedding.precision(mixed):
         encoder = embedding.build_encoder(small(), size)
-    vectors = encoder(pictures())
+    vectors = encoder(images())
     assert vectors.dtype == tf.float32
     assert vectors.shape == (2, size or 4)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
@@ -52,15 +52,15 @@ def test_backbones_scale_as_keras_does(name):
     }[name]
     plain = make(include_top=False, weights=None, input_shape=(32, 32, 3))
     plain.set_weights(network.get_weights())
-    images = pictures()
-    wanted = plain(module.preprocess_input(images * 255.0))
-    np.testing.assert_allclose(network(images), wanted, rtol=1e-3, atol=1e-4)
+    batch = images()
+    wanted = plain(module.preprocess_input(batch * 255.0))
+    np.testing.assert_allclose(network(batch), wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_frozen_batch_norm_keeps_its_statistics():
     encoder = embedding.build_encoder(small(), 4, batch_norm="frozen")
     before = [w.numpy() for w in encoder.non_trainable_weights]
-    encoder(pictures(), training=True)
+    encoder(images(), training=True)
     for old, new in zip(before, encoder.non_trainable_weights):
         np.testing.assert_array_equal(old, new)
     assert len(before) == 4
@@ -73,8 +73,8 @@ def test_sync_batch_norm_keeps_the_weights():
         la for la in encoder.layers if isinstance(la, LAYERS.BatchNormalization)
     ]
     assert layer and layer[0].synchronized
-    wanted = embedding.build_encoder(plain, 0)(pictures())
-    np.testing.assert_allclose(encoder(pictures()), wanted, rtol=1e-6)
+    wanted = embedding.build_encoder(plain, 0)(images())
+    np.testing.assert_allclose(encoder(images()), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ""])
@@ -83,16 +83,16 @@ def test_imports_saved_keras_models(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     model.save(path)
     backbone = keras_import.import_backbone(path, 32, "0_255")
-    wanted = model(pictures() * 255.0)
-    np.testing.assert_allclose(backbone(pictures()), wanted, rtol=1e-4)
-    assert embedding.build_encoder(backbone, 3)(pictures()).shape == (2, 3)
+    wanted = model(images() * 255.0)
+    np.testing.assert_allclose(backbone(images()), wanted, rtol=1e-4)
+    assert embedding.build_encoder(backbone, 3)(images()).shape == (2, 3)
 
 
 def test_saved_encoder_loads_without_this_package(tmp_path):
     encoder = embedding.build_encoder("resnet50", 4, "random", 32)
     path = tmp_path / "encoder.keras"
     encoder.save(path)
-    np.save(tmp_path / "want.npy", encoder(pictures()))
+    np.save(tmp_path / "want.npy", encoder(images()))
     code = (
         "import sys, numpy as np, tensorflow as tf\n"
         f"m = tf.keras.models.load_model({str(path)!r})\n"
@@ -113,8 +113,8 @@ def test_sync_batch_norm_reaches_into_an_imported_model():
         if isinstance(layer, LAYERS.BatchNormalization)
     ]
     assert norms and all(layer.synchronized for layer in norms)
-    wanted = embedding.build_encoder(imported, 0)(pictures())
-    np.testing.assert_allclose(encoder(pictures()), wanted, rtol=1e-6)
+    wanted = embedding.build_encoder(imported, 0)(images())
+    np.testing.assert_allclose(encoder(images()), wanted, rtol=1e-6)
 
 
 def test_at_layer_reads_before_the_embedding(tmp_path):
@@ -122,14 +122,14 @@ def test_at_layer_reads_before_the_embedding(tmp_path):
     encoder = embedding.build_encoder(network, 5)
     encoder.save(tmp_path / "encoder.keras")
     encoder = tf.keras.models.load_model(tmp_path / "encoder.keras")
-    features = network(pictures()).numpy().mean((1, 2))
+    features = network(images()).numpy().mean((1, 2))
     want = features / np.linalg.norm(features, axis=1, keepdims=True)
     # The pooled features, and the map before them.
     for name in ("pool", network.layers[-1].name):
-        got = embedding.at_layer(encoder, name)(pictures())
+        got = embedding.at_layer(encoder, name)(images())
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
-    whole = embedding.at_layer(encoder, "unit_length")(pictures())
-    np.testing.assert_allclose(whole, encoder(pictures()), atol=1e-6)
+    whole = embedding.at_layer(encoder, "unit_length")(images())
+    np.testing.assert_allclose(whole, encoder(images()), atol=1e-6)
     with pytest.raises(ValueError, match="no layer 'pol'.*embedding, pool, "):
         embedding.at_layer(encoder, "pol")
 
@@ -141,10 +141,10 @@ def test_an_encoder_gets_a_new_head_at_a_layer(tmp_path):
     backbone = keras_import.import_backbone(
         tmp_path / "encoder.keras", 32, layer="pool"
     )
-    want = network(pictures()).numpy().mean((1, 2))
-    np.testing.assert_allclose(backbone(pictures()), want, rtol=1e-4)
+    want = network(images()).numpy().mean((1, 2))
+    np.testing.assert_allclose(backbone(images()), want, rtol=1e-4)
     headed = embedding.build_encoder(backbone, 3)
-    assert headed(pictures()).shape == (2, 3)
+    assert headed(images()).shape == (2, 3)
     with pytest.raises(ValueError, match="no layer 'top'"):
         keras_import.import_backbone(
             tmp_path / "encoder.keras", 32, layer="top"
@@ -166,7 +166,7 @@ def test_v1_weights_do_not_enter_a_v2_graph(tmp_path):
         backbones.build_backbone("resnet50v2", 32, tmp_path / "v1.weights.h5")
 
 
-def test_wrong_picture_size_is_an_error():
+def test_wrong_image_size_is_an_error():
     model = tf.keras.Sequential(
         [tf.keras.Input([32, 32, 3]), LAYERS.Flatten(), LAYERS.Dense(2)]
     )

@@ -28,7 +28,7 @@ def network():
     )
 
 
-def pictures():
+def images():
     random = np.random.default_rng(0)
     return random.random((3, 16, 16, 3)).astype(np.float32)
 
@@ -50,8 +50,8 @@ def test_the_two_parts_make_the_whole(make, name):
     model = make()
     middle, tail = cutting.split(model, name)
     head = tf.keras.Model(model.input, middle)
-    got = tail(head(pictures()))
-    np.testing.assert_allclose(got, model(pictures()), rtol=1e-5, atol=1e-6)
+    got = tail(head(images()))
+    np.testing.assert_allclose(got, model(images()), rtol=1e-5, atol=1e-6)
     ours = {id(w) for w in head.weights + tail.weights}
     assert ours == {id(w) for w in model.weights}
 
@@ -99,12 +99,10 @@ def test_equals_the_parts_by_hand(mixed, pooling):
             learners=3,
             attention_at="norm",
         )
-    vectors = encoder(pictures())
+    vectors = encoder(images())
     assert vectors.dtype == tf.float32 and vectors.shape == (3, 6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    spatial = backbone.get_layer("norm")(
-        backbone.get_layer("early")(pictures())
-    )
+    spatial = backbone.get_layer("norm")(backbone.get_layer("early")(images()))
     parts = []
     for i in range(3):
         hidden = encoder.get_layer(f"attention_{i}_hidden")(spatial)
@@ -131,14 +129,12 @@ def test_plain_keras_loads_it_and_every_weight_learns(tmp_path):
     )
     encoder.save(tmp_path / "encoder.keras")
     again = tf.keras.models.load_model(tmp_path / "encoder.keras")
-    np.testing.assert_allclose(
-        again(pictures()), encoder(pictures()), atol=1e-6
-    )
+    np.testing.assert_allclose(again(images()), encoder(images()), atol=1e-6)
     with tf.GradientTape() as tape:
-        value = tf.reduce_sum(encoder(pictures(), training=True)[:, 0])
-    slopes = tape.gradient(value, encoder.trainable_weights)
-    assert len(slopes) == 4 + 2 + 2 * 4
-    assert all(slope is not None for slope in slopes)
+        value = tf.reduce_sum(encoder(images(), training=True)[:, 0])
+    gradients = tape.gradient(value, encoder.trainable_weights)
+    assert len(gradients) == 4 + 2 + 2 * 4
+    assert all(gradient is not None for gradient in gradients)
     for layer in encoder.submodules:
         assert type(layer).__module__.split(".")[0] in ("keras", "tensorflow")
 

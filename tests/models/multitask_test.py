@@ -20,7 +20,7 @@ def backbone(size=8):
     )
 
 
-def pictures(count=3, size=8):
+def images(count=3, size=8):
     random = np.random.default_rng(0)
     return random.random((count, size, size, 3)).astype(np.float32)
 
@@ -94,7 +94,7 @@ def test_landmark_pooling_is_the_loop(cells):
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
-def test_landmark_pooling_has_slopes_everywhere():
+def test_landmark_pooling_has_gradients_everywhere():
     features, places, gates = (
         tf.constant(v)
         for v in (random(1, 3, 3, 2), random(1, 2, 2, seed=1), random(1, 2))
@@ -123,7 +123,7 @@ def test_far_outside_takes_the_nearest_cell():
 def test_outputs(mixed):
     with embedding.precision(mixed):
         network = build()
-    out = network.training(pictures())
+    out = network.training(images())
     shapes = {name: tuple(value.shape) for name, value in out.items()}
     assert shapes == {
         "embeddings": (3, 7),
@@ -137,9 +137,7 @@ def test_outputs(mixed):
     np.testing.assert_allclose(
         np.linalg.norm(out["embeddings"], axis=1), 1, rtol=1e-5
     )
-    np.testing.assert_array_equal(
-        network.encoder(pictures()), out["embeddings"]
-    )
+    np.testing.assert_array_equal(network.encoder(images()), out["embeddings"])
 
 
 @pytest.mark.parametrize(
@@ -161,11 +159,11 @@ def test_heads_that_are_not_asked_for(options, names):
 def test_the_embedding_looks_where_the_landmarks_are():
     network = build()
     with tf.GradientTape() as tape:
-        vectors = network.encoder(pictures())
+        vectors = network.encoder(images())
         loss = tf.reduce_sum(vectors[:, 0])
     scores = network.encoder.get_layer("landmark_scores")
-    slope = tape.gradient(loss, scores.kernel)
-    assert np.abs(slope).max() > 1e-6
+    gradient = tape.gradient(loss, scores.kernel)
+    assert np.abs(gradient).max() > 1e-6
 
 
 @pytest.mark.parametrize("kind", pooling.POOLINGS)
@@ -178,27 +176,27 @@ def test_every_pooling_is_the_plain_encoders(tmp_path, kind):
         trunk, 7, attributes=4, landmarks=3, seed=1, pooling=kind
     )
     np.testing.assert_allclose(
-        network.encoder(pictures()), plain(pictures()), atol=1e-6
+        network.encoder(images()), plain(images()), atol=1e-6
     )
     full = build(pooling=kind).encoder
     full.save(tmp_path / "encoder.keras")
     again = tf.keras.models.load_model(
         tmp_path / "encoder.keras", compile=False
     )
-    np.testing.assert_allclose(again(pictures()), full(pictures()), atol=1e-6)
+    np.testing.assert_allclose(again(images()), full(images()), atol=1e-6)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_whitening_gets_the_features_around_the_landmarks_too(mixed):
     with embedding.precision(mixed):
         encoder = build(unit_features=True).encoder
-    features = embedding.at_layer(encoder, "features")(pictures())
+    features = embedding.at_layer(encoder, "features")(images())
     assert features.shape == (3, 5 + 6)
     head = encoder.get_layer("embedding")
     assert head.compute_dtype == "float32"
     want = head(features).numpy()
     want /= np.linalg.norm(want, axis=1, keepdims=True)
-    np.testing.assert_allclose(encoder(pictures()), want, atol=1e-5)
+    np.testing.assert_allclose(encoder(images()), want, atol=1e-5)
 
 
 def test_one_seed_makes_one_network():
@@ -216,9 +214,7 @@ def test_a_saved_encoder_loads_again(tmp_path):
     again = tf.keras.models.load_model(
         tmp_path / "encoder.keras", compile=False
     )
-    np.testing.assert_allclose(
-        again(pictures()), encoder(pictures()), rtol=1e-6
-    )
+    np.testing.assert_allclose(again(images()), encoder(images()), rtol=1e-6)
 
 
 def test_errors():

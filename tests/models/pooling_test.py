@@ -52,7 +52,7 @@ def test_equals_numpy(kind):
 
 @pytest.mark.parametrize("kind", pooling.POOLINGS)
 @pytest.mark.parametrize("value", [0.0, -1.0, 5e3])
-def test_constant_maps_have_finite_values_and_slopes(kind, value):
+def test_constant_maps_have_finite_values_and_gradients(kind, value):
     values = tf.fill([2, 2, 2, 3], value)
     layer = pooling.build_pooling(kind)
     with tf.GradientTape() as tape:
@@ -101,13 +101,13 @@ def test_rmac_gradient_goes_to_the_maxima():
     with tf.GradientTape() as tape:
         tape.watch(values)
         first = layer(values)[0, 0]
-    slope = tape.gradient(first, values)[0, :, :, 0]
+    gradient = tape.gradient(first, values)[0, :, :, 0]
     # d/dx of x / sqrt(x^2 + 1) at 4, at the place of the 4 alone.
-    np.testing.assert_allclose(slope, [[0, 0], [17**-1.5, 0]], atol=1e-6)
+    np.testing.assert_allclose(gradient, [[0, 0], [17**-1.5, 0]], atol=1e-6)
 
 
 def test_rmac_regions_of_a_long_map_overlap_by_about_40_percent():
-    # 4 x 8: at m = 3 neighbours start 2 apart, an overlap of 50 %; at m = 2
+    # 4 x 8: at m = 3 neighbors start 2 apart, an overlap of 50 %; at m = 2
     # they would touch, 0 %.
     assert pooling.rmac_regions(4, 8, 1) == [(0, 0, 4), (0, 2, 4), (0, 4, 4)]
     second = pooling.rmac_regions(8, 4, 2)[3:]
@@ -133,19 +133,19 @@ def vectors():
 def test_encoders_are_unit_float32_and_load_again(tmp_path, kind, mixed):
     with embedding.precision(mixed):
         encoder = embedding.build_encoder(network(), 3, pooling=kind)
-    pictures = maps((2, 8, 8, 3))
-    want = encoder(pictures)
+    images = maps((2, 8, 8, 3))
+    want = encoder(images)
     assert want.dtype == tf.float32
     assert encoder.get_layer("pool").compute_dtype == "float32"
     np.testing.assert_allclose(np.linalg.norm(want, axis=1), 1, rtol=1e-6)
     encoder.save(tmp_path / "encoder.keras")
     again = tf.keras.models.load_model(tmp_path / "encoder.keras")
-    np.testing.assert_allclose(again(pictures), want, atol=1e-6)
+    np.testing.assert_allclose(again(images), want, atol=1e-6)
     imported = keras_import.import_backbone(tmp_path / "encoder.keras", 8)
-    np.testing.assert_allclose(imported(pictures), want, atol=1e-6)
+    np.testing.assert_allclose(imported(images), want, atol=1e-6)
     tf.saved_model.save(encoder, str(tmp_path / "served"))
     served = tf.saved_model.load(str(tmp_path / "served"))
-    np.testing.assert_allclose(served(pictures), want, atol=1e-6)
+    np.testing.assert_allclose(served(images), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["average", "max", "average_max"])

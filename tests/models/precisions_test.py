@@ -26,7 +26,7 @@ def small(size=16, **more):
     return embedding.build_encoder(backbone, 12, seed=0, **more)
 
 
-def pictures(n=8, size=16):
+def images(n=8, size=16):
     return np.random.default_rng(0).random([n, size, size, 3], np.float32)
 
 
@@ -34,7 +34,7 @@ def pictures(n=8, size=16):
 def test_it_is_near_and_not_equal(pooling):
     encoder = small(pooling=pooling)
     copy = precisions.at_precision(encoder, "bfloat16")
-    want, got = encoder(pictures()).numpy(), copy(pictures()).numpy()
+    want, got = encoder(images()).numpy(), copy(images()).numpy()
     assert got.dtype == np.float32
     assert 1e-7 < np.abs(got - want).max() < 0.02
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
@@ -44,7 +44,7 @@ def test_it_is_near_and_not_equal(pooling):
         assert layer.variable_dtype == "float32"
     assert copy.get_layer("embedding").compute_dtype == "float32"
     # The original is as it was.
-    np.testing.assert_array_equal(encoder(pictures()).numpy(), want)
+    np.testing.assert_array_equal(encoder(images()).numpy(), want)
     assert encoder.get_layer("first").compute_dtype == "float32"
 
 
@@ -55,10 +55,10 @@ def test_a_model_in_a_model_and_a_file(tmp_path):
     copy = precisions.at_precision(outer, "bfloat16")
     nested = copy.get_layer("encoder").get_layer("first")
     assert nested.compute_dtype == "bfloat16"
-    assert 0 < np.abs(copy(pictures()) - outer(pictures())).max() < 0.02
+    assert 0 < np.abs(copy(images()) - outer(images())).max() < 0.02
     copy.save(tmp_path / "copy.keras")
     again = tf.keras.models.load_model(tmp_path / "copy.keras", compile=False)
-    np.testing.assert_array_equal(again(pictures()), copy(pictures()))
+    np.testing.assert_array_equal(again(images()), copy(images()))
 
 
 def test_branches_are_kept():
@@ -68,7 +68,7 @@ def test_branches_are_kept():
     encoder = branches.build_branched_encoder(backbone, 6, own, "heads")
     copy = precisions.at_precision(encoder, "bfloat16")
     assert branches.find(copy) == own
-    asked = {"pixels": pictures(), "branch": np.arange(8, dtype=np.int32) % 2}
+    asked = {"pixels": images(), "branch": np.arange(8, dtype=np.int32) % 2}
     got, want = copy(asked).numpy(), encoder(asked).numpy()
     assert 0 < np.abs(got - want).max() < 0.02
     assert copy.get_layer("head_0").compute_dtype == "float32"
@@ -131,7 +131,7 @@ def test_a_layer_that_keras_cannot_copy():
 def test_int8_is_float32_of_the_rounded_kernels(pooling):
     encoder = small(pooling=pooling)
     copy = precisions.at_precision(encoder, "int8")
-    want, got = encoder(pictures()).numpy(), copy(pictures()).numpy()
+    want, got = encoder(images()).numpy(), copy(images()).numpy()
     assert 1e-6 < np.abs(got - want).max() < 0.05
     # By hand: each output's largest number is 127.
     for name, kernel, axes in (
@@ -141,7 +141,7 @@ def test_int8_is_float32_of_the_rounded_kernels(pooling):
         own = getattr(encoder.get_layer(name), kernel)
         scale = np.abs(own.numpy()).max(axes, keepdims=True) / 127
         own.assign(np.round(own.numpy() / scale) * scale)
-    rounded = encoder(pictures()).numpy()
+    rounded = encoder(images()).numpy()
     np.testing.assert_allclose(got, rounded, atol=1e-6)
     kinds = {w.dtype for w in copy.get_layer("first").weights}
     assert kinds == {tf.int8, tf.float32}
@@ -161,7 +161,7 @@ def test_int8_in_a_model_in_a_model_and_a_saved_model(tmp_path):
     pooled = inner(inputs)
     encoder = tf.keras.Model(inputs, embedding.embed(pooled, 4))
     copy = precisions.at_precision(encoder, "int8")
-    want, got = encoder(pictures()).numpy(), copy(pictures()).numpy()
+    want, got = encoder(images()).numpy(), copy(images()).numpy()
     assert 1e-6 < np.abs(got - want).max() < 0.05
     sizes = []
     for name, model in (("float32", encoder), ("int8", copy)):
@@ -176,8 +176,8 @@ def test_int8_in_a_model_in_a_model_and_a_saved_model(tmp_path):
         data = folder / "variables" / "variables.data-00000-of-00001"
         sizes.append(data.stat().st_size)
         loaded = tf.saved_model.load(str(folder)).signatures["serving_default"]
-        again = loaded(tf.constant(pictures()))["embedding"]
-        np.testing.assert_allclose(again, model(pictures()), atol=1e-6)
+        again = loaded(tf.constant(images()))["embedding"]
+        np.testing.assert_allclose(again, model(images()), atol=1e-6)
     assert sizes[1] < 0.35 * sizes[0]
 
 

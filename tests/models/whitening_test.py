@@ -38,7 +38,7 @@ def test_has_unit_covariance_and_no_mean():
 @pytest.mark.parametrize(
     "values,components,message",
     [
-        (features(5), 5, "needs more than 5 pictures. Received: 5"),
+        (features(5), 5, "needs more than 5 images. Received: 5"),
         (features(), 9, "from 1 to 8.*Received: 9"),
         (features(), 0, "from 1 to 8.*Received: 0"),
         (np.ones((9, 4), np.float32), 1, "vary in 0 directions only"),
@@ -59,10 +59,10 @@ def test_it_fits_into_an_encoder(tmp_path, mixed):
         ]
     )
     random = np.random.default_rng(0)
-    pictures = random.random((20, 8, 8, 3)).astype(np.float32)
+    images = random.random((20, 8, 8, 3)).astype(np.float32)
     with embedding.precision(mixed):
         encoder = embedding.build_encoder(network, 4, unit_features=True)
-    unit = embedding.at_layer(encoder, "features")(pictures).numpy()
+    unit = embedding.at_layer(encoder, "features")(images).numpy()
     head = encoder.get_layer("embedding")
     assert head.compute_dtype == "float32"
     head.set_weights(whitening.fit_whitening(unit, 4))
@@ -71,4 +71,4 @@ def test_it_fits_into_an_encoder(tmp_path, mixed):
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     encoder.save(tmp_path / "encoder.keras")
     again = tf.keras.models.load_model(tmp_path / "encoder.keras")
-    np.testing.assert_allclose(again(pictures), want, atol=1e-3)
+    np.testing.assert_allclose(again(images), want, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The sheet of neighbours, the tables and the projector."""
+"""The sheet of neighbors, the tables and the projector."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,15 @@ import reference
 from PIL import Image
 from rich.console import Console
 
-from tf_triplet.reporting import neighbors as neighbours
+from tf_triplet.reporting import neighbors as neighbors
 from tf_triplet.reporting import projector, tables
-from tf_triplet.retrieval import metrics, protocols
+from tf_triplet.retrieval import metrics as retrieval_metrics
+from tf_triplet.retrieval import protocols
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = []
     for i in range(20):
         paths.append(str(folder / f"{i}.png"))
@@ -29,9 +30,9 @@ def vectors():
     return np.float32(np.stack([np.cos(angles), np.sin(angles)], 1))
 
 
-def test_neighbours_are_found_and_framed(catalog, vectors, tmp_path):
+def test_neighbors_are_found_and_framed(catalog, vectors, tmp_path):
     protocol = protocols.choose(catalog.domains, catalog.domain_names, "", "")
-    queries, found = neighbours.find_neighbours(
+    queries, found = neighbors.find_neighbors(
         vectors, catalog, [protocol], 4, k=3
     )
     paths = catalog.paths.tolist()
@@ -41,17 +42,17 @@ def test_neighbours_are_found_and_framed(catalog, vectors, tmp_path):
         assert row[0].path == partner
         assert row[0].score == pytest.approx(np.cos(0.01), abs=1e-5)
     path = tmp_path / "deep" / "sheet.png"
-    found[1][0] = neighbours.Neighbour("gone.png", 0.5, False, "$lost$")
-    neighbours.neighbour_grid(path, queries, found, ["$a$"] * 4, "100 $ & $")
+    found[1][0] = neighbors.Neighbor("gone.png", 0.5, False, "$lost$")
+    neighbors.neighbor_grid(path, queries, found, ["$a$"] * 4, "100 $ & $")
     sheet = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
-    for colour in ((0x2E, 0x9E, 0x4F), (0xD2, 0x3B, 0x3B)):
-        near = np.abs(sheet.astype(int) - colour).max(1) < 12
+    for color in ((0x2E, 0x9E, 0x4F), (0xD2, 0x3B, 0x3B)):
+        near = np.abs(sheet.astype(int) - color).max(1) < 12
         assert near.sum() > 200
     with pytest.raises(ValueError, match="0 queries"):
-        neighbours.neighbour_grid(path, [], [])
+        neighbors.neighbor_grid(path, [], [])
 
 
-def figures(shift):
+def metrics(shift):
     random = np.random.default_rng(0)
     vectors = random.normal(size=[12, 4])
     vectors[1::2] = vectors[::2] + shift * random.normal(size=[6, 4])
@@ -59,7 +60,7 @@ def figures(shift):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     labels = np.repeat(np.arange(6), 2)
     groups = np.array(["[shoes]", "bags"] * 3).repeat(2)
-    return metrics.evaluate(
+    return retrieval_metrics.evaluate(
         vectors,
         labels,
         vectors,
@@ -77,14 +78,14 @@ def printed(table):
 
 
 def test_tables_show_change_and_names_as_they_are():
-    after, before = figures(0.01), figures(3.0)
+    after, before = metrics(0.01), metrics(3.0)
     text = printed(tables.overall_table(after, before, "run [1]"))
     assert "run [1]" in text and "Recall@1" in text and "MAP@R" in text
     change = after.recall[1] - before.recall[1]
     assert change > 0 and f"{change:+.3f}" in text
     text = printed(tables.category_table(after, before))
     assert "[shoes]" in text and "bags" in text and "all" in text
-    assert tables.format_figure(float("nan")) == "-"
+    assert tables.format_value(float("nan")) == "-"
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_projector_is_one_file_with_every_product(catalog, vectors, tmp_path):
 
 
 def test_projector_needs_enough_points(catalog, vectors, tmp_path):
-    with pytest.raises(ValueError, match="16 pictures or more.*3"):
+    with pytest.raises(ValueError, match="16 images or more.*3"):
         projector.write_projector(
             tmp_path / "x.html", vectors[:3], catalog.paths, "abc", "abc"
         )

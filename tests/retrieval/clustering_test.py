@@ -62,6 +62,6 @@ def test_figures_are_those_of_its_own_clusters(noise, monkeypatch):
     assert (got["nmi"] > 0.999) == (noise == 0)
 
 
-def test_one_picture_cannot_be_clustered():
-    with pytest.raises(ValueError, match="two pictures or more"):
+def test_one_image_cannot_be_clustered():
+    with pytest.raises(ValueError, match="two images or more"):
         clustering.evaluate_clusters(np.ones((1, 4)), np.zeros(1))

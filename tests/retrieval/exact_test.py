@@ -92,10 +92,10 @@ def test_top_k_of_nothing(queries, gallery):
 @pytest.mark.parametrize("mean_distance", [1e-3, 4e-4])
 def test_top_k_of_nearly_collapsed_vectors(mean_distance):
     rng = np.random.default_rng(0)
-    centre = rng.normal(size=32)
-    centre /= np.linalg.norm(centre)
+    center = rng.normal(size=32)
+    center /= np.linalg.norm(center)
     spread = mean_distance / np.sqrt(2 * 32)
-    vectors = (centre + spread * rng.normal(size=(200, 32))).astype(np.float32)
+    vectors = (center + spread * rng.normal(size=(200, 32))).astype(np.float32)
     distances = np.linalg.norm(
         vectors[:, None].astype(np.float64) - vectors[None], axis=-1
     )

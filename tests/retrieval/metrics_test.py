@@ -9,7 +9,7 @@ import pytest
 from tf_triplet.retrieval import exact, metrics
 
 
-def ranked_figures(right, ks):
+def ranked_metrics(right, ks):
     """Metrics of one ranking, `right` a list of booleans, nearest first."""
     relevant = sum(right)
     hits = np.cumsum(right)
@@ -37,7 +37,7 @@ def rankings(scores, right, ties):
         yield [flag for group in groups for flag in group]
 
 
-def sorted_figures(queries, labels, gallery, gallery_labels, ks, exclude, ties):
+def sorted_metrics(queries, labels, gallery, gallery_labels, ks, exclude, ties):
     """Slow oracle: score, round ties together, sort, average."""
     rows, left_out = [], 0
     for i, query in enumerate(queries.astype(np.float64)):
@@ -52,7 +52,7 @@ def sorted_figures(queries, labels, gallery, gallery_labels, ks, exclude, ties):
             left_out += 1
             continue
         options = [
-            ranked_figures(list(map(bool, option)), ks)
+            ranked_metrics(list(map(bool, option)), ks)
             for option in rankings(scores, right, ties)
         ]
         rows.append(
@@ -62,18 +62,18 @@ def sorted_figures(queries, labels, gallery, gallery_labels, ks, exclude, ties):
     return means, len(rows), left_out
 
 
-def close(figures, means):
-    assert figures.named().keys() == means.keys()
-    for key, value in figures.named().items():
+def close(result, means):
+    assert result.named().keys() == means.keys()
+    for key, value in result.named().items():
         assert value == pytest.approx(means[key], abs=1e-9), key
 
 
 def near_collapse(mean_distance, seed, rows=120, dim=16):
     rng = np.random.default_rng(seed)
-    centre = rng.normal(size=dim)
-    centre /= np.linalg.norm(centre)
+    center = rng.normal(size=dim)
+    center /= np.linalg.norm(center)
     spread = mean_distance / np.sqrt(2 * dim)
-    return (centre + spread * rng.normal(size=(rows, dim))).astype(np.float32)
+    return (center + spread * rng.normal(size=(rows, dim))).astype(np.float32)
 
 
 @pytest.mark.parametrize("blocks", [5, 4096])
@@ -83,7 +83,7 @@ def test_metrics_equal_a_full_sort(seed, blocks, monkeypatch):
     monkeypatch.setattr(exact, "_QUERY_BLOCK", blocks)
     rng = np.random.default_rng(seed)
     rows = int(rng.integers(5, 60))
-    # Ids that are not contiguous, from one product a picture to few.
+    # Ids that are not contiguous, from one product an image to few.
     labels = 1000 * rng.integers(0, rng.integers(2, rows), rows) - 7
     labels[:2] = 5
     # Integer vectors tie and repeat, and some are zero.
@@ -93,29 +93,27 @@ def test_metrics_equal_a_full_sort(seed, blocks, monkeypatch):
         else rng.integers(-1, 2, (rows, 3))
     ).astype(np.float32)
     arguments = (vectors, labels, vectors, labels, (1, 3, 100))
-    figures = metrics.evaluate(*arguments, exclude=np.arange(rows))
-    means, queries, left_out = sorted_figures(
+    result = metrics.evaluate(*arguments, exclude=np.arange(rows))
+    means, queries, left_out = sorted_metrics(
         *arguments, np.arange(rows), "against"
     )
-    close(figures, means)
-    assert (figures.queries, figures.left_out) == (queries, left_out)
+    close(result, means)
+    assert (result.queries, result.left_out) == (queries, left_out)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_expected_ties_equal_the_mean_over_every_order(seed):
     rng = np.random.default_rng(seed)
-    # Seven pictures in the plane: at most 7! orders of a query.
+    # Seven images in the plane: at most 7! orders of a query.
     gallery = rng.integers(-1, 2, (7, 2)).astype(np.float32)
     labels = rng.integers(0, 2, 7)
     arguments = (gallery[:3], labels[:3], gallery, labels, (1, 2, 4, 9))
-    figures = metrics.evaluate(
-        *arguments, exclude=np.arange(3), ties="expected"
-    )
-    means, queries, left_out = sorted_figures(
+    result = metrics.evaluate(*arguments, exclude=np.arange(3), ties="expected")
+    means, queries, left_out = sorted_metrics(
         *arguments, np.arange(3), "expected"
     )
-    close(figures, means)
-    assert (figures.queries, figures.left_out) == (queries, left_out)
+    close(result, means)
+    assert (result.queries, result.left_out) == (queries, left_out)
 
 
 @pytest.mark.parametrize("mean_distance", [1e-3, 4e-4])
@@ -124,9 +122,9 @@ def test_near_collapse_equals_a_full_sort(mean_distance, seed):
     vectors = near_collapse(mean_distance, seed)
     labels = np.arange(120) // 4
     arguments = (vectors, labels, vectors, labels, (1, 10))
-    means, *_ = sorted_figures(*arguments, np.arange(120), "against")
-    figures = metrics.evaluate(*arguments, exclude=np.arange(120))
-    close(figures, means)
+    means, *_ = sorted_metrics(*arguments, np.arange(120), "against")
+    result = metrics.evaluate(*arguments, exclude=np.arange(120))
+    close(result, means)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.3, 0.0])
@@ -155,13 +153,13 @@ def test_collapse_to_a_dominant_direction_in_float32_noise():
     rng = np.random.default_rng(0)
     vectors = (1e9 + rng.normal(size=(60, 8))).astype(np.float32)
     labels = np.arange(60) // 3
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors, labels, vectors, labels, (1,), exclude=np.arange(60)
     )
-    assert figures.recall[1] == 0
+    assert result.recall[1] == 0
 
 
-def test_copies_of_a_right_and_a_wrong_picture():
+def test_copies_of_a_right_and_a_wrong_image():
     # The query, its copy of another product, its copy of the same one.
     vectors = np.eye(3)[[0, 0, 0, 1]]
     labels = np.array([7, 8, 7, 9])
@@ -176,11 +174,11 @@ def test_self_is_left_out_by_position_and_not_by_rank():
     vectors = np.eye(3)[[0, 0, 1, 1]]
     labels = np.array([0, 0, 1, 1])
     arguments = (vectors, labels, vectors, labels, (1,))
-    figures = metrics.evaluate(*arguments, exclude=np.arange(4))
-    assert figures.recall[1] == 1
+    result = metrics.evaluate(*arguments, exclude=np.arange(4))
+    assert result.recall[1] == 1
     # The positions of the copies: what is left to find is self.
-    figures = metrics.evaluate(*arguments, exclude=[1, 0, 3, 2])
-    assert figures.recall[1] == 1
+    result = metrics.evaluate(*arguments, exclude=[1, 0, 3, 2])
+    assert result.recall[1] == 1
     # Nobody excluded: self and its copy are both right.
     assert metrics.evaluate(*arguments).precision[1] == 1
 
@@ -197,12 +195,12 @@ def test_excluding_a_negative_takes_it_out_of_the_ranking():
 def test_a_perfect_ranking_scores_exactly_one(ties):
     vectors = np.eye(50)[np.arange(200) % 50]
     labels = np.arange(200) % 50
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors, labels, vectors, labels, (1,), np.arange(200), ties
     )
-    assert figures.recall[1] == 1
-    assert figures.map_at_r == pytest.approx(1, abs=1e-12)
-    assert figures.r_precision == pytest.approx(1, abs=1e-12)
+    assert result.recall[1] == 1
+    assert result.map_at_r == pytest.approx(1, abs=1e-12)
+    assert result.r_precision == pytest.approx(1, abs=1e-12)
 
 
 def test_map_at_r_by_hand():
@@ -210,43 +208,43 @@ def test_map_at_r_by_hand():
     angles = np.radians([0, 10, 20, 30, 40, 50])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     labels = np.array([1, 1, 0, 1, 0, 1])
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors[:1], labels[:1], vectors[1:], labels[1:], (1, 2, 5)
     )
-    assert figures.map_at_r == pytest.approx((1 + 2 / 3) / 3)
-    assert figures.r_precision == pytest.approx(2 / 3)
-    assert figures.precision == {1: 1, 2: 0.5, 5: 0.6}
+    assert result.map_at_r == pytest.approx((1 + 2 / 3) / 3)
+    assert result.r_precision == pytest.approx(2 / 3)
+    assert result.precision == {1: 1, 2: 0.5, 5: 0.6}
 
 
-def test_one_picture_products_are_left_out_and_counted():
+def test_one_image_products_are_left_out_and_counted():
     vectors = np.random.default_rng(0).normal(size=(6, 3))
     labels = np.array([0, 0, 1, 2, 3, 3])
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors, labels, vectors, labels, (1,), exclude=np.arange(6)
     )
-    assert (figures.queries, figures.left_out) == (4, 2)
+    assert (result.queries, result.left_out) == (4, 2)
 
 
 def test_nothing_to_score_is_nan_and_null():
     vectors = np.eye(3)
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors, [0, 1, 2], vectors, [0, 1, 2], (1,), exclude=np.arange(3)
     )
-    assert (figures.queries, figures.left_out) == (0, 3)
-    assert np.isnan(figures.recall[1])
-    assert json.loads(json.dumps(figures.to_dict()))["recall@1"] is None
+    assert (result.queries, result.left_out) == (0, 3)
+    assert np.isnan(result.recall[1])
+    assert json.loads(json.dumps(result.to_dict()))["recall@1"] is None
 
 
 @pytest.mark.parametrize("queries, gallery", [(0, 4), (4, 0)])
 def test_empty_sides(queries, gallery):
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         np.ones((queries, 2)),
         np.zeros(queries),
         np.ones((gallery, 2)),
         np.zeros(gallery),
         (1,),
     )
-    assert (figures.queries, figures.left_out) == (0, queries)
+    assert (result.queries, result.left_out) == (0, queries)
 
 
 def test_float16_is_scored_as_its_own_values():
@@ -275,10 +273,10 @@ def test_length_does_not_matter():
 def test_string_labels():
     vectors = np.eye(2)[[0, 0, 1, 1]]
     labels = np.array(["b", "b", "a", "a"], object)
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors, labels, vectors, labels, (1,), exclude=np.arange(4)
     )
-    assert figures.recall[1] == 1
+    assert result.recall[1] == 1
 
 
 def test_groups_average_their_own_queries():
@@ -289,11 +287,11 @@ def test_groups_average_their_own_queries():
     arguments = dict(
         gallery=vectors, gallery_labels=labels, ks=(1, 2), ties="against"
     )
-    figures = metrics.evaluate(
+    result = metrics.evaluate(
         vectors, labels, exclude=np.arange(50), groups=groups, **arguments
     )
-    assert list(figures.by_group) == ["even", "odd"]
-    for name, group in figures.by_group.items():
+    assert list(result.by_group) == ["even", "odd"]
+    for name, group in result.by_group.items():
         members = groups == name
         alone = metrics.evaluate(
             vectors[members],
@@ -302,8 +300,8 @@ def test_groups_average_their_own_queries():
             **arguments,
         )
         assert group == alone
-    assert figures.queries == sum(
-        group.queries for group in figures.by_group.values()
+    assert result.queries == sum(
+        group.queries for group in result.by_group.values()
     )
 
 

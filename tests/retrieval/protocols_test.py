@@ -24,7 +24,7 @@ def test_cross_domain_excludes_nobody():
     np.testing.assert_array_equal(protocol.queries, [0, 2, 4])
     np.testing.assert_array_equal(protocol.gallery, [1, 3])
     np.testing.assert_array_equal(protocol.exclude, [-1, -1, -1])
-    assert protocol.description == "street pictures query shop pictures"
+    assert protocol.description == "street images query shop images"
 
 
 def test_one_domain_is_leave_one_out_within_it():
@@ -64,7 +64,7 @@ def test_within_category_one_domain_queries_its_own_kind():
     parts = protocols.within_category(
         CATEGORIES, DOMAINS, NAMES, "street", "shop"
     )
-    # Pictures 0 and 4 find no shop picture of category 0.
+    # Images 0 and 4 find no shop image of category 0.
     assert [p.queries.tolist() for p in parts] == [[0, 4], [2]]
     assert [p.gallery.tolist() for p in parts] == [[], [1, 3]]
     assert [p.exclude.tolist() for p in parts] == [[-1, -1], [-1]]

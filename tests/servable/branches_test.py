@@ -1,4 +1,4 @@
-"""Exports with a domain or a category a picture: signatures to client."""
+"""Exports with a domain or a category an image: signatures to client."""
 
 import dataclasses
 import importlib.util
@@ -15,13 +15,13 @@ from tf_triplet.models import branches as br
 from tf_triplet.servable import parity
 from tf_triplet.serving import server
 
-# The shop's encoder is the mean colour; here each branch weighs it.
+# The shop's encoder is the mean color; here each branch weighs it.
 ROOTS = np.float32([[1, 1, 0.2], [0.3, 1, 1]])
 NAMES = ("street", "shop")
 
 
 def export(shop, folder, by="domain", default="street", index="exact", **more):
-    """The catalogue through its own branches, and what the model says."""
+    """The catalog through its own branches, and what the model says."""
     features = tf.keras.Model(
         shop.encoder.input, shop.encoder.layers[-1].input, name="features"
     )
@@ -60,7 +60,7 @@ def files(shop):
     return tf.constant([tf.io.read_file(path).numpy() for path in shop.paths])
 
 
-def test_only_signatures_of_pictures_take_a_name(by_domain, by_category):
+def test_only_signatures_of_images_take_a_name(by_domain, by_category):
     for signatures, by in ((by_domain, "domain"), (by_category, "category")):
         for name, signature in signatures.items():
             taken = set(signature.structured_input_signature[1])
@@ -70,7 +70,7 @@ def test_only_signatures_of_pictures_take_a_name(by_domain, by_category):
                 assert taken == {"image_bytes", by}
 
 
-def test_each_picture_goes_through_its_own_branch(shop, domains, by_domain):
+def test_each_image_goes_through_its_own_branch(shop, domains, by_domain):
     _, names, embeddings = domains
     inputs = {"image_bytes": files(shop), "domain": tf.constant(names)}
     got = by_domain["encode"](**inputs)["embedding"]
@@ -79,7 +79,7 @@ def test_each_picture_goes_through_its_own_branch(shop, domains, by_domain):
         answer = by_domain[name](**inputs)
         first = [path.decode() for path in answer["paths"].numpy()[:, 0]]
         assert first == shop.paths
-    # The same pictures as the other domain are other vectors.
+    # The same images as the other domain are other vectors.
     swapped = tf.constant(names[1::-1].repeat(6))
     other = by_domain["encode"](image_bytes=files(shop), domain=swapped)
     assert np.abs(other["embedding"] - embeddings).max() > 0.1
@@ -96,7 +96,7 @@ def test_no_name_is_the_query_domain(shop, by_domain):
 
 
 def test_a_filter_is_not_a_branch(shop, tmp_path):
-    """The picture's own domain chooses the branch; the filter the answers."""
+    """The image's own domain chooses the branch; the filter the answers."""
     kinds = ["hats"] * 6 + ["bags"] * 6
     names = np.array([NAMES[i % 2] for i in range(12)])
     filters = {"category": kinds, "domain": names}
@@ -129,9 +129,9 @@ def test_an_unknown_category_lists_the_known(shop, by_category, name):
         by_category["encode"](image_bytes=files(shop)[:2], category=names)
 
 
-def test_one_name_for_two_pictures_is_refused(shop, by_domain):
+def test_one_name_for_two_images_is_refused(shop, by_domain):
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="a name a picture.*1.*2"
+        tf.errors.InvalidArgumentError, match="a name an image.*1.*2"
     ):
         one = tf.constant(["shop"])
         by_domain["encode"](image_bytes=files(shop)[:2], domain=one)
@@ -168,9 +168,9 @@ def address(request):
 
 @pytest.mark.parametrize("address", ["domains"], indirect=True)
 def test_a_client_says_the_domain(shop, address, domains):
-    images = [client.read_picture(path) for path in shop.paths]
+    images = [client.read_image(path) for path in shop.paths]
     for domain in NAMES:
-        # Odd pictures are the shop's, and were indexed as such.
+        # Odd images are the shop's, and were indexed as such.
         start = NAMES.index(domain)
         own = images[start::2]
         answers = client.query(own, address, domain=domain)
@@ -195,7 +195,7 @@ def test_the_client_of_the_kit_says_it_too(shop, address, domains):
     spec = importlib.util.spec_from_file_location("kit", path)
     kit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kit)
-    image = client.read_picture(shop.paths[3])
+    image = client.read_image(shop.paths[3])
     with grpc.insecure_channel(address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         own, other = (
@@ -209,7 +209,7 @@ def test_the_client_of_the_kit_says_it_too(shop, address, domains):
 
 @pytest.mark.parametrize("address", ["categories"], indirect=True)
 def test_a_client_says_the_category(shop, address, categories):
-    images = [client.read_picture(path) for path in shop.paths]
+    images = [client.read_image(path) for path in shop.paths]
     (answer,) = client.query(images[3:4], address, category="shop")
     assert answer[0].path == shop.paths[3]
     with pytest.raises(client.QueryError, match="one of street, shop"):
@@ -218,7 +218,7 @@ def test_a_client_says_the_category(shop, address, categories):
 
 def test_a_model_without_branches_takes_no_name(shop, exported):
     running, port, model = server.start(exported["exact"].parent, port=0)
-    image = client.read_picture(shop.paths[0])
+    image = client.read_image(shop.paths[0])
     with pytest.raises(client.QueryError, match="another takes neither"):
         client.query([image], f"localhost:{port}", domain="street")
     running.stop(0).wait()

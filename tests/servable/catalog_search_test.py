@@ -1,4 +1,4 @@
-"""Filters, products once, further columns: against NumPy."""
+"""Filters, products once, extra columns: against NumPy."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def vectors(n, seed=0):
 
 
 class Shop:
-    """40 pictures of 9 products of very different sizes."""
+    """40 images of 9 products of very different sizes."""
 
     def __init__(self):
         random = np.random.default_rng(1)
@@ -48,7 +48,7 @@ def shop():
 
 
 def oracle(shop, query, k, category="", domain="", grouped=False):
-    """Scores of the answer, one loop over all pictures."""
+    """Scores of the answer, one loop over all images."""
     found, seen = [], set()
     scores = shop.vectors @ query
     for row in np.argsort(-scores, kind="stable"):
@@ -130,7 +130,7 @@ def test_one_filter_for_two_queries_is_refused(shop):
 
 @pytest.mark.parametrize("storage", [None, "float32", "int8"])
 @pytest.mark.parametrize("k", [1, 3, 50])
-def test_each_product_once_by_its_best_picture(shop, storage, k):
+def test_each_product_once_by_its_best_image(shop, storage, k):
     made = shop.build(k, storage, group_by_product=True)
     products = len(set(shop.products))
     assert made.k == min(k, products)
@@ -162,10 +162,10 @@ def test_int8_answers_exact_scores_in_their_order(shop):
 
 
 @pytest.mark.parametrize("sizes", [[1], [3], [1, 1, 1], [5, 2, 7, 1]])
-def test_so_many_pictures_surely_hold_k_products(sizes):
+def test_so_many_images_surely_hold_k_products(sizes):
     products = np.repeat(np.arange(len(sizes)), sizes)
     for k in range(1, len(sizes) + 1):
-        fetched = catalog_search.pictures_to_fetch(products, k)
+        fetched = catalog_search.images_to_fetch(products, k)
         # The worst order has the largest products first.
         worst = np.repeat(np.arange(len(sizes)), sorted(sizes)[::-1])
         assert len(set(worst[:fetched])) == k

@@ -9,7 +9,7 @@ NOWHERE = np.full(4, np.nan, np.float32)
 
 
 def key(text, box=NOWHERE, branch=""):
-    return embedding_cache.picture_key(text.encode(), box, branch)
+    return embedding_cache.image_key(text.encode(), box, branch)
 
 
 def vectors(n, seed=0):
@@ -61,7 +61,7 @@ def test_an_exception_keeps_what_was_done(tmp_path):
 
 
 def test_a_shard_ends_by_size_and_by_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_cache, "SHARD_PICTURES", 2)
+    monkeypatch.setattr(embedding_cache, "SHARD_IMAGES", 2)
     cache = embedding_cache.EmbeddingCache(tmp_path, "abc", 3)
     cache.add([key("a")], vectors(1))
     assert not list(cache.folder.iterdir())
@@ -86,7 +86,7 @@ def test_a_damaged_shard_is_embedded_again(tmp_path, size, caplog):
     known, found = cache.lookup([key("a"), key("c")])
     assert known.tolist() == [False, True]
     np.testing.assert_array_equal(found[1:], vectors(1, seed=1))
-    assert "is damaged; its pictures are embedded again" in caplog.text
+    assert "is damaged; its images are embedded again" in caplog.text
     assert not list(cache.folder.glob(".partial*"))
     fill(tmp_path, ["a", "b"])
     assert len(embedding_cache.EmbeddingCache(tmp_path, "abc", 3)) == 3

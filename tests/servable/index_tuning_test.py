@@ -79,7 +79,7 @@ def test_more_recall_costs_more_and_is_found():
         assert record["reorder"] == last["reorder"]
         assert index.tuning.reorder == last["reorder"]
         found[target] = last["cost"]
-        # Other queries than the catalogue's own find less, but not much.
+        # Other queries than the catalog's own find less, but not much.
         assert recall(index, data, 10) > target - 0.1
         index.release()
     assert found[0.6] < found[0.99]
@@ -88,7 +88,7 @@ def test_more_recall_costs_more_and_is_found():
 def test_finding_oneself_is_no_recall():
     data = vectors(3000)
     index, record = tuning.tune(data, 1, 0.9)
-    # A vector itself is found where its neighbours are not.
+    # A vector itself is found where its neighbors are not.
     queries, first = data[:400], record["curve"][0]
     cheapest = scann_index.Tuning(55, first["leaves_to_search"], 2)
     itself = index.search(queries, 1, cheapest)[0].numpy()[:, 0]

@@ -22,9 +22,9 @@ def check(folder, shop, embeddings=None, index="scann", min_recall=0.9):
 
 @pytest.mark.parametrize("index", ["scann", "exact"])
 def test_a_good_export_passes(exported, shop, index):
-    figures = check(exported[index], shop, index=index, min_recall=1.0)
-    assert figures.images == figures.searched == 12 and figures.k == 3
-    assert figures.recall == 1 and figures.largest_difference < 1e-6
+    metrics = check(exported[index], shop, index=index, min_recall=1.0)
+    assert metrics.images == metrics.searched == 12 and metrics.k == 3
+    assert metrics.recall == 1 and metrics.largest_difference < 1e-6
 
 
 def test_an_embedding_of_another_encoder_fails(exported, shop):
@@ -63,7 +63,7 @@ def test_grouped_answers_are_held_against_grouped_ones(shop, tmp_path, index):
     folder = shop.export(tmp_path, index, group_by_product=True)
     arguments = {"index": index, "min_recall": 1.0}
     products = np.arange(12) // 2
-    figures = parity.check(
+    metrics = parity.check(
         folder,
         shop.paths,
         shop.embeddings,
@@ -71,7 +71,7 @@ def test_grouped_answers_are_held_against_grouped_ones(shop, tmp_path, index):
         products=products,
         **arguments,
     )
-    assert figures.recall == 1 and figures.k == 3
+    assert metrics.recall == 1 and metrics.k == 3
     # Twice the same product would be nearer: without labels it is a miss.
     with pytest.raises(parity.ParityError, match="ScaNN finds 0"):
         check(folder, shop, **arguments)
@@ -89,7 +89,7 @@ def test_the_figures_are_those_of_counting(shop, missing):
     # All within what is allowed: the figure is the largest.
     data = data.copy()
     data[5, 0] += 5e-5
-    figures = parity.check(
+    metrics = parity.check(
         folder,
         shop.paths,
         data,
@@ -108,10 +108,10 @@ def test_the_figures_are_those_of_counting(shop, missing):
         # Others than the asking one, at 4 times its number.
         others = [int(i) for i in ids if i and int(i) != 4 * own][:49]
         hits.append(len(set(others) & set(truth)))
-    assert (figures.images, figures.searched, figures.k) == (3, 100, 50)
-    assert figures.largest_difference == pytest.approx(5e-5, rel=0.01)
-    assert 0.1 < figures.recall < 0.9
-    assert figures.recall == pytest.approx(np.sum(hits) / 4900, abs=1e-3)
+    assert (metrics.images, metrics.searched, metrics.k) == (3, 100, 50)
+    assert metrics.largest_difference == pytest.approx(5e-5, rel=0.01)
+    assert 0.1 < metrics.recall < 0.9
+    assert metrics.recall == pytest.approx(np.sum(hits) / 4900, abs=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

@@ -1,4 +1,4 @@
-"""What is drawn, and figures against counting by hand."""
+"""What is drawn, and metrics against counting by hand."""
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,10 @@ def catalog(*sizes):
     return Catalog.from_frame(frame, "test")
 
 
-def test_a_few_pictures_of_many_products_are_drawn():
+def test_a_few_images_of_many_products_are_drawn():
     made = catalog(5000, *[6] * 200)
     rows = precision_cost.draw(made, 0)
-    assert len(rows) == len(set(rows)) == precision_cost.PICTURES
+    assert len(rows) == len(set(rows)) == precision_cost.IMAGES
     counts = np.bincount(made.products[rows])
     # Whole fours, but for the last product.
     assert counts.max() == 4 and (counts == 4).sum() == 128
@@ -48,8 +48,8 @@ def test_the_figures_are_those_of_counting():
         kept.append(len(set(near["got"][:10]) & set(near["want"][:10])) / 10)
     assert found["recall_at_1"] == pytest.approx(np.mean(hits["got"]))
     assert found["recall_at_1_float32"] == pytest.approx(np.mean(hits["want"]))
-    assert found["neighbours_kept"] == pytest.approx(np.mean(kept))
-    assert found["pictures"] == 40
+    assert found["neighbors_kept"] == pytest.approx(np.mean(kept))
+    assert found["images"] == 40
     gap = np.abs(got - want).max()
     assert found["largest_difference"] == pytest.approx(gap, rel=1e-5)
 
@@ -59,5 +59,5 @@ def test_what_cannot_be_asked_is_not_told(products):
     same = np.eye(2, dtype=np.float32)[: len(products)]
     found = precision_cost.measure(same, same, np.array(products), "bfloat16")
     assert found["recall_at_1"] is None
-    assert (found["neighbours_kept"] is None) == (len(products) == 1)
+    assert (found["neighbors_kept"] is None) == (len(products) == 1)
     assert "Recall" not in precision_cost.describe(found)

@@ -56,7 +56,7 @@ def test_names_and_types(signatures):
 
 
 @pytest.mark.parametrize("count", [1, 12])
-def test_pictures_find_themselves(signatures, shop, count):
+def test_images_find_themselves(signatures, shop, count):
     files = tf.constant([read(path) for path in shop.paths[:count]])
     embeddings = signatures["encode"](image_bytes=files)["embedding"]
     np.testing.assert_allclose(embeddings, shop.embeddings[:count], atol=1e-6)
@@ -122,7 +122,7 @@ def noise(kind, mode, size):
 
 
 def test_encode_equals_the_encoder_on_evaluations_pixels(shop, tmp_path):
-    # Every pixel counts, unlike in the mean colour.
+    # Every pixel counts, unlike in the mean color.
     layers = tf.keras.layers
     encoder = tf.keras.Sequential(
         [
@@ -157,7 +157,7 @@ def test_encode_equals_the_encoder_on_evaluations_pixels(shop, tmp_path):
     signatures = tf.saved_model.load(str(folder)).signatures
     got = signatures["encode"](image_bytes=tf.constant(files))["embedding"]
     np.testing.assert_allclose(got, want, atol=1e-6)
-    # Alone or among others, a picture's embedding is the same.
+    # Alone or among others, an image's embedding is the same.
     for row in range(7):
         one = signatures["encode"](
             image_bytes=tf.constant(files[row : row + 1])
@@ -169,7 +169,7 @@ def test_encode_equals_the_encoder_on_evaluations_pixels(shop, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_grey_alpha_palette_and_cmyk(signatures, mode):
+def test_gray_alpha_palette_and_cmyk(signatures, mode):
     file = io.BytesIO()
     kind = "JPEG" if mode == "CMYK" else "PNG"
     Image.new("RGB", (9, 9), (60, 60, 60)).convert(mode).save(file, kind)
@@ -177,13 +177,13 @@ def test_grey_alpha_palette_and_cmyk(signatures, mode):
     np.testing.assert_allclose(vector["embedding"], 3**-0.5, atol=0.02)
 
 
-def test_bytes_that_are_no_picture_are_refused(signatures):
-    for data in (b"", b"no picture", b"\xff\xd8\xff cut short"):
+def test_bytes_that_are_no_image_are_refused(signatures):
+    for data in (b"", b"no image", b"\xff\xd8\xff cut short"):
         with pytest.raises(tf.errors.InvalidArgumentError):
             signatures["encode"](image_bytes=tf.constant([data]))
 
 
-def test_a_catalogue_smaller_than_k(shop, tmp_path):
+def test_a_catalog_smaller_than_k(shop, tmp_path):
     folder = shop.export(
         tmp_path,
         "scann",
@@ -272,7 +272,7 @@ def test_the_exact_index_needs_no_scann(exported):
         ({"index": "faiss"}, "Received: 'faiss'"),
         ({"product_ids": ["a"]}, "Received: 12, 1, 12"),
         ({"paths": ["a", "b"]}, "Received: 12, 12, 2"),
-        ({"embeddings": np.zeros([0, 3])}, "no picture to index"),
+        ({"embeddings": np.zeros([0, 3])}, "no image to index"),
     ],
 )
 def test_bad_arguments(shop, tmp_path, change, message):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tf_triplet.serving import batching
-from tf_triplet.serving.errors import Refusal
+from tf_triplet.serving.errors import RequestError
 
 Code = grpc.StatusCode
 
@@ -28,7 +28,7 @@ class Doubler:
         x = inputs["x"]
         self.sizes.append(len(x))
         if (x < 0).any():
-            raise Refusal(Code.INVALID_ARGUMENT, "negative")
+            raise RequestError(Code.INVALID_ARGUMENT, "negative")
         return {"y": 2 * x}
 
 
@@ -60,7 +60,7 @@ def ask(queue, *values, **more):
 
 
 def refusal_of(function, *arguments, **more):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         function(*arguments, **more)
     return caught.value.code, caught.value.details
 

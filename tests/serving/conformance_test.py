@@ -84,20 +84,20 @@ def target(exported):
         local.stop()
 
 
-def picture():
+def image():
     pixels = np.full([9, 8, 3], 90, np.uint8)
     return tf.io.encode_png(pixels).numpy()
 
 
-def predict(target, inputs="picture", outputs=(), dim=None, **spec):
+def predict(target, inputs="image", outputs=(), dim=None, **spec):
     request = target.spec(predict_pb2.PredictRequest(), **spec)
     request.output_filter.extend(outputs)
     named = {
-        "picture": {"image_bytes": [picture()]},
-        "no picture": {"image_bytes": [b"no picture"]},
+        "image": {"image_bytes": [image()]},
+        "no image": {"image_bytes": [b"no image"]},
         "nothing": {},
-        "misnamed": {"picture": [picture()]},
-        "extra": {"image_bytes": [picture()], "more": [1.0]},
+        "misnamed": {"image": [image()]},
+        "extra": {"image_bytes": [image()], "more": [1.0]},
         "empty": {"image_bytes": np.array([], object)},
         "vector": {"embedding": np.ones([1, target.dim], np.float32)},
         "double": {"embedding": np.ones([1, target.dim])},
@@ -185,7 +185,7 @@ REFUSED = [
     ),
     (predict, {"inputs": "misnamed"}, "INVALID_ARGUMENT", "image_bytes"),
     (
-        *(predict, {"inputs": "no picture"}, "INVALID_ARGUMENT"),
+        *(predict, {"inputs": "no image"}, "INVALID_ARGUMENT"),
         "Unknown image file format. One of JPEG, PNG, GIF, BMP required.",
     ),
     (
@@ -253,9 +253,9 @@ def test_refused(target, row):
 
 
 ANSWERED = [
-    ("picture", "", {"product_ids", "scores", "paths"}),
-    ("picture", "encode", {"embedding"}),
-    ("picture", "encode_and_search_exact", {"product_ids", "scores", "paths"}),
+    ("image", "", {"product_ids", "scores", "paths"}),
+    ("image", "encode", {"embedding"}),
+    ("image", "encode_and_search_exact", {"product_ids", "scores", "paths"}),
     ("vector", "search", {"product_ids", "scores", "paths"}),
     ("vector", "search_exact", {"product_ids", "scores", "paths"}),
 ]
@@ -264,7 +264,7 @@ ANSWERED = [
 @pytest.mark.parametrize("inputs,signature,outputs", ANSWERED)
 def test_answered(target, inputs, signature, outputs):
     answer = predict(target, inputs, signature=signature)
-    # Another export may answer further columns.
+    # Another export may answer extra columns.
     assert outputs <= set(answer.outputs)
     assert answer.model_spec.name == target.name
     assert answer.model_spec.version.value == target.version

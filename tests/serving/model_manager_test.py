@@ -29,7 +29,7 @@ from tf_triplet.serving import (
 from tf_triplet.serving import (
     warmup_replay as first_requests,
 )
-from tf_triplet.serving.errors import Refusal
+from tf_triplet.serving.errors import RequestError
 from tf_triplet.serving.model_manager import ModelManager
 
 Code = grpc.StatusCode
@@ -79,7 +79,7 @@ def states(models, name="visual"):
 
 
 def refusal_of(function, *arguments, **more):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         function(*arguments, **more)
     return caught.value.code, caught.value.details
 
@@ -225,7 +225,7 @@ def test_the_same_number_of_another_folder(models, publish, toy, tmp_path):
             try:
                 with models.lease("visual"):
                     pass
-            except Refusal as refusal:
+            except RequestError as refusal:
                 missed.append(refusal)
 
     asking = threading.Thread(target=ask)

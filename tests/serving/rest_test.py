@@ -59,10 +59,10 @@ def post(api, body, url=URL + ":predict"):
 )
 @pytest.mark.parametrize("named", [False, True])
 def test_rows(api, shop, place, named):
-    pictures = [b64(shop, row) for row in (0, 5)]
+    images = [b64(shop, row) for row in (0, 5)]
     if named:
-        pictures = [{"image_bytes": picture} for picture in pictures]
-    code, body = post(api, {"instances": pictures}, f"{URL}{place}:predict")
+        images = [{"image_bytes": image} for image in images]
+    code, body = post(api, {"instances": images}, f"{URL}{place}:predict")
     assert code == 200 and set(body) == {"predictions"}
     first, second = body["predictions"]
     assert set(first) == {"product_ids", "scores", "paths"}
@@ -122,12 +122,12 @@ SEARCH = {"signature_name": "search"}
         ({"instances": [{"b64": "*"}]}, "Unable to base64 decode"),
         ({"instances": ["x", {"a": 1}]}, "but got object at item 1"),
         (
-            {"instances": [{"picture": "x"}]},
+            {"instances": [{"image": "x"}]},
             "keys must be equal to: image_bytes",
         ),
-        ({"inputs": {"picture": ["x"]}}, "Missing named input: image_bytes"),
+        ({"inputs": {"image": ["x"]}}, "Missing named input: image_bytes"),
         ({"instances": [1]}, "JSON Value: 1 is not of expected type: string"),
-        ({"instances": ["no picture"]}, "Unknown image file format"),
+        ({"instances": ["no image"]}, "Unknown image file format"),
         (
             {**SEARCH, "inputs": [[1, 2, 3], [1, 2]]},
             "Encountered list at unexpected size: 2 at level: 1 expected "
@@ -205,7 +205,7 @@ def test_metrics(api, shop):
 
     good, bad = count("OK"), count("INVALID_ARGUMENT")
     post(api, {"instances": [b64(shop)]})
-    post(api, {"instances": ["no picture"]})
+    post(api, {"instances": ["no image"]})
     assert (count("OK"), count("INVALID_ARGUMENT")) == (good + 1, bad + 1)
     # A name that a client made up is not kept.
     post(api, {"instances": ["x"]}, "/v1/models/zzz:predict")
@@ -328,7 +328,7 @@ def test_over_a_socket_requests_share_batches(running, shop):
 def test_tls(running, shop):
     server_, certificate = running
     address = f"localhost:{server_.port}"
-    image = client.read_picture(shop.paths[2])
+    image = client.read_image(shop.paths[2])
     (answer,) = client.query(
         [image], address, "visual", ca_file=str(certificate)
     )

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 
 from tf_triplet.servable import saved_model
 from tf_triplet.serving import loaded_model, prediction, server, server_config
-from tf_triplet.serving.errors import Refusal
+from tf_triplet.serving.errors import RequestError
 
 Code = grpc.StatusCode
 
@@ -35,7 +35,7 @@ def stub(exported, request):
     model.release()
 
 
-def picture(shop, row=0):
+def image(shop, row=0):
     with open(shop.paths[row], "rb") as file:
         return file.read()
 
@@ -64,7 +64,7 @@ def refused(stub, *arguments, **more):
 @pytest.mark.parametrize("version", [None, 1])
 def test_a_good_request(stub, shop, version):
     spec = {} if version is None else {"version": version}
-    answer = ask(stub, {"image_bytes": [picture(shop)]}, **spec)
+    answer = ask(stub, {"image_bytes": [image(shop)]}, **spec)
     assert answer.model_spec.name == "visual"
     assert answer.model_spec.version.value == 1
     assert answer.model_spec.signature_name == "serving_default"
@@ -76,12 +76,12 @@ def test_a_good_request(stub, shop, version):
 
 
 def test_every_other_signature(stub, shop):
-    image = {"image_bytes": [picture(shop)]}
-    answer = ask(stub, image, "encode_and_search_exact")
+    inputs = {"image_bytes": [image(shop)]}
+    answer = ask(stub, inputs, "encode_and_search_exact")
     assert answer.model_spec.signature_name == "encode_and_search_exact"
     paths = tf.make_ndarray(answer.outputs["paths"])
     assert paths[0, 0].decode() == shop.paths[0]
-    answer = ask(stub, image, "encode")
+    answer = ask(stub, inputs, "encode")
     assert answer.model_spec.signature_name == "encode"
     vector = tf.make_ndarray(answer.outputs["embedding"])
     np.testing.assert_allclose(vector, shop.embeddings[:1], atol=1e-6)
@@ -92,10 +92,10 @@ def test_every_other_signature(stub, shop):
 
 
 def test_values_come_in_typed_fields(stub, shop):
-    answer = ask(stub, {"image_bytes": [picture(shop)]})
+    answer = ask(stub, {"image_bytes": [image(shop)]})
     assert len(answer.outputs["scores"].float_val) == 3
     assert len(answer.outputs["product_ids"].string_val) == 3
-    answer = ask(stub, {"image_bytes": [picture(shop)]}, "encode")
+    answer = ask(stub, {"image_bytes": [image(shop)]}, "encode")
     assert len(answer.outputs["embedding"].float_val) == 3
 
 
@@ -124,7 +124,7 @@ def test_any_array_is_written(array):
 
 
 def test_output_filter(stub, shop):
-    inputs = {"image_bytes": [picture(shop)]}
+    inputs = {"image_bytes": [image(shop)]}
     answer = ask(stub, inputs, outputs=["scores"])
     assert set(answer.outputs) == {"scores"}
     code, text = refused(stub, inputs, outputs=["nope"])
@@ -181,7 +181,7 @@ def test_output_filter(stub, shop):
     ],
 )
 def test_what_is_not_there(stub, shop, spec, code, text):
-    inputs = {"image_bytes": [picture(shop)]}
+    inputs = {"image_bytes": [image(shop)]}
     assert refused(stub, inputs, **spec) == (code, text)
 
 
@@ -195,7 +195,7 @@ def test_what_is_not_there(stub, shop, spec, code, text):
             "input size does not match signature: 2!=1",
         ),
         ({"image_bytes": [1.5]}, "Expects arg[0] to be string but float"),
-        ({"image_bytes": [b"no picture"]}, "Unknown image file format"),
+        ({"image_bytes": [b"no image"]}, "Unknown image file format"),
         ({"image_bytes": [b""]}, "Input is empty"),
     ],
 )
@@ -205,7 +205,7 @@ def test_bad_inputs(stub, inputs, text):
     assert text in details and "\n" not in details
 
 
-def test_pictures_of_no_rank(stub):
+def test_images_of_no_rank(stub):
     code, details = refused(stub, {"image_bytes": b"x"})
     assert code == Code.INVALID_ARGUMENT
     # Told before any op could: two would race to be the first.
@@ -245,11 +245,11 @@ def test_a_tensor_that_contradicts_itself(stub, size):
         (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "Unknown image file format"),
     ],
 )
-def test_pictures_cut_short_or_of_another_format(stub, shop, data, text):
+def test_images_cut_short_or_of_another_format(stub, shop, data, text):
     code, details = refused(stub, {"image_bytes": [data]})
     assert code == Code.INVALID_ARGUMENT
     assert text in details and "\n" not in details
-    ask(stub, {"image_bytes": [picture(shop)]})  # It goes on serving.
+    ask(stub, {"image_bytes": [image(shop)]})  # It goes on serving.
 
 
 def test_bad_embeddings(stub):
@@ -263,8 +263,8 @@ def test_bad_embeddings(stub):
     assert "shape (None, 3). Received: (1, 4)" in text
 
 
-def test_one_bad_picture_refuses_the_request(stub, shop):
-    inputs = {"image_bytes": [picture(shop), b"no picture"]}
+def test_one_bad_image_refuses_the_request(stub, shop):
+    inputs = {"image_bytes": [image(shop), b"no image"]}
     assert refused(stub, inputs)[0] == Code.INVALID_ARGUMENT
 
 
@@ -279,7 +279,7 @@ def test_an_empty_batch(stub):
         assert tf.make_ndarray(answer.outputs["scores"]).shape == (0, 3)
 
 
-def test_no_picture_for_fused_convolutions(tmp_path):
+def test_no_image_for_fused_convolutions(tmp_path):
     # A convolution, its batch norm and a ReLU are one op when they run.
     inputs = tf.keras.Input([8, 8, 3])
     x = tf.keras.layers.Conv2D(64, 3, use_bias=False)(inputs)
@@ -339,7 +339,7 @@ def test_health_and_status_answer_while_all_threads_are_busy(
 
     def wait(*arguments):
         busy.wait(60)
-        raise Refusal(Code.ABORTED, "waited")
+        raise RequestError(Code.ABORTED, "waited")
 
     monkeypatch.setattr(prediction.Predictor, "_predict", wait)
     with grpc.insecure_channel(f"localhost:{running.port}") as channel:
@@ -442,7 +442,7 @@ def test_bad_metadata_requests(stub, arguments, code, text):
 
 def test_many_at_once(stub, shop):
     def one(row):
-        answer = ask(stub, {"image_bytes": [picture(shop, row)]})
+        answer = ask(stub, {"image_bytes": [image(shop, row)]})
         return tf.make_ndarray(answer.outputs["paths"])[0, 0].decode()
 
     rows = [i % 12 for i in range(60)]
@@ -453,13 +453,13 @@ def test_many_at_once(stub, shop):
 def test_right_and_wrong_requests_at_once_do_not_mix(stub, shop):
     def one(i):
         if i % 3 == 0:
-            return refused(stub, {"image_bytes": [b"no picture"]})[0]
+            return refused(stub, {"image_bytes": [b"no image"]})[0]
         if i % 3 == 1:
             answer = ask(
                 stub, {"embedding": shop.embeddings[i % 12][None]}, "search"
             )
         else:
-            answer = ask(stub, {"image_bytes": [picture(shop, i % 12)]})
+            answer = ask(stub, {"image_bytes": [image(shop, i % 12)]})
         return tf.make_ndarray(answer.outputs["paths"])[0, 0].decode()
 
     with futures.ThreadPoolExecutor(12) as pool:
@@ -477,12 +477,12 @@ def test_the_newest_version_is_served(shop, tmp_path):
     running, port, model = server.start(tmp_path, "visual", 0)
     with grpc.insecure_channel(f"localhost:{port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        answer = ask(stub, {"image_bytes": [picture(shop)]})
+        answer = ask(stub, {"image_bytes": [image(shop)]})
         assert answer.model_spec.version.value == 2
         paths = tf.make_ndarray(answer.outputs["paths"])
         assert paths[0, 0].decode() == shop.paths[-1]
         # The older one is on disk, not in memory.
-        code, text = refused(stub, {"image_bytes": [picture(shop)]}, version=1)
+        code, text = refused(stub, {"image_bytes": [image(shop)]}, version=1)
         assert code == Code.NOT_FOUND and "Specific(visual, 1)" in text
     running.stop(0).wait()
     model.release()
@@ -499,9 +499,7 @@ def test_a_port_in_use_and_no_version(exported, tmp_path):
         server.start(tmp_path, "visual", 0)
 
 
-def test_versions_in_one_process_answer_from_their_own_catalogue(
-    shop, tmp_path
-):
+def test_versions_in_one_process_answer_from_their_own_catalog(shop, tmp_path):
     turned = np.ascontiguousarray(shop.embeddings[::-1])
     paths = [shop.export(tmp_path), shop.export(tmp_path, embeddings=turned)]
     models = [loaded_model.LoadedModel(path) for path in paths]

@@ -32,8 +32,8 @@ def make(rate=0.1):
 
 def batch_of(step):
     random = np.random.default_rng(step)
-    pictures = random.normal(size=[12, 6]).astype(np.float32)
-    return pictures, np.repeat(np.arange(4), 3).astype(np.int32)
+    images = random.normal(size=[12, 6]).astype(np.float32)
+    return images, np.repeat(np.arange(4), 3).astype(np.int32)
 
 
 def batches(start):
@@ -122,12 +122,12 @@ def test_without_resume_it_begins_anew(tmp_path):
 
 
 def test_best_encoder_is_of_the_best_evaluation(tmp_path):
-    figures = iter([0.2, 0.9, 0.4])
+    metrics = iter([0.2, 0.9, 0.4])
     seen = []
 
     def evaluate(encoder):
         seen.append(encoder.get_weights())
-        return {"recall@1": next(figures)}
+        return {"recall@1": next(metrics)}
 
     learner, _ = train(tmp_path, evaluate=evaluate, evaluate_every=3)
     best = json.loads((tmp_path / "best.json").read_text())

@@ -16,7 +16,7 @@ LOSSES = {
         mining: lambda mining=mining: triplet.TripletLoss(mining, margin=0.5)
         for mining in triplet.MININGS
     },
-    # Mined rows of the embeddings themselves: no normalising in between.
+    # Mined rows of the embeddings themselves: no normalizing in between.
     "euclidean": lambda: triplet.TripletLoss(
         "batch_hard", margin=0.5, distance="euclidean"
     ),
@@ -56,9 +56,9 @@ def make(name, micro_batch, regularizer=None, memory=False):
 
 def batch_of(step):
     random = np.random.default_rng(step)
-    pictures = random.normal(size=[SIZE, 6]).astype(np.float32)
+    images = random.normal(size=[SIZE, 6]).astype(np.float32)
     labels = np.repeat(random.permutation(SIZE // 2) % PRODUCTS, 2)
-    return pictures, labels.astype(np.int32)
+    return images, labels.astype(np.int32)
 
 
 def weights(learner):
@@ -132,13 +132,13 @@ def test_two_replicas_equal_one_device(two_replicas, name):
     with two_replicas.scope():
         learner = make(name, 3, **arguments)
     before = weights(learner)
-    pictures, labels = batch_of(0)
+    images, labels = batch_of(0)
 
     def shard(context):
         # Seven and three: parts of 3, 3, 1 and of 3.
         i = context.replica_id_in_sync_group
         part = slice(0, 7) if i == 0 else slice(7, None)
-        return tf.constant(pictures[part]), tf.constant(labels[part])
+        return tf.constant(images[part]), tf.constant(labels[part])
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
     step = tf.function(lambda batch: learner.train_step(batch))
@@ -157,32 +157,32 @@ class Row(BatchLoss):
 
 
 class Nothing(BatchLoss):
-    """Has no slope."""
+    """Has no gradient."""
 
     def compute(self, labels, embeddings, keys=None):
         del labels, keys
         return BatchValue(tf.zeros_like(tf.stop_gradient(embeddings[:, 0])), {})
 
 
-def test_a_loss_of_few_rows_has_slopes_of_all():
+def test_a_loss_of_few_rows_has_gradients_of_all():
     encoder = build_encoder()
-    pictures, _ = batch_of(0)
+    images, _ = batch_of(0)
     found, of_loss = gradient_cache.gradients(
         encoder,
-        tf.constant(pictures),
+        tf.constant(images),
         lambda x: tf.reduce_mean(Row().compute(None, x).values),
         [],
         4,
     )
     with tf.GradientTape() as tape:
-        value = encoder(pictures)[0, 0]
+        value = encoder(images)[0, 0]
     want = tape.gradient(value, encoder.trainable_variables)
     assert of_loss == []
     for a, b in zip(found, want):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_a_loss_without_a_slope_moves_nothing():
+def test_a_loss_without_a_gradient_moves_nothing():
     encoder = build_encoder()
     found, _ = gradient_cache.gradients(
         encoder,
@@ -234,7 +234,7 @@ def test_half_precision_inside_the_network():
     [
         (
             lambda: tf.keras.layers.BatchNormalization(name="norm"),
-            "layer 'norm' normalises by batch statistics. Set "
+            "layer 'norm' normalizes by batch statistics. Set "
             "model.batch_norm=frozen",
         ),
         (
@@ -289,7 +289,7 @@ def test_a_negative_micro_batch_is_refused():
         Learner(build_encoder(), triplet.TripletLoss(), micro_batch=-1)
 
 
-def test_slopes_of_some_rows_are_unscaled_too():
+def test_gradients_of_some_rows_are_unscaled_too():
     rows = tf.IndexedSlices(tf.constant([[4.0]]), tf.constant([1]), [3, 1])
     ((whole, none), (some,)) = gradient_cache.unscale(
         [[tf.constant([2.0]), None], [rows]], 2.0

@@ -50,7 +50,7 @@ def weights(learner):
 def test_two_replicas_equal_one_device(two_replicas, name):
     """Two steps: in the second the memory holds the first's embeddings."""
     random = np.random.default_rng(0)
-    pictures = random.normal(size=(16, 6)).astype(np.float32)
+    images = random.normal(size=(16, 6)).astype(np.float32)
     labels = np.repeat(np.arange(4), 4).astype(np.int32)
     sides = name in WITH_SIDES
     if sides:
@@ -58,7 +58,7 @@ def test_two_replicas_equal_one_device(two_replicas, name):
     single = make(name, sides)
     before = weights(single)
     for _ in range(2):
-        single.train_step((tf.constant(pictures), tf.constant(labels)))
+        single.train_step((tf.constant(images), tf.constant(labels)))
     with two_replicas.scope():
         learner = make(name, sides)
 
@@ -66,7 +66,7 @@ def test_two_replicas_equal_one_device(two_replicas, name):
         i = context.replica_id_in_sync_group
         # Uneven shards, one of which ends within a pair.
         part = slice(0, 5) if i == 0 else slice(5, None)
-        return tf.constant(pictures[part]), tf.constant(labels[part])
+        return tf.constant(images[part]), tf.constant(labels[part])
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
     step = tf.function(lambda batch: learner.train_step(batch))

@@ -25,8 +25,8 @@ def make(mining):
 
 def data(size=16):
     random = np.random.default_rng(0)
-    pictures = random.normal(size=(size, 6)).astype(np.float32)
-    return pictures, np.repeat(np.arange(size // 4), 4).astype(np.int32)
+    images = random.normal(size=(size, 6)).astype(np.float32)
+    return images, np.repeat(np.arange(size // 4), 4).astype(np.int32)
 
 
 @pytest.mark.parametrize("domains", [1, 2])
@@ -37,12 +37,12 @@ def data(size=16):
 def test_two_replicas_equal_one_device(
     two_replicas, mining, first_shard, domains
 ):
-    pictures, labels = data()
+    images, labels = data()
     if domains == 2:
         labels = np.stack([labels, np.arange(len(labels)) % 2], 1)
     single = make(mining)
     before = [w.copy() for w in single.encoder.get_weights()]
-    want = single.train_step((tf.constant(pictures), tf.constant(labels)))
+    want = single.train_step((tf.constant(images), tf.constant(labels)))
     # At rate 1 the step is minus the gradient.
     wanted_step = [a - b for a, b in zip(before, single.encoder.get_weights())]
     with two_replicas.scope():
@@ -51,7 +51,7 @@ def test_two_replicas_equal_one_device(
     def shard(context):
         i = context.replica_id_in_sync_group
         part = slice(0, first_shard) if i == 0 else slice(first_shard, None)
-        return tf.constant(pictures[part]), tf.constant(labels[part])
+        return tf.constant(images[part]), tf.constant(labels[part])
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
     step = tf.function(lambda batch: learner.train_step(batch))
@@ -66,8 +66,8 @@ def test_two_replicas_equal_one_device(
 
 
 def test_fit_under_a_strategy_learns_the_same(two_replicas):
-    pictures, labels = data()
-    dataset = tf.data.Dataset.from_tensors((pictures, labels)).repeat(5)
+    images, labels = data()
+    dataset = tf.data.Dataset.from_tensors((images, labels)).repeat(5)
     single = make("batch_hard")
     single.fit(dataset, verbose=0)
     with two_replicas.scope():
@@ -80,13 +80,13 @@ def test_fit_under_a_strategy_learns_the_same(two_replicas):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 4])
-def test_float16_slopes_do_not_become_zero(micro_batch):
+def test_float16_gradients_do_not_become_zero(micro_batch):
     class Faint(TripletLoss):
         def compute(self, labels, embeddings, keys=None):
             value = super().compute(labels, embeddings, keys)
             return value._replace(values=1e-6 * value.values)
 
-    pictures, labels = data()
+    images, labels = data()
     steps = {}
     for policy in ("float32", "mixed_float16"):
         tf.keras.utils.set_random_seed(3)
@@ -98,7 +98,7 @@ def test_float16_slopes_do_not_become_zero(micro_batch):
         )
         learner.compile(tf.keras.optimizers.SGD(1e6))
         before = encoder.get_weights()[0]
-        learner.train_step((tf.constant(pictures), tf.constant(labels)))
+        learner.train_step((tf.constant(images), tf.constant(labels)))
         steps[policy] = encoder.get_weights()[0] - before
     half, whole = steps["mixed_float16"], steps["float32"]
     assert np.abs(whole).max() > 0.01
@@ -117,19 +117,19 @@ def half_precision(loss=None, **kwargs):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 4])
-def test_an_overflow_of_float16_adds_no_slope(micro_batch):
-    pictures, labels = data()
+def test_an_overflow_of_float16_adds_no_gradient(micro_batch):
+    images, labels = data()
     learner = half_precision(micro_batch=micro_batch)
     learner._loss_scale = 1e8
     before = learner.encoder.get_weights()
-    found = learner.train_step((tf.constant(pictures), tf.constant(labels)))
+    found = learner.train_step((tf.constant(images), tf.constant(labels)))
     assert found["overflowed"] == 1 and np.isfinite(found["loss"])
     for got, want in zip(learner.encoder.get_weights(), before):
         np.testing.assert_array_equal(got, want)
     # The next batch is another one.
     assert learner.optimizer.iterations == 1
     learner._loss_scale = 1024.0
-    found = learner.train_step((tf.constant(pictures), tf.constant(labels)))
+    found = learner.train_step((tf.constant(images), tf.constant(labels)))
     assert found["overflowed"] == 0.5
     assert np.abs(learner.encoder.get_weights()[0] - before[0]).max() > 0
 
@@ -143,12 +143,12 @@ def test_an_overflow_of_one_replica_is_one_of_all(two_replicas):
             steep = tf.where(first, 1.0, 1e6)
             return value._replace(values=steep * value.values)
 
-    pictures, labels = data()
+    images, labels = data()
     with two_replicas.scope():
         learner = half_precision(Steep("batch_hard", 0.4), scope="replica")
 
     def shard(context):
-        return tf.constant(pictures), tf.constant(labels)
+        return tf.constant(images), tf.constant(labels)
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
     before = learner.encoder.get_weights()

@@ -46,8 +46,8 @@ def make(kind, loss_rate=None, momentum=0.0, rate=1.0):
 
 def batch_of(step):
     random = np.random.default_rng(int(step))
-    pictures = random.normal(size=[12, 6]).astype(np.float32)
-    return pictures, random.integers(0, PRODUCTS, 12).astype(np.int32)
+    images = random.normal(size=[12, 6]).astype(np.float32)
+    return images, random.integers(0, PRODUCTS, 12).astype(np.int32)
 
 
 def batches(start):
@@ -73,10 +73,10 @@ def weights(learner):
 def test_two_replicas_equal_one_device(
     two_replicas, kind, first_shard, loss_rate
 ):
-    pictures, labels = batch_of(0)
+    images, labels = batch_of(0)
     single = make(kind, loss_rate)
     before = weights(single)
-    want = single.train_step((tf.constant(pictures), tf.constant(labels)))
+    want = single.train_step((tf.constant(images), tf.constant(labels)))
     wanted_step = [a - b for a, b in zip(before, weights(single))]
     with two_replicas.scope():
         learner = make(kind, loss_rate)
@@ -84,7 +84,7 @@ def test_two_replicas_equal_one_device(
     def shard(context):
         i = context.replica_id_in_sync_group
         part = slice(0, first_shard) if i == 0 else slice(first_shard, None)
-        return tf.constant(pictures[part]), tf.constant(labels[part])
+        return tf.constant(images[part]), tf.constant(labels[part])
 
     values = two_replicas.experimental_distribute_values_from_function(shard)
     step = tf.function(lambda batch: learner.train_step(batch))
@@ -129,16 +129,16 @@ def test_training_finds_the_products():
     random = np.random.default_rng(0)
     centres = random.normal(size=[PRODUCTS, 6])
     labels = np.tile(np.arange(PRODUCTS), 4).astype(np.int32)
-    pictures = centres[labels] + 0.01 * random.normal(size=[20, 6])
-    data = (tf.constant(pictures, tf.float32), tf.constant(labels))
-    figures = []
+    images = centres[labels] + 0.01 * random.normal(size=[20, 6])
+    data = (tf.constant(images, tf.float32), tf.constant(labels))
+    metrics = []
     for _ in range(60):
         learner.reset_metrics()
         result = learner.train_step(data)
-        figures.append({k: float(v) for k, v in result.items()})
-    assert figures[-1]["accuracy"] == 1.0
-    assert figures[-1]["loss"] < 0.3 * figures[0]["loss"]
-    assert figures[-1]["own_proxy"] > 0.8
+        metrics.append({k: float(v) for k, v in result.items()})
+    assert metrics[-1]["accuracy"] == 1.0
+    assert metrics[-1]["loss"] < 0.3 * metrics[0]["loss"]
+    assert metrics[-1]["own_proxy"] > 0.8
 
 
 def train(learner, workdir, steps, collapse_every=0):

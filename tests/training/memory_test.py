@@ -142,11 +142,11 @@ def make(size=14, warmup=2, sides=False, weight=1.0, rate=0.3):
 
 def batch_of(step, sides=False):
     random = np.random.default_rng(int(step))
-    pictures = random.normal(size=[12, 6]).astype(np.float32)
+    images = random.normal(size=[12, 6]).astype(np.float32)
     labels = np.repeat(np.arange(4), 3).astype(np.int32)
     if sides:
         labels = np.stack([labels, np.arange(12) % 2], 1).astype(np.int32)
-    return pictures, labels
+    return images, labels
 
 
 def batches(start, sides=False):
@@ -168,8 +168,8 @@ def test_the_learner_adds_the_loss_against_past_batches(sides):
     loss = learner.batch_loss
     past = []
     for step in range(4):
-        pictures, labels = batch_of(step, sides)
-        fresh = learner.encoder(pictures)
+        images, labels = batch_of(step, sides)
+        fresh = learner.encoder(images)
         want = float(loss(labels, fresh))
         want_past = 0.0
         if step >= 1:
@@ -179,7 +179,7 @@ def test_the_learner_adds_the_loss_against_past_batches(sides):
             want_past = against(loss, labels, old[0], batch_and_old)
         past.append((labels, fresh.numpy()))
         learner.reset_metrics()
-        got = learner.train_step((tf.constant(pictures), tf.constant(labels)))
+        got = learner.train_step((tf.constant(images), tf.constant(labels)))
         assert float(got["loss"]) == pytest.approx(
             want + 0.5 * want_past, rel=1e-5
         )
@@ -216,18 +216,18 @@ def test_gradient_is_of_both_losses_with_the_memory_constant():
     before = [w.copy() for w in learner.encoder.get_weights()]
     # Momentum would add the step before.
     learner.compile(tf.keras.optimizers.SGD(1.0))
-    pictures, labels = batch_of(1)
+    images, labels = batch_of(1)
     keys = learner.memory.read(tf.constant(0))
     with tf.GradientTape() as tape:
-        fresh = learner.encoder(pictures)
+        fresh = learner.encoder(images)
         value = tf.reduce_mean(learner.batch_loss.compute(labels, fresh).values)
         value += tf.reduce_mean(
             learner.batch_loss.compute(labels, fresh, keys).values
         )
     want = tape.gradient(value, learner.encoder.trainable_variables)
-    learner.train_step((tf.constant(pictures), tf.constant(labels)))
-    for old, new, slope in zip(before, learner.encoder.get_weights(), want):
-        np.testing.assert_allclose(old - new, slope, rtol=1e-4, atol=1e-6)
+    learner.train_step((tf.constant(images), tf.constant(labels)))
+    for old, new, gradient in zip(before, learner.encoder.get_weights(), want):
+        np.testing.assert_allclose(old - new, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_two_replicas_equal_one_device(two_replicas):

@@ -1,4 +1,4 @@
-"""Tasks beside the metric loss: replicas, slopes, checkpoints, refusals."""
+"""Tasks beside the metric loss: replicas, gradients, checkpoints, refusals."""
 
 import numpy as np
 import pytest

@@ -17,8 +17,8 @@ def config(**changes):
 
 
 def done(method, seed, value, error="", group=""):
-    figures = {} if error else {"recall@1": value, "map@r": value / 2}
-    return comparison.Run(method, group, seed, figures, 10.0, error, {})
+    metrics = {} if error else {"recall@1": value, "map@r": value / 2}
+    return comparison.Run(method, group, seed, metrics, 10.0, error, {})
 
 
 def test_mean_and_sample_deviation_over_seeds():

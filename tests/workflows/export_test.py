@@ -15,14 +15,14 @@ from PIL import Image
 from tf_triplet import config as configs
 from tf_triplet.builders import data as catalogs
 from tf_triplet.builders import model as experiment
-from tf_triplet.data import crops as cut_outs
+from tf_triplet.data import crops
 from tf_triplet.servable import fingerprint, parity, versions, warmup
 from tf_triplet.workflows import embed_catalog as embedding
 from tf_triplet.workflows import export as version
 
 
 def encoder(seed=0):
-    """Of mean colours: three numbers a picture, turned by `seed`."""
+    """Of mean colors: three numbers an image, turned by `seed`."""
     inputs = tf.keras.Input([8, 8, 3])
     pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
     turned = tf.keras.layers.Dense(8, use_bias=False)(pooled)
@@ -37,15 +37,15 @@ def draw(folder, name, seed):
     Image.fromarray(pixels).resize((8, 8), 0).save(folder / name)
 
 
-def make_run(folder, pictures, **export):
-    """A run that was never trained, and a manifest of `pictures` rows."""
-    (folder / "pictures").mkdir(parents=True)
+def make_run(folder, images, **export):
+    """A run that was never trained, and a manifest of `images` rows."""
+    (folder / "images").mkdir(parents=True)
     rows = []
-    for i in range(pictures):
-        draw(folder / "pictures", f"{i}.png", i)
+    for i in range(images):
+        draw(folder / "images", f"{i}.png", i)
         rows.append(
             {
-                "path": f"pictures/{i}.png",
+                "path": f"images/{i}.png",
                 "product_id": f"p{i // 4}",
                 "category": ("bags", "hats", "")[i % 3],
                 "domain": ("street", "shop")[i % 2],
@@ -57,7 +57,7 @@ def make_run(folder, pictures, **export):
     config = configs.base_config()
     config.data.path = str(folder / "shop.csv")
     config.data.image_size = 8
-    config.evaluation.batch_size = 5 if pictures < 100 else 64
+    config.evaluation.batch_size = 5 if images < 100 else 64
     config.export.update({"index": "exact", "k": 3, **export})
     (folder / "config.json").write_text(configs.to_json(config))
     encoder().save(folder / "encoder.keras")
@@ -105,7 +105,7 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """12 pictures of 3 products, grouped; not to be written to."""
+    """12 images of 3 products, grouped; not to be written to."""
     folder = tmp_path_factory.mktemp("once") / "run"
     make_run(folder, 12, group_by_product=True)
     return publish(folder)
@@ -121,14 +121,14 @@ def nightly(folder, frame):
     """1 in 40 changed in place, 1 in 40 new, as many removed; one renamed."""
     changed = frame.iloc[10:].copy()
     for i in range(20, 30):
-        draw(folder / "pictures", f"{i}.png", 1000 + i)
+        draw(folder / "images", f"{i}.png", 1000 + i)
     for i in range(10):
-        draw(folder / "pictures", f"new{i}.png", 2000 + i)
+        draw(folder / "images", f"new{i}.png", 2000 + i)
     new = frame.iloc[:10].assign(
-        path=[f"pictures/new{i}.png" for i in range(10)], price="9"
+        path=[f"images/new{i}.png" for i in range(10)], price="9"
     )
-    shutil.copy(folder / "pictures/50.png", folder / "pictures/moved.png")
-    changed = changed.replace({"pictures/50.png": "pictures/moved.png"})
+    shutil.copy(folder / "images/50.png", folder / "images/moved.png")
+    changed = changed.replace({"images/50.png": "images/moved.png"})
     pd.concat([changed, new]).to_csv(folder / "new.csv", index=False)
     return folder / "new.csv"
 
@@ -159,11 +159,11 @@ def test_a_nightly_refresh_embeds_only_what_changed(shop):
 
 
 @pytest.mark.slow
-def test_a_refresh_of_20000_pictures(tmp_path):
+def test_a_refresh_of_20000_images(tmp_path):
     frame = make_run(tmp_path / "run", 20_000, index="scann")
     assert work(publish(tmp_path / "run"))[:2] == (0, 20_000)
     for i in range(0, 20_000, 20):
-        draw(tmp_path / "run" / "pictures", f"{i}.png", 50_000 + i)
+        draw(tmp_path / "run" / "images", f"{i}.png", 50_000 + i)
     frame.to_csv(tmp_path / "run" / "new.csv", index=False)
     second = publish(
         tmp_path / "run", catalog_path=str(tmp_path / "run" / "new.csv")
@@ -177,12 +177,12 @@ def test_further_columns_come_back(shop):
     _, frame, first = shop
     assert first.record["columns"] == ["price"]
     loaded = tf.saved_model.load(str(first.folder))
-    pictures = [
+    images = [
         tf.io.read_file(str(shop[0] / path)).numpy()
         for path in frame["path"][[100, 203]]
     ]
     answer = loaded.signatures["serving_default"](
-        image_bytes=tf.constant(pictures)
+        image_bytes=tf.constant(images)
     )
     loaded.release()
     assert answer["price"].numpy()[:, 0].tolist() == [b"100.50", b"203.50"]
@@ -211,7 +211,7 @@ def test_the_fingerprint_tells_what_was_made(shop):
     folder, _, first = shop
     record = fingerprint.read(first.folder)
     assert record == json.loads(json.dumps(first.record))
-    assert record["pictures"] == 400 and record["products"] == 100
+    assert record["images"] == 400 and record["products"] == 100
     assert record["index"] == "scann" and record["dim"] == 8
     assert record["tuning"]["leaves"] == 0  # Brute force for so few.
     assert record["packages"]["scann"] == "1.3.0"
@@ -276,13 +276,13 @@ def test_embeddings_of_another_encoder_are_refused(again):
         publish(again, new_encoder=True)
 
 
-def test_pictures_that_repeat_or_cannot_be_read(small):
+def test_images_that_repeat_or_cannot_be_read(small):
     folder, frame = small
-    shutil.copy(folder / "pictures/3.png", folder / "pictures/1.png")
-    (folder / "pictures/5.png").write_text("no picture")
-    (folder / "pictures/7.png").unlink()
+    shutil.copy(folder / "images/3.png", folder / "images/1.png")
+    (folder / "images/5.png").write_text("no image")
+    (folder / "images/7.png").unlink()
     found, work_ = embed(folder)
-    assert counts(work_) == (0, 9, 1, 2) and work_.pictures == 12
+    assert counts(work_) == (0, 9, 1, 2) and work_.images == 12
     assert [path[-5:] for path in found.skipped] == ["5.png", "7.png"]
     assert found.rows.tolist() == [0, 1, 2, 3, 4, 6, 8, 9, 10, 11]
     # Of twins, the one that was not embedded has the other's.
@@ -298,18 +298,18 @@ def test_pictures_that_repeat_or_cannot_be_read(small):
 def test_nothing_that_can_be_read(small):
     folder, frame = small
     for path in frame["path"]:
-        (folder / path).write_text("no picture")
-    with pytest.raises(ValueError, match="Received: 12 pictures, all unread"):
+        (folder / path).write_text("no image")
+    with pytest.raises(ValueError, match="Received: 12 images, all unread"):
         embed(folder)
 
 
-def test_a_picture_that_changes_meanwhile_is_not_cached(small, monkeypatch):
+def test_a_image_that_changes_meanwhile_is_not_cached(small, monkeypatch):
     folder, _ = small
     batches = experiment.embed_batches
 
     def meddle(*arguments):
         for batch in batches(*arguments):
-            draw(folder / "pictures", "4.png", 77)
+            draw(folder / "images", "4.png", 77)
             yield batch
 
     monkeypatch.setattr(experiment, "embed_batches", meddle)
@@ -318,7 +318,7 @@ def test_a_picture_that_changes_meanwhile_is_not_cached(small, monkeypatch):
     assert counts(embed(folder)[1]) == (11, 1, 0, 0)
 
 
-def test_a_box_is_part_of_a_picture(small):
+def test_a_box_is_part_of_a_image(small):
     folder, frame = small
     sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
     boxed = frame.assign(**{s: [v] + [""] * 11 for s, v in sides.items()})
@@ -327,17 +327,15 @@ def test_a_box_is_part_of_a_picture(small):
     assert counts(embed(folder, folder / "boxed.csv")[1]) == (11, 1, 0, 0)
 
 
-def test_a_catalogue_of_boxed_pictures_is_served_their_cut_outs(
-    small, monkeypatch
-):
+def test_a_catalog_of_boxed_images_is_served_their_crops(small, monkeypatch):
     folder, frame = small
     sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
     frame.assign(**sides).to_csv(folder / "boxed.csv", index=False)
     published = publish(folder, catalog_path=folder / "boxed.csv")
-    figures = published.record["parity"]
-    assert figures["images"] == 12 and figures["largest_difference"] < 1e-6
-    # Whole, they are other pictures.
-    monkeypatch.setattr(cut_outs, "cut_out", lambda data, box: data)
+    metrics = published.record["parity"]
+    assert metrics["images"] == 12 and metrics["largest_difference"] < 1e-6
+    # Whole, they are other images.
+    monkeypatch.setattr(crops, "crop_image_bytes", lambda data, box: data)
     with pytest.raises(parity.ParityError, match="differs from evaluation"):
         publish(folder, catalog_path=folder / "boxed.csv")
 
@@ -348,16 +346,16 @@ def test_an_encoder_of_less_precision_tells_what_it_costs(again, precision):
     # Another precision is another encoder: nothing cached is taken for it.
     assert first.folder.name == "2" and work(first)[:2] == (0, 12)
     cost = first.record["precision"]
-    assert cost["precision"] == precision and cost["pictures"] == 12
+    assert cost["precision"] == precision and cost["images"] == 12
     assert 1e-6 < cost["largest_difference"] < 0.02
     # What is served is that encoder, not the one in float32.
     served = first.record["parity"]["largest_difference"]
     assert served < cost["largest_difference"] / 10
-    assert 0.5 < cost["neighbours_kept"] <= 1
-    # Of three products of four pictures; noise, so alike in both.
+    assert 0.5 < cost["neighbors_kept"] <= 1
+    # Of three products of four images; noise, so alike in both.
     assert abs(cost["recall_at_1"] - cost["recall_at_1_float32"]) < 0.5
     text = version.describe(first)
-    assert f"encoder in {precision}, on 12 pictures: embeddings" in text
+    assert f"encoder in {precision}, on 12 images: embeddings" in text
     # It is kept from version to version, and no float32 index follows.
     second = publish(again)
     assert second.record["export"]["precision"] == precision
@@ -388,15 +386,15 @@ def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
     first = publish(
         again, split="test", checkpoint="last", new_encoder=True
     ).record
-    assert (first["pictures"], first["checkpoint"]) == (4, "last")
+    assert (first["images"], first["checkpoint"]) == (4, "last")
     second = publish(again)
-    assert second.record["pictures"] == 4 and work(second)[:2] == (4, 0)
+    assert second.record["images"] == 4 and work(second)[:2] == (4, 0)
     assert second.record["checkpoint"] == "last"
     # A manifest of its own is indexed whole.
     third = publish(again, catalog_path=again / "shop.csv").record
-    assert third["pictures"] == 12
-    assert publish(again).record["pictures"] == 4
-    assert publish(again, new_encoder=True).record["pictures"] == 12
+    assert third["images"] == 12
+    assert publish(again).record["images"] == 4
+    assert publish(again, new_encoder=True).record["images"] == 12
 
 
 def test_what_the_last_version_had_can_be_taken_back(again):
@@ -404,14 +402,14 @@ def test_what_the_last_version_had_can_be_taken_back(again):
     first = publish(
         again, catalog_path=manifest, domains=["shop"], columns=["price"]
     ).record
-    assert (first["pictures"], first["columns"]) == (6, ["price"])
+    assert (first["images"], first["columns"]) == (6, ["price"])
     second = publish(again, catalog_path=manifest).record
-    assert (second["pictures"], second["columns"]) == (6, ["price"])
+    assert (second["images"], second["columns"]) == (6, ["price"])
     third = publish(again, catalog_path=manifest, domains=(), columns=())
-    assert (third.record["pictures"], third.record["columns"]) == (12, [])
+    assert (third.record["images"], third.record["columns"]) == (12, [])
 
 
-def test_with_one_neighbour_the_recall_is_of_others(shop):
+def test_with_one_neighbor_the_recall_is_of_others(shop):
     folder, _, _ = shop
     record = publish(folder, k=1, storage="int8", min_recall=0.0).record
     # Itself is found by any search; int8 mixes up who is nearest but that.
@@ -431,8 +429,8 @@ def test_one_at_a_time(again):
 
 
 def test_columns_that_there_are_not(again):
-    with pytest.raises(ValueError, match="no further column 'colour'. It has"):
-        publish(again, columns=("colour",))
+    with pytest.raises(ValueError, match="no further column 'color'. It has"):
+        publish(again, columns=("color",))
     config = experiment.load_config(again)
     config.data.source = "rendered"
     with pytest.raises(ValueError, match="Only a manifest has further colum"):
@@ -454,7 +452,7 @@ KILLER = """
     from tf_triplet.serving import embedding_cache, saved_model
 
     # A shard a batch.
-    embedding_cache.SHARD_PICTURES = 5
+    embedding_cache.SHARD_IMAGES = 5
 
     def die(*arguments, **more):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -486,7 +484,7 @@ KILLER = """
         if not child:
             if callable(moment):
                 moment()
-            # The program itself; a catalogue that is the run's own.
+            # The program itself; a catalog that is the run's own.
             sys.argv = ["index", "--workdir=" + {folder!r}]
             sys.argv += ["--catalog=" + {folder!r} + "/shop.csv", "--k=2"]
             index.run()
@@ -523,11 +521,11 @@ def test_kill_9_at_any_moment_leaves_no_half_version(small):
     assert [str(v) for v in known] == rows[-1][1:]
     for number in known:
         record = fingerprint.read(target / str(number))
-        assert record["pictures"] == 12 and record["parity"]["k"] == 2
+        assert record["images"] == 12 and record["parity"]["k"] == 2
         loaded = tf.saved_model.load(str(target / str(number)))
         assert warmup.replay(loaded.signatures, target / str(number)) == 14
     assert not list(folder.rglob("*.partial*"))
-    # The first shard's pictures were not embedded twice.
+    # The first shard's images were not embedded twice.
     record = fingerprint.read(target / str(known[0]))["work"]
     assert record["cached"] >= 5
     assert record["cached"] + record["embedded"] == 12

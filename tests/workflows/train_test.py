@@ -54,5 +54,5 @@ def test_replicas_get_whole_pairs(tmp_path):
             "loss.scope": "replica",
         }
     )
-    with pytest.raises(ValueError, match="6 pictures a batch must divide by 4"):
+    with pytest.raises(ValueError, match="6 images a batch must divide by 4"):
         runs.train(uneven, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A run's pictures: a config to a catalogue, and how it is sampled."""
+"""A run's images: a config to a catalog, and how it is sampled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BENCHMARKS = {
 def build_catalog(
     config: ml_collections.ConfigDict, columns: Sequence[str] = ()
 ) -> Catalog:
-    """Reads (and fetches) all pictures of `config.data`.
+    """Reads (and fetches) all images of `config.data`.
 
     Args:
         config: of the run.
@@ -46,7 +46,7 @@ def build_catalog(
     data = config.data
     if columns and data.source != "manifest":
         raise ValueError(
-            "Only a manifest has further columns. Received: export.columns="
+            "Only a manifest has extra columns. Received: export.columns="
             f"{', '.join(columns)} with data.source={data.source!r}. Leave "
             "export.columns empty, or pass --catalog=<manifest>."
         )
@@ -94,7 +94,7 @@ def verify_counts(source: str, catalog: Catalog) -> list[str]:
         found = _count(catalog, name)
         if published[1] is None:
             found, published = found[:1], published[:1]
-        what = "pairs" if name == "pairs" else "pictures"
+        what = "pairs" if name == "pairs" else "images"
         verdict = "as published"
         if found != published:
             verdict = f"PUBLISHED: {_in_words(published, what)}"
@@ -103,9 +103,9 @@ def verify_counts(source: str, catalog: Catalog) -> list[str]:
 
 
 def _count(catalog: Catalog, part: str) -> tuple[int, int]:
-    """Pictures and products of a part."""
+    """Images and products of a part."""
     if part == "pairs":
-        # A pair stands at both of its pictures; the query side asks.
+        # A pair stands at both of its images; the query side asks.
         asks = np.isin(
             catalog.domain_names[catalog.domains].astype(str),
             ("consumer", "street"),
@@ -117,9 +117,9 @@ def _count(catalog: Catalog, part: str) -> tuple[int, int]:
         rows = catalog.split_names[catalog.splits] == part
     else:
         rows = catalog.domain_names[catalog.domains] == part
-    # A picture of two products, or two splits, is one picture.
-    pictures = len(np.unique(catalog.paths[rows].astype(str)))
-    return pictures, len(np.unique(catalog.products[rows]))
+    # An image of two products, or two splits, is one image.
+    images = len(np.unique(catalog.paths[rows].astype(str)))
+    return images, len(np.unique(catalog.products[rows]))
 
 
 def _in_words(counts: tuple[int, ...], what: str) -> str:
@@ -130,7 +130,7 @@ def _in_words(counts: tuple[int, ...], what: str) -> str:
 def training_catalog(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> Catalog:
-    """The pictures to train on: of the split train and, where
+    """The images to train on: of the split train and, where
     `config.sampling` names two domains, of these alone."""
     training = catalog.split("train")
     wanted = sampling_domains(config)
@@ -145,7 +145,7 @@ def training_catalog(
 def sampling_sides(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> np.ndarray | None:
-    """`[rows]` int32: 0 where a picture queries, 1 where it is searched.
+    """`[rows]` int32: 0 where an image queries, 1 where it is searched.
 
     None without two domains in `config.sampling`, and where they are pooled.
     """
@@ -164,7 +164,7 @@ def sampling_domains(config: ml_collections.ConfigDict) -> list[str]:
 def build_sampler(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> GroupedSampler:
-    """The sampler of a training catalogue."""
+    """The sampler of a training catalog."""
     sampling = config.sampling
     return GroupedSampler(
         catalog.products,
@@ -183,5 +183,5 @@ def build_sampler(
 
 
 def build_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
-    """What may happen to a training picture."""
+    """What may happen to a training image."""
     return Augmentation(**config.augment.to_dict())

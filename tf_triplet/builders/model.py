@@ -73,10 +73,10 @@ def build_branches(
 
     Args:
         config: of the run.
-        training: the training catalogue, whose categories they are.
+        training: the training catalog, whose categories they are.
 
     Raises:
-        ValueError: a branch a category, and the catalogue names none.
+        ValueError: a branch a category, and the catalog names none.
     """
     by = config.model.branch_by
     if not by:
@@ -84,8 +84,8 @@ def build_branches(
     if by == "category":
         if list(training.category_names) == [""]:
             raise ValueError(
-                "`model.branch_by=category` needs pictures with a category, "
-                f"and catalogue {training.name!r} names none. Add a column "
+                "`model.branch_by=category` needs images with a category, "
+                f"and catalog {training.name!r} names none. Add a column "
                 "`category`, or leave model.branch_by empty."
             )
         return branches.Branches(by, tuple(training.category_names))
@@ -154,8 +154,8 @@ def whiten(
         config: of the run.
         encoder: with a head over features of unit length
             (`unit_features`).
-        catalog: training pictures.
-        batch_size: pictures a forward pass; None: the config's.
+        catalog: training images.
+        batch_size: images a forward pass; None: the config's.
         progress: tell how far it is.
     """
     from tf_triplet.models import whitening  # scikit-learn takes a second.
@@ -181,7 +181,7 @@ def build_network(
 
     Args:
         config: of the run.
-        training: the training catalogue; says how many attributes and
+        training: the training catalog; says how many attributes and
             landmarks there are.
         own_branches: from `build_branches`.
     """
@@ -234,12 +234,12 @@ def build_neural_codes(
 
     Args:
         config: of the run.
-        catalog: the pictures of all splits; those to train on are fitted.
+        catalog: the images of all splits; those to train on are fitted.
         components: that are kept; 0: as many as the run's embedding has.
-        batch_size: pictures a forward pass; None: the config's.
+        batch_size: images a forward pass; None: the config's.
 
     Raises:
-        ValueError: too few pictures, or the run's encoder has no head that
+        ValueError: too few images, or the run's encoder has no head that
             tells how many components.
 
     References:
@@ -318,7 +318,7 @@ def compute_embeddings(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> evaluation.Embeddings:
-    """Embeds pictures as `config.data` says; see `evaluation`."""
+    """Embeds images as `config.data` says; see `evaluation`."""
     return evaluation.compute_embeddings(
         encoder,
         catalog,
@@ -356,7 +356,7 @@ def encoder_sha256(
     layer: str = "",
     precision: str = "float32",
 ) -> str:
-    """Hash of a run's encoder and of how pictures reach it.
+    """Hash of a run's encoder and of how images reach it.
 
     The code that decodes and resizes is a part: another pixel is another
     embedding.
@@ -389,7 +389,7 @@ def build_learner(
     Args:
         config: of the run.
         network: of `build_network`.
-        training: the training catalogue, for its number of products.
+        training: the training catalog, for its number of products.
     """
     encoder = network.encoder
     loss, width = objectives.build_loss(config), encoder.output_shape[-1]

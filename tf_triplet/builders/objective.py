@@ -1,4 +1,4 @@
-"""What a run minimises, and how: a config to loss, tasks and optimizer."""
+"""What a run minimizes, and how: a config to loss, tasks and optimizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tf_triplet.losses.proxies import (
     ProxyLoss,
     ProxyNCALoss,
 )
-from tf_triplet.losses.third_party import ForeignLoss
+from tf_triplet.losses.third_party import ThirdPartyLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import schedules
 from tf_triplet.training.tasks import Tasks
@@ -39,7 +39,7 @@ LOSSES = {
     "norm_softmax": NormSoftmaxLoss,
 }
 _TRIPLET_FIELDS = ("mining", "margin", "soft", "distance", "reduction")
-# Where a catalogue gets its annotations from.
+# Where a catalog gets its annotations from.
 _COLUMNS = {
     "attributes": (
         "the column `attributes` (red|long sleeve) to the manifest, or "
@@ -77,7 +77,7 @@ def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
             **{field: config.loss[field] for field in _TRIPLET_FIELDS}
         )
     if name not in LOSSES:
-        return ForeignLoss(name)
+        return ThirdPartyLoss(name)
     arguments = config.loss[name].to_dict()
     if issubclass(LOSSES[name], ProxyLoss):
         arguments["seed"] = config.seed
@@ -109,7 +109,7 @@ def build_tasks(
     """What is learned beside the metric loss; None where nothing is.
 
     Raises:
-        ValueError: a task is asked for that the training catalogue has no
+        ValueError: a task is asked for that the training catalog has no
             annotation for; names what it lacks.
     """
     loss = config.loss
@@ -120,8 +120,8 @@ def build_tasks(
     for target, (field, weight) in weights.items():
         if weight and not _annotated(catalog, target):
             raise ValueError(
-                f"`loss.{field}` is {weight} but the training pictures of "
-                f"the catalogue {catalog.name!r} have no {target}. Add "
+                f"`loss.{field}` is {weight} but the training images of "
+                f"the catalog {catalog.name!r} have no {target}. Add "
                 f"{_COLUMNS[target]}, or set loss.{field}=0."
             )
     if not (loss.attribute_weight or loss.landmark_weight):
@@ -134,7 +134,7 @@ def build_tasks(
 
 
 def _annotated(catalog: Catalog, target: str) -> bool:
-    """Whether a single picture is."""
+    """Whether a single image is."""
     if target == "attributes":
         values = catalog.attributes
         return values is not None and bool((values >= 0).any())

@@ -234,7 +234,7 @@ def _validate_loss(config: ml_collections.ConfigDict) -> None:
     if 0 < loss.memory_size < batch:
         raise ValueError(
             "`loss.memory_size` must hold a minibatch at least, "
-            f"{batch} pictures. Received: {loss.memory_size}"
+            f"{batch} images. Received: {loss.memory_size}"
         )
     if foreign and sampling.query_domain and not sampling.pool_domains:
         raise ValueError(
@@ -263,7 +263,11 @@ def _validate_tasks(config: ml_collections.ConfigDict) -> None:
     for field, off, reason in (
         ("model.branch_by", "", "their heads are of one encoder"),
         ("model.learners", 0, "their heads are of one encoder"),
-        ("training.micro_batch", 0, "it carries the embeddings' slopes alone"),
+        (
+            "training.micro_batch",
+            0,
+            "it carries the embeddings' gradients alone",
+        ),
     ):
         value = _get(config, field)
         if value in ("", 0) or (field == "model.learners" and value == 1):
@@ -338,7 +342,7 @@ def _validate_sampling(sampling: ml_collections.ConfigDict) -> None:
         raise ValueError(
             "`sampling.query_domain` and `sampling.gallery_domain` must be "
             f"two domains. Received: {sampling.query_domain!r} twice. Leave "
-            "both empty to train on pictures of all domains."
+            "both empty to train on images of all domains."
         )
     if categories and sampling.units_per_batch % categories:
         raise ValueError(

@@ -8,18 +8,17 @@ A study is a Python file whose get_study() returns {name: Method}; --configs
 makes one of config files, each named like its file. What follows a colon goes
 to its function: configs/sop.py:smoke, emoji_methods.py:600. Every method
 trains with every seed for the same number of steps on the same data; the
-figures are those of the last step on the held-out split. The same command
+metrics are those of the last step on the held-out split. The same command
 again goes on where it stopped, and a run that failed is tried again.
 
 Writes to the output folder:
-  results.json    every run: figures, seconds, config, error; and the machine
+  results.json    every run: metrics, seconds, config, error; and the machine
   table.md        mean and standard deviation over seeds, a row a method
   runs/           config, log and metrics of every run
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -74,14 +73,14 @@ def main(argv) -> None:
     print(f"{len(study)} methods with {len(seeds)} seeds each.", flush=True)
 
     def report(run, done, total):
-        figures = "  ".join(
-            f"{metric} {run.figures[metric]:.4f}"
+        shown = "  ".join(
+            f"{metric} {run.metrics[metric]:.4f}"
             for metric in metrics
-            if metric in run.figures
+            if metric in run.metrics
         )
         print(
             f"[{done}/{total}] {run.method}, seed {run.seed}: "
-            f"{run.error or figures} ({run.seconds:.0f} s)",
+            f"{run.error or shown} ({run.seconds:.0f} s)",
             flush=True,
         )
 
@@ -93,7 +92,7 @@ def main(argv) -> None:
             {
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                 "machine": comparison.machine(),
-                "runs": [dataclasses.asdict(run) for run in runs],
+                "runs": [run.to_dict() for run in runs],
             },
             indent=2,
         )
@@ -112,7 +111,7 @@ def main(argv) -> None:
     if unknown:
         raise ValueError(
             f"No run has the metrics {', '.join(sorted(unknown))} of "
-            f"--metrics. There are: {', '.join(runs[0].figures)}"
+            f"--metrics. There are: {', '.join(runs[0].metrics)}"
         )
 
 

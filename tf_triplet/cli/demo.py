@@ -1,9 +1,9 @@
-"""The whole road on real pictures: python -m tf_triplet.cli.demo
+"""The whole road on real images: python -m tf_triplet.cli.demo
 
 Trains on half of the emoji, evaluates the other half before and after,
 exports an index of three vendors' drawings, serves it, and asks over gRPC
 with the fourth vendor's. Without network it says so, and uses the rendered
-catalogue. Writes <workdir>/summary.json and <workdir>/neighbours.png.
+catalog. Writes <workdir>/summary.json and <workdir>/neighbours.png.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def main(argv) -> None:
         )
     with _timed("query", seconds):
         served = _ask(workdir, query_domain)
-    figures = workdir / "report" / "evaluation-test.json"
-    report = json.loads(figures.read_text())
+    metrics = workdir / "report" / "evaluation-test.json"
+    report = json.loads(metrics.read_text())
     version = workdir / "models" / "product_search" / "1"
     export = json.loads((version / "assets.extra/fingerprint.json").read_text())
     summary = {
@@ -107,7 +107,7 @@ def _choose_source() -> str:
         print(
             f"The emoji cannot be fetched: {error}\n"
             "NO NETWORK: the demo goes on with rendered products and random "
-            "weights; its figures are not those of the README."
+            "weights; its metrics are not those of the README."
         )
         return "rendered"
     return "emoji"
@@ -124,7 +124,7 @@ def _run(verb: str, *arguments: str) -> None:
 
 
 def _ask(workdir: Path, query_domain: str) -> float:
-    """Serves, queries with pictures that are not indexed, and stops."""
+    """Serves, queries with images that are not indexed, and stops."""
     command = [
         *(sys.executable, "-m", "tf_triplet.cli.serve"),
         *(f"--workdir={workdir}", "--port=0"),
@@ -159,7 +159,7 @@ def _query_all(workdir: Path, query_domain: str, address: str) -> float:
     for start in range(0, len(queries), 32):
         paths = queries.paths[start : start + 32]
         products = queries.row_product_ids[start : start + 32].astype(str)
-        images = [client.read_picture(path) for path in paths]
+        images = [client.read_image(path) for path in paths]
         answers = client.query(images, address)
         for i, (answer, product) in enumerate(zip(answers, products)):
             # Whose product no other vendor drew, has nothing to find.
@@ -174,14 +174,14 @@ def _query_all(workdir: Path, query_domain: str, address: str) -> float:
 
 
 def _draw(path: Path, shown) -> None:
-    from tf_triplet.reporting import neighbors as neighbours
+    from tf_triplet.reporting import neighbors as neighbors
 
-    neighbours.neighbour_grid(
+    neighbors.neighbor_grid(
         path,
         [query for query, _, _ in shown],
         [
             [
-                neighbours.Neighbour(
+                neighbors.Neighbor(
                     path=found.path,
                     score=found.score,
                     right=found.product_id == product,

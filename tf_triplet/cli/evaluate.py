@@ -1,4 +1,4 @@
-"""Scores a trained encoder on pictures of products it never saw.
+"""Scores a trained encoder on images of products it never saw.
 
   tf-triplet-evaluate --workdir=runs/shop
   tf-triplet-evaluate --workdir=runs/shop --baseline=pretrained --neighbours=8
@@ -6,8 +6,8 @@
   tf-triplet-evaluate --workdir=runs/shop --query_domain=street \\
       --gallery_domain=shop --ks=1,20
 
-Every picture of the split queries all others (or one domain queries another);
-it is a hit when a picture of the same product is among the K nearest. The
+Every image of the split queries all others (or one domain queries another);
+it is a hit when an image of the same product is among the K nearest. The
 search is exact and the query itself is never found. What is not given is
 taken from the run's config.
 
@@ -16,7 +16,7 @@ never seen apart better; its files have the layer's name at the end. To
 train a new head on it, see tf-triplet-train --help.
 
 Writes to the workdir:
-  report/evaluation-<split>.json           the figures
+  report/evaluation-<split>.json           the metrics
   report/neighbours-<split>.png            with --neighbours
   report/projector-<split>.html            with --projector
   embeddings/<split>-<checkpoint>.npz      the vectors, ids and paths
@@ -53,7 +53,7 @@ _BASELINE = flags.DEFINE_enum(
     ["none", "pretrained", "neural_codes"],
     "Score also the pretrained backbone's features without any training of "
     "ours, and show the change; neural_codes: with a PCA-whitening fitted on "
-    "the training pictures.",
+    "the training images.",
 )
 _COMPONENTS = flags.DEFINE_integer(
     "components",
@@ -70,22 +70,22 @@ _LAYER = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "A split of the catalogue, several (val+test), or all. [config: test]",
+    "A split of the catalog, several (val+test), or all. [config: test]",
 )
 _QUERY_DOMAIN = flags.DEFINE_string(
     "query_domain",
     None,
-    "Domain whose pictures query, with --gallery_domain. Empty: every "
-    "picture queries all others.",
+    "Domain whose images query, with --gallery_domain. Empty: every "
+    "image queries all others.",
 )
 _GALLERY_DOMAIN = flags.DEFINE_string(
-    "gallery_domain", None, "Domain whose pictures are searched."
+    "gallery_domain", None, "Domain whose images are searched."
 )
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     None,
     list(protocols.PROTOCOLS),
-    "leave_one_out: every picture queries all others. query_gallery: one "
+    "leave_one_out: every image queries all others. query_gallery: one "
     "domain queries another. per_pair: so, but a query counts once for each "
     "pair it stands in. within_category: only the query's category is "
     "searched. auto: as the domains say.",
@@ -103,13 +103,13 @@ _TIES = flags.DEFINE_enum(
     "ties",
     None,
     ["against", "expected"],
-    "Equal scores of a right and a wrong picture count against the system, "
+    "Equal scores of a right and a wrong image count against the system, "
     "or as the expected value of a random order.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Pictures a forward pass.", lower_bound=1
+    "batch_size", None, "Images a forward pass.", lower_bound=1
 )
-_NEIGHBOURS = flags.DEFINE_integer(
+_NEIGHBORS = flags.DEFINE_integer(
     "neighbours",
     0,
     "Draw so many random queries with their five nearest into a PNG.",
@@ -205,7 +205,7 @@ def main(argv) -> None:
     _show(results, seconds)
     _write_json(workdir, results, seconds, options)
     # Of the trained encoder, which comes last where there is one.
-    _write_pictures(workdir, embeddings, catalog, options)
+    _write_images(workdir, embeddings, catalog, options)
 
 
 def _encoders(workdir: Path, config, catalog, options: _Options) -> dict:
@@ -305,11 +305,11 @@ def _show(results: dict[str, Any], seconds: dict[str, float]) -> None:
     before = results["baseline"].overall if len(results) > 1 else None
     caption = (
         f"{result.queries:,} queries ({result.left_out:,} without a second "
-        f"picture left out), {result.gallery:,} pictures searched, ties "
+        f"image left out), {result.gallery:,} images searched, ties "
         f"{result.ties}, {sum(seconds.values()):.0f} s"
     )
     if result.skipped:
-        caption += f", {len(result.skipped):,} unreadable pictures skipped"
+        caption += f", {len(result.skipped):,} unreadable images skipped"
     console = Console()
     if result.by_category:
         console.print(
@@ -347,16 +347,16 @@ def _write_json(workdir: Path, results, seconds, options: _Options) -> None:
         **{kind: result.to_dict() for kind, result in results.items()},
     }
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print(f"Figures: {path}")
+    print(f"Metrics: {path}")
 
 
-def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
-    if not _NEIGHBOURS.value and not _PROJECTOR.value:
+def _write_images(workdir: Path, embeddings, catalog, options) -> None:
+    if not _NEIGHBORS.value and not _PROJECTOR.value:
         return
     readable = catalog.select(embeddings.rows)
     report = workdir / "report"
-    if _NEIGHBOURS.value:
-        from tf_triplet.reporting import neighbors as neighbours
+    if _NEIGHBORS.value:
+        from tf_triplet.reporting import neighbors as neighbors
 
         parts = protocols.named(
             options.protocol,
@@ -366,14 +366,14 @@ def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
             options.query_domain,
             options.gallery_domain,
         )
-        queries, found = neighbours.find_neighbours(
-            embeddings.vectors, readable, parts, _NEIGHBOURS.value
+        queries, found = neighbors.find_neighbors(
+            embeddings.vectors, readable, parts, _NEIGHBORS.value
         )
         path = report / f"neighbours-{options.name}.png"
-        neighbours.neighbour_grid(
+        neighbors.neighbor_grid(
             path, queries, found, title=parts[0].description
         )
-        print(f"Neighbours: {path}")
+        print(f"Neighbors: {path}")
     if _PROJECTOR.value:
         from tf_triplet.reporting import projector
 
@@ -385,7 +385,7 @@ def _write_pictures(workdir: Path, embeddings, catalog, options) -> None:
             readable.row_product_ids,
             readable.category_names[readable.categories],
         )
-        print(f"Projector: {path} ({points:,} pictures)")
+        print(f"Projector: {path} ({points:,} images)")
 
 
 def run() -> None:

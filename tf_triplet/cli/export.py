@@ -1,9 +1,9 @@
 """Exports a run: tf-triplet-export --workdir=runs/emoji
 
 Writes <workdir>/models/product_search/<version>/, a SavedModel that takes a
-picture file's bytes and answers the nearest products. It is published only
+image file's bytes and answers the nearest products. It is published only
 if it answers what evaluation measured. What is not given is as in the run's
-config.export. For the same encoder and another catalogue: tf-triplet-index.
+config.export. For the same encoder and another catalog: tf-triplet-index.
 
 --layer=pool serves a layer before the embedding in place of it; measure it
 first with tf-triplet-evaluate --layer=pool.

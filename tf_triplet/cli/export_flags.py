@@ -19,9 +19,7 @@ _CHECKPOINT = flags.DEFINE_enum(
     ["best", "last"],
     "Which encoder. Default of an export: best.",
 )
-_SPLIT = flags.DEFINE_string(
-    "split", None, "Pictures to index: a split, or all."
-)
+_SPLIT = flags.DEFINE_string("split", None, "Images to index: a split, or all.")
 _DOMAINS = flags.DEFINE_list(
     "domains", None, "Index these domains only; --domains= indexes all."
 )
@@ -32,12 +30,12 @@ _INDEX = flags.DEFINE_enum(
     "scann, or exact (no custom op: any server loads it).",
 )
 _K = flags.DEFINE_integer(
-    "k", None, "Neighbours that an answer holds.", lower_bound=1
+    "k", None, "Neighbors that an answer holds.", lower_bound=1
 )
 _COLUMNS = flags.DEFINE_list(
     "columns",
     None,
-    "Further columns of the manifest to answer: --columns=price,title; "
+    "Extra columns of the manifest to answer: --columns=price,title; "
     "--columns= answers none.",
 )
 _STORAGE = flags.DEFINE_enum(
@@ -48,7 +46,7 @@ _STORAGE = flags.DEFINE_enum(
     "which is measured.",
 )
 _GROUP_BY_PRODUCT = flags.DEFINE_bool(
-    "group_by_product", None, "Answer each product once, by its best picture."
+    "group_by_product", None, "Answer each product once, by its best image."
 )
 _MIN_RECALL = flags.DEFINE_float(
     "min_recall",

@@ -1,9 +1,9 @@
-"""Indexes another catalogue: tf-triplet-index --workdir=runs/shop \\
+"""Indexes another catalog: tf-triplet-index --workdir=runs/shop \\
     --catalog=new.csv
 
 Writes the next <workdir>/models/product_search/<version>/: the same encoder,
 another index, no training. Embeddings are kept in <workdir>/index_cache by
-the content of the picture, so a nightly run embeds only what is new, and one
+the content of the image, so a nightly run embeds only what is new, and one
 that is stopped goes on where it was. What is not given is as in the version
 before, but all of --catalog is indexed unless --split says otherwise. Nothing
 is published if that version is another encoder's, or if too few of the exact
@@ -23,7 +23,7 @@ _CATALOG = flags.DEFINE_string(
     "catalog",
     "",
     "A manifest, .csv or .parquet: path,product_id[,category,domain,...]. "
-    "Default: the run's own catalogue.",
+    "Default: the run's own catalog.",
 )
 
 

@@ -1,10 +1,10 @@
 """Trains an encoder: tf-triplet-train --config=... --workdir=...
 
-Your own pictures need no config file:
+Your own images need no config file:
 
   tf-triplet-train --workdir=runs/shop --config.data.path=shop/manifest.csv
 
-A folder per product: --config.data.source=folder --config.data.path=pictures
+A folder per product: --config.data.source=folder --config.data.path=images
 Without any files:    --config.data.source=rendered
 
 A new head on what a run has learned, from the layer before its embedding:
@@ -46,13 +46,13 @@ _RESUME = flags.DEFINE_bool(
     "resume", True, "Go on from the workdir's last checkpoint."
 )
 _CHECK = flags.DEFINE_bool(
-    "check", False, "Only inspect the pictures, and report what is wrong."
+    "check", False, "Only inspect the images, and report what is wrong."
 )
 _VERIFY = flags.DEFINE_bool(
     "verify",
     False,
     "Only hold a benchmark's counts against the published ones; opens no "
-    "picture.",
+    "image.",
 )
 
 
@@ -88,7 +88,7 @@ def _verify(config) -> None:
         raise ValueError(
             "--verify knows the published counts of "
             f"{', '.join(catalogs.BENCHMARKS)}. Received: "
-            f"data.source={config.data.source}. Your own pictures: --check."
+            f"data.source={config.data.source}. Your own images: --check."
         )
     catalog = catalogs.build_catalog(config)
     print(catalog)

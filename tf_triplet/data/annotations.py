@@ -1,12 +1,12 @@
-"""What a table may say of a picture beside its product: attributes, landmarks.
+"""What a table may say of an image beside its product: attributes, landmarks.
 
 In a table an attribute is a column `attribute:<name>` of 1 (has it), 0 (has
 not) and -1 or nothing (unknown); landmark i, counted from 1, is the columns
 `landmark<i>_x`, `landmark<i>_y` and, optionally, `landmark<i>_visible`.
 
 Visibility is DeepFashion's: 0 visible, 1 there but hidden, 2 cut off by the
-picture's edge (such a landmark needs no place). Landmarks stand in left and
-right pairs, 1 and 2, 3 and 4, ...: a mirrored picture makes a pair trade
+image's edge (such a landmark needs no place). Landmarks stand in left and
+right pairs, 1 and 2, 3 and 4, ...: a mirrored image makes a pair trade
 places, and an odd last one keeps its own.
 """
 

@@ -1,4 +1,4 @@
-"""The paper's augmentation, drawn from a seed a picture.
+"""The paper's augmentation, drawn from a seed an image.
 
 Stateless: the same seed gives the same pixels, so a run that is resumed at
 step t sees what the uninterrupted run saw.
@@ -18,7 +18,7 @@ RESIZE_METHODS = ("bilinear", "bicubic", "nearest", "area")
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training picture, and how often.
+    """What may happen to a training image, and how often.
 
     Attributes:
         probability: of each of crop, flip, noise, rotation, cutout, blur.
@@ -26,12 +26,12 @@ class Augmentation:
         noise: standard deviation of Gaussian noise, pixels in [0, 1].
         flip: mirror left to right.
         paired_landmarks: landmarks 1 and 2, 3 and 4, ... are left and right
-            of a pair, which trade places in a mirrored picture. Without
+            of a pair, which trade places in a mirrored image. Without
             pairs each keeps its own.
         random_resize: draw the resize method; else the test-time one.
         min_box_covered: least share of a known box that its crop covers.
         rotation: largest angle, degrees, either way (TF Addons).
-        cutout: side of a grey square, share of the picture (TF Addons).
+        cutout: side of a gray square, share of the image (TF Addons).
         blur: sigma of a Gaussian blur, pixels (TF Addons).
 
     References:
@@ -59,7 +59,7 @@ def augment_image(
     augmentation: Augmentation,
     resize: str = "area",
 ) -> tf.Tensor:
-    """Crops, resizes and disturbs one decoded picture.
+    """Crops, resizes and disturbs one decoded image.
 
     Args:
         pixels: `[height, width, 3]` uint8.
@@ -102,7 +102,7 @@ def augment_annotated(
     Returns:
         The pixels, the same as without landmarks; and `[L, 3]` x and y in
         [0, 1] of the result's width and height, and visibility: cut off
-        where the place is no longer in the picture, hidden where a grey
+        where the place is no longer in the image, hidden where a gray
         square covers it.
     """
     seeds = tf.random.experimental.stateless_split(seed, 8)
@@ -218,15 +218,15 @@ def _addons(pixels, landmarks, image_size, chosen, seeds, augmentation):
     if augmentation.cutout > 0:
         # TF Addons asks for an even side.
         side = max(2, 2 * round(augmentation.cutout * image_size / 2))
-        centre = tf.random.stateless_uniform(
+        center = tf.random.stateless_uniform(
             [1, 2], seeds[5], 0, image_size, dtype=tf.int32
         )
         cut = tfa.image.cutout(
-            pixels[tf.newaxis], side, centre, constant_values=0.5
+            pixels[tf.newaxis], side, center, constant_values=0.5
         )[0]
         pixels = tf.where(chosen[5], cut, pixels)
         covered = marks.cover(
-            landmarks, centre[0] / image_size, side / image_size
+            landmarks, center[0] / image_size, side / image_size
         )
         landmarks = tf.where(chosen[5], covered, landmarks)
     pixels.set_shape([image_size, image_size, 3])

@@ -1,6 +1,6 @@
-"""The table of pictures that every other module works on.
+"""The table of images that every other module works on.
 
-A `Catalog` has a row a picture. Inside, products, categories, domains and
+A `Catalog` has a row an image. Inside, products, categories, domains and
 splits are dense int32 labels, which losses and metrics can use as they are
 (`keras.losses.Loss` casts labels to float32, where large ids collide). At
 the edges a product is called what its owner calls it: a string or an int64.
@@ -23,11 +23,11 @@ ALL_SPLITS = "all"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Catalog:
-    """An immutable table of pictures.
+    """An immutable table of images.
 
     Attributes:
-        name: What reports call this catalogue.
-        paths: `[n]` strings, the picture files.
+        name: What reports call this catalog.
+        paths: `[n]` strings, the image files.
         products: `[n]` int32 labels, 0 to `len(product_ids) - 1`.
         product_ids: `[products]` the owner's ids, strings or int64.
         categories: `[n]` int32 labels into `category_names`.
@@ -38,14 +38,14 @@ class Catalog:
         splits: `[n]` int32 labels into `split_names`.
         split_names: `[splits]` strings, usually "test" and "train".
         boxes: `[n, 4]` float32 x1, y1, x2, y2 in pixels of the upright
-            picture (EXIF orientation applied), NaN where there is no box.
-        extras: Further columns by name, `[n]` each, that some source or
+            image (EXIF orientation applied), NaN where there is no box.
+        extras: extra columns by name, `[n]` each, that some source or
             protocol knows (`pairs` of Consumer-to-Shop).
         attributes: `[n, A]` int8: 1 has it, 0 has not, -1 unknown. None
             where the table knows of none.
         attribute_names: `[A]` strings, or None.
         landmarks: `[n, L, 3]` float32 x, y and visibility, or None. Places
-            are in pixels of the upright picture, as `boxes`: the middle of
+            are in pixels of the upright image, as `boxes`: the middle of
             the first pixel is 0.5. Visibility is 0 (visible), 1 (hidden)
             or 2 (cut off); NaN throughout where not annotated. See
             `annotations` for left and right.
@@ -71,14 +71,14 @@ class Catalog:
         for name, values in self.extras.items():
             if len(values) != len(self.paths):
                 raise ValueError(
-                    f"`extras` column {name!r} must have a row a picture, "
+                    f"`extras` column {name!r} must have a row an image, "
                     f"{len(self.paths)}. Received: {len(values)}"
                 )
         for field in ("products", "categories", "domains", "splits", "boxes"):
             rows = len(getattr(self, field))
             if rows != len(self.paths):
                 raise ValueError(
-                    f"`{field}` must have a row a picture, {len(self.paths)}. "
+                    f"`{field}` must have a row an image, {len(self.paths)}. "
                     f"Received: {rows}"
                 )
         self._check_annotations()
@@ -102,7 +102,7 @@ class Catalog:
         ):
             if values is not None and values.shape != wanted:
                 raise ValueError(
-                    f"`{field}` must have a row a picture, "
+                    f"`{field}` must have a row an image, "
                     f"{len(self.paths)}, and a column an attribute name, or "
                     "landmarks of 3 numbers. Received shape: "
                     f"{values.shape}, where {wanted} was expected"
@@ -113,7 +113,7 @@ class Catalog:
 
     def __repr__(self) -> str:
         return (
-            f"Catalog({self.name!r}, {len(self):,} pictures, "
+            f"Catalog({self.name!r}, {len(self):,} images, "
             f"{len(self.product_ids):,} products, "
             f"splits={list(self.split_names)}, "
             f"domains={list(self.domain_names)})"
@@ -127,14 +127,14 @@ class Catalog:
         describe_row: Callable[[int], str] = "Row {}".format,
         extras: Sequence[str] = (),
     ) -> Catalog:
-        """Makes a catalogue from a table.
+        """Makes a catalog from a table.
 
         Args:
             frame: `[n]` rows with the columns `path` and `product_id`
                 and, where known, `category`, `domain`, `split` and `x1`,
                 `y1`, `x2`, `y2`, and those of `annotations`. Other columns
                 are not looked at.
-            name: What reports call this catalogue.
+            name: What reports call this catalog.
             describe_row: Names a row (counted from 0) in an error.
             extras: Names of columns to keep as they are.
 
@@ -171,7 +171,7 @@ class Catalog:
         if len(splits) > 1 and ALL_SPLITS in splits:
             raise ValueError(
                 f"A split cannot be called {ALL_SPLITS!r}, which means the "
-                f"whole catalogue. Received the splits: {list(splits)}"
+                f"whole catalog. Received the splits: {list(splits)}"
             )
         columns["attributes"], columns["attribute_names"] = (
             annotations.read_attributes(frame, describe_row)
@@ -181,7 +181,7 @@ class Catalog:
         return cls(name=name, extras=kept, **columns)
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns the table that `from_frame` takes, a row a picture.
+        """Returns the table that `from_frame` takes, a row an image.
 
         Without a column `split` where there are none.
         """
@@ -211,11 +211,11 @@ class Catalog:
 
     @property
     def row_product_ids(self) -> np.ndarray:
-        """`[n]` the owner's product id of each picture."""
+        """`[n]` the owner's product id of each image."""
         return self.product_ids[self.products]
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Catalog:
-        """Returns some of the pictures, labels made dense again.
+        """Returns some of the images, labels made dense again.
 
         Args:
             rows: `[m]` row numbers in the order wanted, or `[n]` booleans.
@@ -243,7 +243,7 @@ class Catalog:
         return Catalog(name=self.name, extras=extras, **columns)
 
     def split(self, name: str) -> Catalog:
-        """Returns the pictures of one split.
+        """Returns the images of one split.
 
         Args:
             name: Of a split, of several (`val+test`), or `all`.
@@ -260,7 +260,7 @@ class Catalog:
         return self.select(rows)
 
     def domain(self, name: str) -> Catalog:
-        """Returns the pictures of one domain (a shop, a vendor)."""
+        """Returns the images of one domain (a shop, a vendor)."""
         return self._where("domain", self.domains, self.domain_names, name)
 
     def _where(
@@ -269,7 +269,7 @@ class Catalog:
         found = np.flatnonzero(names == name)
         if not len(found):
             raise ValueError(
-                f"Catalogue {self.name!r} has no {kind} {name!r}; it has "
+                f"Catalog {self.name!r} has no {kind} {name!r}; it has "
                 f"{', '.join(map(repr, names))}."
             )
         return self.select(labels == found[0])
@@ -299,7 +299,7 @@ def _product_ids(
     refuse(
         column.isna().to_numpy(bool),
         describe_row,
-        lambda row: "has no product_id. Every picture needs one.",
+        lambda row: "has no product_id. Every image needs one.",
     )
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
@@ -330,7 +330,7 @@ def _product_ids(
         (pd.Series(values, dtype=str).str.strip() == "").to_numpy(bool),
         describe_row,
         lambda row: (
-            "has an empty product_id. Every picture needs one. "
+            "has an empty product_id. Every image needs one. "
             f"Received: {values[row]!r}"
         ),
     )

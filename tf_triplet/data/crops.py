@@ -1,4 +1,4 @@
-"""The part of a picture that a box marks, as a file of its own."""
+"""The part of an image that a box marks, as a file of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tensorflow as tf
 from tf_triplet.data import preprocessing
 
 
-def cut_out(image_bytes: bytes, box: Sequence[float]) -> bytes:
-    """Returns what `preprocessing.crop` keeps of a picture, as a PNG's bytes.
+def crop_image_bytes(image_bytes: bytes, box: Sequence[float]) -> bytes:
+    """Returns what `preprocessing.crop` keeps of an image, as a PNG's bytes.
 
     Lossless: a model that is sent it sees the pixels that it sees of the
     file and its box.
@@ -25,10 +25,10 @@ def cut_out(image_bytes: bytes, box: Sequence[float]) -> bytes:
 
 
 def ask_for(image_bytes: bytes, box: Sequence[float]) -> bytes:
-    """`cut_out` of what a person marked, who may have mixed up numbers.
+    """Checks a box that a person typed, then crops to it.
 
     Raises:
-        ValueError: no box, or one that lies outside of the picture.
+        ValueError: no box, or one that lies outside of the image.
     """
     told = ",".join(f"{side:g}" for side in box)
     if len(box) != 4 or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
@@ -40,7 +40,7 @@ def ask_for(image_bytes: bytes, box: Sequence[float]) -> bytes:
     height, width = pixels.shape[:2]
     if box[0] >= width or box[1] >= height:
         raise ValueError(
-            f"The box lies outside of the picture, which is {width} pixels "
+            f"The box lies outside of the image, which is {width} pixels "
             f"wide and {height} high. Received: {told}"
         )
-    return cut_out(image_bytes, box)
+    return crop_image_bytes(image_bytes, box)

@@ -1,4 +1,4 @@
-"""Reads, hashes and decodes picture files, and says what is wrong with them."""
+"""Reads, hashes and decodes image files, and says what is wrong with them."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def check_files(
     )
     pool = futures.ThreadPoolExecutor(workers or os.cpu_count())
     with bar, pool, warnings.catch_warnings():
-        # Odd metadata of a picture that decodes is nobody's business here.
+        # Odd metadata of an image that decodes is nobody's business here.
         warnings.simplefilter("ignore")
-        task = bar.add_task("Checking pictures", total=len(paths))
+        task = bar.add_task("Checking images", total=len(paths))
         for start in range(0, len(paths), _CHUNK):
             for result in pool.map(check_file, paths[start : start + _CHUNK]):
                 checked.append(result)
@@ -73,7 +73,7 @@ def check_file(path: str) -> CheckedFile:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
-        # A picture that was verified cannot be decoded any more.
+        # An image that was verified cannot be decoded any more.
         with Image.open(io.BytesIO(data)) as image:
             size = image.size
             if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
@@ -82,7 +82,7 @@ def check_file(path: str) -> CheckedFile:
             image.draft("RGB", (1, 1))
             image.load()
     except UnidentifiedImageError:
-        return CheckedFile(f"not a picture, it begins with {data[:12]!r}")
+        return CheckedFile(f"not an image, it begins with {data[:12]!r}")
     except DECODE_ERRORS as error:
         return CheckedFile(f"cut short or damaged: {error}")
     return CheckedFile("", hashlib.sha256(data).digest(), *size)

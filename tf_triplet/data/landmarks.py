@@ -1,7 +1,7 @@
-"""Landmarks under what happens to a picture's pixels.
+"""Landmarks under what happens to an image's pixels.
 
 All take and give `[L, 3]` x, y and visibility (0 visible, 1 hidden, 2 cut
-off, NaN not annotated); x and y run from 0 to 1 over the picture, from edge
+off, NaN not annotated); x and y run from 0 to 1 over the image, from edge
 to edge.
 """
 
@@ -13,7 +13,7 @@ from tf_triplet.data.annotations import CUT_OFF, HIDDEN, VISIBLE
 
 
 def crop(landmarks: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Pixels of the whole picture to shares of a window.
+    """Pixels of the whole image to shares of a window.
 
     Args:
         landmarks: `[L, 3]`, x and y in pixels.
@@ -40,7 +40,7 @@ def mirror(landmarks: tf.Tensor, paired: bool) -> tf.Tensor:
 
 
 def rotate(landmarks: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
-    """Counterclockwise about the middle of a square picture, in radians."""
+    """Counterclockwise about the middle of a square image, in radians."""
     x, y, visibility = tf.unstack(landmarks, axis=-1)
     x, y = x - 0.5, y - 0.5
     cos, sin = tf.cos(angle), tf.sin(angle)
@@ -49,18 +49,18 @@ def rotate(landmarks: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
     return tf.stack([x + 0.5, y + 0.5, visibility], -1)
 
 
-def cover(landmarks: tf.Tensor, centre: tf.Tensor, side: float) -> tf.Tensor:
+def cover(landmarks: tf.Tensor, center: tf.Tensor, side: float) -> tf.Tensor:
     """Hides the visible landmarks under a square.
 
     Args:
         landmarks: `[L, 3]`.
-        centre: `[2]` y and x of the square.
+        center: `[2]` y and x of the square.
         side: of the square.
     """
     x, y, visibility = tf.unstack(landmarks, axis=-1)
-    centre = tf.cast(centre, tf.float32)
-    under = (tf.abs(x - centre[1]) < side / 2) & (
-        tf.abs(y - centre[0]) < side / 2
+    center = tf.cast(center, tf.float32)
+    under = (tf.abs(x - center[1]) < side / 2) & (
+        tf.abs(y - center[0]) < side / 2
     )
     hidden = under & (visibility == VISIBLE)
     visibility = tf.where(hidden, float(HIDDEN), visibility)
@@ -68,7 +68,7 @@ def cover(landmarks: tf.Tensor, centre: tf.Tensor, side: float) -> tf.Tensor:
 
 
 def outside_is_cut(landmarks: tf.Tensor) -> tf.Tensor:
-    """Marks what lies outside the picture as cut off."""
+    """Marks what lies outside the image as cut off."""
     x, y, visibility = tf.unstack(landmarks, axis=-1)
     outside = (x < 0) | (x > 1) | (y < 0) | (y > 1)
     visibility = tf.where(outside, float(CUT_OFF), visibility)

@@ -1,6 +1,6 @@
-"""Rows of a catalogue to batches of pixels (tf.data).
+"""Rows of a catalog to batches of pixels (tf.data).
 
-A picture that cannot be read never breaks a batch's alignment: it is
+An image that cannot be read never breaks a batch's alignment: it is
 replaced by a mark, told by name through `BadImages`, and left out of its
 batch (with its partner, where rows come in pairs).
 """
@@ -26,10 +26,10 @@ TARGETS = ("attributes", "landmarks")
 
 @dataclasses.dataclass
 class BadImages:
-    """Counts and names the pictures that could not be read.
+    """Counts and names the images that could not be read.
 
     Attributes:
-        on_bad_image: "skip" warns once a picture, "stop" raises.
+        on_bad_image: "skip" warns once an image, "stop" raises.
         counts: `{path: times met}`.
     """
 
@@ -48,23 +48,23 @@ class BadImages:
         self.counts[path] = self.counts.get(path, 0) + 1
         if self.counts[path] == 1 and self.on_bad_image == "skip":
             logging.warning(
-                "Skipping a picture that cannot be read (%d so far): %s",
+                "Skipping an image that cannot be read (%d so far): %s",
                 len(self.counts),
                 reason(path),
             )
 
     @property
     def message(self) -> str:
-        """The error's text, for the first of the pictures."""
+        """The error's text, for the first of the images."""
         path = next(iter(self.counts))
         return (
-            f"A picture cannot be read: {reason(path)}. Mend or remove it, "
+            f"An image cannot be read: {reason(path)}. Mend or remove it, "
             "or pass --config.data.on_bad_image=skip."
         )
 
 
 def reason(path: str) -> str:
-    """Says in words why `path` cannot be read as a picture."""
+    """Says in words why `path` cannot be read as an image."""
     file = Path(path)
     if not file.exists():
         return f"{path}: there is no such file"
@@ -76,12 +76,12 @@ def reason(path: str) -> str:
     except (ValueError, OSError) as error:
         return f"{path}: {error}"
     except tf.errors.InvalidArgumentError as error:
-        return f"{path}: not a readable picture ({error.message[:200]})"
+        return f"{path}: not a readable image ({error.message[:200]})"
     return f"{path}: its box or its pixels cannot be used"
 
 
 def read_bytes(path: tf.Tensor) -> tf.Tensor:
-    """Reads a picture file; what TensorFlow cannot decode becomes a PNG."""
+    """Reads an image file; what TensorFlow cannot decode becomes a PNG."""
     data = tf.io.read_file(path)
     known = tf.constant(False)
     # Others may be untouched too, but `servable` knows, not the graph.
@@ -106,12 +106,12 @@ def evaluation_batches(
     on_bad_image: str = "stop",
     bad_images: BadImages | None = None,
 ) -> tf.data.Dataset:
-    """Every picture once, in order, as at test time.
+    """Every image once, in order, as at test time.
 
     Args:
-        catalog: the pictures.
+        catalog: the images.
         image_size: pixels a side.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
         resize: "area" or "bilinear".
         use_boxes: crop to the box where there is one.
         on_bad_image: "stop" or "skip".
@@ -119,7 +119,7 @@ def evaluation_batches(
 
     Returns:
         A dataset of (`[b]` int64 rows, `[b, size, size, 3]` pixels); b is
-        smaller where pictures were skipped.
+        smaller where images were skipped.
     """
     bad = bad_images or BadImages(on_bad_image)
     boxes = _boxes(catalog, use_boxes)
@@ -164,18 +164,18 @@ def training_batches(
         catalog: the rows that the sampler draws.
         sampler: of row numbers.
         image_size: pixels a side.
-        augmentation: what may happen to a picture.
+        augmentation: what may happen to an image.
         start_step: the first step; the pixels of a step depend on (seed,
             step) alone.
         seed: of the augmentation.
-        rows_together: 2 for pairs: one bad picture takes its partner along.
+        rows_together: 2 for pairs: one bad image takes its partner along.
         resize: the method where it is not drawn at random.
         use_boxes: crop to the box where there is one.
-        bad_images: collects the names of unreadable pictures.
+        bad_images: collects the names of unreadable images.
         sides: `[rows]` 0 (query) or 1 (gallery), for losses that keep two
             domains apart.
-        branches: `[rows]` int32, each picture's branch of the encoder.
-        targets: what else the catalogue knows that is to be delivered, of
+        branches: `[rows]` int32, each image's branch of the encoder.
+        targets: what else the catalog knows that is to be delivered, of
             `attributes` and `landmarks`.
 
     Returns:
@@ -184,10 +184,10 @@ def training_batches(
         is `{"pixels": ..., "branch": [b] int32}`. With targets, the second
         is a dictionary of these `labels`, `[b, A]` int8 `attributes` and
         `[b, L, 3]` float32 `landmarks`: x and y in [0, 1] of the augmented
-        picture, and visibility.
+        image, and visibility.
 
     Raises:
-        ValueError: an unknown target, or one that the catalogue lacks.
+        ValueError: an unknown target, or one that the catalog lacks.
     """
     _check_targets(catalog, targets)
     bad = bad_images or BadImages("skip")
@@ -221,13 +221,13 @@ def training_batches(
 
     def load(row, path, box, landmarks):
         pixels = preprocessing.decode_image(read_bytes(path))
-        picture_seed = tf.stack([tf.constant(seed, tf.int64), row[1]])
+        image_seed = tf.stack([tf.constant(seed, tf.int64), row[1]])
         return augment_annotated(
             pixels,
             landmarks,
             box,
             image_size,
-            picture_seed,
+            image_seed,
             augmentation,
             resize,
         )
@@ -239,18 +239,18 @@ def training_batches(
         rows, pixels, landmarks = _leave_out(
             good, path, bad, rows_together, row[:, 0], pixels, landmarks
         )
-        pictures = pixels
+        images = pixels
         if branches is not None:
             branch = tf.gather(branches, rows)
-            pictures = {"pixels": pixels, "branch": branch}
+            images = {"pixels": pixels, "branch": branch}
         if not targets:
-            return pictures, tf.gather(labels, rows)
+            return images, tf.gather(labels, rows)
         y = {"labels": tf.gather(labels, rows)}
         if "attributes" in targets:
             y["attributes"] = tf.gather(attributes, rows)
         if "landmarks" in targets:
             y["landmarks"] = landmarks
-        return pictures, y
+        return images, y
 
     return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
 
@@ -270,7 +270,7 @@ def _check_targets(catalog: Catalog, targets: Sequence[str]) -> None:
             )
         if getattr(catalog, target) is None:
             raise ValueError(
-                f"`targets` asks for {target}, but the catalogue "
+                f"`targets` asks for {target}, but the catalog "
                 f"{catalog.name!r} has no {target}."
             )
 
@@ -278,7 +278,7 @@ def _check_targets(catalog: Catalog, targets: Sequence[str]) -> None:
 def _load(dataset, load, blanks: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
     """(row, path, *sources) → (row, path, *loaded, good), parallel, in order.
 
-    Each picture is a data set of one, so that its errors can be dropped; the
+    Each image is a data set of one, so that its errors can be dropped; the
     blanks that follow it then take its place.
     """
 
@@ -299,7 +299,7 @@ def _load(dataset, load, blanks: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
 
 
 def _leave_out(good, paths, bad: BadImages, together: int, *columns):
-    """Drops the rows of bad pictures, and tells their names."""
+    """Drops the rows of bad images, and tells their names."""
 
     def tell(flags, names):
         for name in names[~flags]:

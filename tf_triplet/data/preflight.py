@@ -1,4 +1,4 @@
-"""Looks at every picture of a catalogue before hours are spent on it."""
+"""Looks at every image of a catalog before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ class Report:
     """What the preflight found.
 
     Attributes:
-        name: The catalogue's name.
-        pictures: Rows of the catalogue.
+        name: The catalog's name.
+        images: Rows of the catalog.
         products: Products.
-        pictures_per_product: Least, median, mean and greatest number.
-        singletons: Products with a single picture.
-        splits: Pictures, products and singletons by split.
+        images_per_product: Least, median, mean and greatest number.
+        singletons: Products with a single image.
+        splits: Images, products and singletons by split.
         domains: The same by domain.
         categories: The same by category.
         products_in_several_splits: Ids of products that lie in more than
             one split.
         unreadable: (path, reason) of every missing or damaged file.
-        boxes_outside: (path, reason) of every box that leaves its picture.
+        boxes_outside: (path, reason) of every box that leaves its image.
         duplicates_across_splits: Groups of paths with the same bytes in
             more than one split.
         duplicates_across_products: Groups of paths with the same bytes
             under more than one product.
-        copies: Pictures with the bytes of another of their product and split.
-        problems: What will cost pictures or stop a run, one line each.
+        copies: Images with the bytes of another of their product and split.
+        problems: What will cost images or stop a run, one line each.
         warnings: What may be meant so, one line each.
     """
 
     name: str
-    pictures: int
+    images: int
     products: int
-    pictures_per_product: dict[str, float]
+    images_per_product: dict[str, float]
     singletons: int
     splits: pd.DataFrame
     domains: pd.DataFrame
@@ -70,10 +70,10 @@ class Report:
 def inspect(
     catalog: Catalog, workers: int | None = None, show_progress: bool = True
 ) -> Report:
-    """Opens, hashes and decodes every file of the catalogue once.
+    """Opens, hashes and decodes every file of the catalog once.
 
     Args:
-        catalog: The catalogue, all its splits.
+        catalog: The catalog, all its splits.
         workers: Threads; as many as processors unless given.
         show_progress: Show a progress bar.
     """
@@ -86,9 +86,9 @@ def inspect(
     counts = per_product if len(per_product) else np.zeros(1)
     return Report(
         name=catalog.name,
-        pictures=len(catalog),
+        images=len(catalog),
         products=len(catalog.product_ids),
-        pictures_per_product={
+        images_per_product={
             "least": float(counts.min()),
             "median": float(np.median(counts)),
             "mean": float(counts.mean()),
@@ -141,7 +141,7 @@ def render(report: Report) -> rich.console.Group:
             shown.append(f"... and {len(lines) - most:,} more")
         parts.extend(rich.text.Text(f"  {line}") for line in shown)
     if not report.problems:
-        text = "No problem found in the pictures."
+        text = "No problem found in the images."
         parts.append(rich.text.Text(text, style="green"))
     return rich.console.Group(*parts)
 
@@ -154,34 +154,34 @@ def _problems(report: Report) -> Iterator[str]:
         )
     if report.singletons == report.products:
         yield (
-            "no product has two pictures, so no picture has a positive. "
+            "no product has two images, so no image has a positive. "
             "Check that rows of one product share their product_id."
         )
     if report.unreadable:
         yield f"{len(report.unreadable):,} files are missing or unreadable."
     if report.boxes_outside:
         yield (
-            f"{len(report.boxes_outside):,} boxes leave their picture. Boxes "
-            "are x1, y1, x2, y2 in pixels of the upright picture."
+            f"{len(report.boxes_outside):,} boxes leave their image. Boxes "
+            "are x1, y1, x2, y2 in pixels of the upright image."
         )
 
 
 def _warnings(report: Report) -> Iterator[str]:
     if 0 < report.singletons < report.products:
         yield (
-            f"{report.singletons:,} products have a single picture, which "
+            f"{report.singletons:,} products have a single image, which "
             "can be a negative but never a positive."
         )
     several = report.products_in_several_splits
     if several:
         yield (
             f"{len(several):,} products lie in several splits, so held-out "
-            "figures are of products seen in training. For example: "
+            "metrics are of products seen in training. For example: "
             f"{', '.join(map(str, several[:5]))}"
         )
     if report.copies:
         yield (
-            f"{report.copies:,} pictures are, byte for byte, another of their "
+            f"{report.copies:,} images are, byte for byte, another of their "
             "product in the same split: where that is evaluated, each finds "
             "its copy, and raises Recall@1 for nothing."
         )
@@ -191,7 +191,7 @@ def _warnings(report: Report) -> Iterator[str]:
     ):
         if groups:
             yield (
-                f"{len(groups):,} pictures lie, byte for byte the same, in "
+                f"{len(groups):,} images lie, byte for byte the same, in "
                 f"{where}."
             )
 
@@ -208,13 +208,13 @@ def _in_several_splits(catalog: Catalog) -> list:
 def _counts(
     catalog: Catalog, labels: np.ndarray, names: np.ndarray
 ) -> pd.DataFrame:
-    """Returns pictures, products and singletons by name."""
+    """Returns images, products and singletons by name."""
     rows = pd.DataFrame({"label": labels, "product": catalog.products})
     per_product = rows.groupby(["label", "product"]).size()
     by_label = per_product.groupby("label")
     table = pd.DataFrame(
         {
-            "pictures": by_label.sum(),
+            "images": by_label.sum(),
             "products": by_label.size(),
             "singletons": (per_product == 1).groupby("label").sum(),
         }
@@ -225,16 +225,16 @@ def _counts(
 
 def _facts_table(report: Report) -> rich.table.Table:
     facts = rich.table.Table(
-        title=rich.text.Text(f"Catalogue {report.name}"), show_header=False
+        title=rich.text.Text(f"Catalog {report.name}"), show_header=False
     )
     facts.add_column()
     facts.add_column(justify="right")
-    spread = report.pictures_per_product
+    spread = report.images_per_product
     for label, value in (
-        ("pictures", f"{report.pictures:,}"),
+        ("images", f"{report.images:,}"),
         ("products", f"{report.products:,}"),
         (
-            "pictures per product",
+            "images per product",
             f"{spread['least']:g} to {spread['greatest']:g}, "
             f"median {spread['median']:g}, mean {spread['mean']:.1f}",
         ),
@@ -245,7 +245,7 @@ def _facts_table(report: Report) -> rich.table.Table:
             f"{len(report.products_in_several_splits):,}",
         ),
         ("missing or unreadable files", f"{len(report.unreadable):,}"),
-        ("boxes outside the picture", f"{len(report.boxes_outside):,}"),
+        ("boxes outside the image", f"{len(report.boxes_outside):,}"),
         (
             "duplicate files across splits",
             f"{len(report.duplicates_across_splits):,}",
@@ -286,7 +286,7 @@ def _boxes_outside(
     return [
         (
             catalog.paths[row],
-            f"box {catalog.boxes[row].tolist()} leaves the picture of "
+            f"box {catalog.boxes[row].tolist()} leaves the image of "
             f"{sizes[row, 0]:.0f} x {sizes[row, 1]:.0f} pixels",
         )
         for row in np.flatnonzero(outside & (sizes[:, 0] > 0))
@@ -327,6 +327,6 @@ def _duplicates(rows: pd.DataFrame, label: str) -> list[tuple[str, ...]]:
 
 
 def _copies(rows: pd.DataFrame) -> int:
-    # Two boxes of one file are two pictures.
+    # Two boxes of one file are two images.
     same = rows.duplicated(["digest", "product", "split", *_BOX])
     return int(same.sum())

@@ -1,11 +1,11 @@
-"""From a picture file's bytes to the pixels that the encoder sees.
+"""From an image file's bytes to the pixels that the encoder sees.
 
 The one place that decodes, crops, resizes and augments: training, evaluation
 and the exported SavedModel call the same functions, so an embedding computed
 from the same bytes is the same everywhere. Everything is TensorFlow, and
 runs inside a graph.
 
-JPEG (grey, RGB, CMYK; turned upright by its EXIF orientation), PNG, BMP and
+JPEG (gray, RGB, CMYK; turned upright by its EXIF orientation), PNG, BMP and
 GIF (first frame) are decoded here; an alpha channel is laid on white. What
 TensorFlow cannot read (WebP, TIFF, …) becomes a PNG first, see
 `tf_triplet.data.transcode`.
@@ -21,7 +21,7 @@ _ORIENTATION_TAG = 0x0112
 
 
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes one picture, upright, on white.
+    """Decodes one image, upright, on white.
 
     Args:
         image_bytes: scalar string, a JPEG, PNG, GIF or BMP file.
@@ -30,7 +30,7 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
         `[height, width, 3]` uint8 RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such picture.
+        tf.errors.InvalidArgumentError: the bytes are no such image.
     """
     is_jpeg = _starts_with(image_bytes, b"\xff\xd8\xff")
     pixels = tf.cond(
@@ -48,13 +48,13 @@ def load_image(
     box: tf.Tensor | None = None,
     resize: str = "area",
 ) -> tf.Tensor:
-    """Decodes, crops and resizes one picture, as at test time.
+    """Decodes, crops and resizes one image, as at test time.
 
     Args:
         image_bytes: scalar string.
         image_size: pixels a side of the result; the aspect is not kept.
-        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright picture, or
-            NaN for the whole picture.
+        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright image, or
+            NaN for the whole image.
         resize: "area" (the paper's) or "bilinear" (antialiased).
 
     Returns:
@@ -98,9 +98,9 @@ def resize_image(
 
 
 def crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """Cuts `box` out of `pixels`; a NaN box keeps the whole picture.
+    """Cuts `box` out of `pixels`; a NaN box keeps the whole image.
 
-    The box is rounded outwards and cut to the picture. One that lies wholly
+    The box is rounded outwards and cut to the image. One that lies wholly
     outside would leave nothing, so it keeps the nearest row and column.
     """
     return cut(pixels, box_window(tf.shape(pixels)[:2], box))
@@ -110,7 +110,7 @@ def box_window(size: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     """The window that `crop` keeps.
 
     Args:
-        size: `[2]` integers, height and width of the picture.
+        size: `[2]` integers, height and width of the image.
         box: `[4]` floats, see `crop`.
 
     Returns:
@@ -152,7 +152,7 @@ def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
             (found < 0)
             & (at + 4 <= size)
             & (byte(at) == 0xFF)
-            # The compressed picture begins: no segment of headers follows.
+            # The compressed image begins: no segment of headers follows.
             & (marker != 0xDA)
         )
 
@@ -237,20 +237,20 @@ def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
     # A BMP's fourth byte is padding far more often than it is alpha.
     is_bmp = _starts_with(image_bytes, b"BM")
     has_alpha = ((channels == 2) | (channels == 4)) & ~is_bmp
-    colour = tf.cond(
+    color = tf.cond(
         channels < 3,
         lambda: tf.repeat(pixels[..., :1], 3, -1),
         lambda: pixels[..., :3],
     )
     return tf.cond(
         has_alpha,
-        lambda: _on_white(colour, pixels[..., -1:]),
-        lambda: colour,
+        lambda: _on_white(color, pixels[..., -1:]),
+        lambda: color,
     )
 
 
-def _on_white(colour: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+def _on_white(color: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
     """Composites uint8 `[h, w, 3]` by `[h, w, 1]` alpha on white."""
-    colour, alpha = tf.cast(colour, tf.int32), tf.cast(alpha, tf.int32)
-    mixed = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    color, alpha = tf.cast(color, tf.int32), tf.cast(alpha, tf.int32)
+    mixed = (color * alpha + 255 * (255 - alpha) + 127) // 255
     return tf.cast(mixed, tf.uint8)

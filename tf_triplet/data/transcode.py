@@ -1,4 +1,4 @@
-"""Any picture file's bytes, as bytes that TensorFlow can decode."""
+"""Any image file's bytes, as bytes that TensorFlow can decode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 # How the files begin that TensorFlow surely decodes as Pillow does.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-# What Pillow raises on bytes that are not, or not wholly, a picture.
+# What Pillow raises on bytes that are not, or not wholly, an image.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -22,17 +22,17 @@ DECODE_ERRORS = (
 
 
 def servable(data: bytes) -> bytes:
-    """Returns the picture in a format that TensorFlow decodes.
+    """Returns the image in a format that TensorFlow decodes.
 
     JPEG, PNG, GIF and plain (24-bit) BMP come back untouched and unchecked.
     Whatever else Pillow opens (WebP, TIFF, a BMP with a palette, ...) comes
     back as a lossless PNG of its first frame, upright.
 
     Args:
-        data: The bytes of a picture file.
+        data: The bytes of an image file.
 
     Raises:
-        ValueError: the bytes are no picture.
+        ValueError: the bytes are no image.
     """
     if data.startswith(MAGIC) or _is_plain_bmp(data):
         return data
@@ -45,7 +45,7 @@ def servable(data: bytes) -> bytes:
             upright.save(output, "PNG", compress_level=1, exif=b"")
     except DECODE_ERRORS as error:
         raise ValueError(
-            f"Not a picture that can be read: {error or type(error).__name__}."
+            f"Not an image that can be read: {error or type(error).__name__}."
             f" Received: {len(data)} bytes that begin with {data[:12]!r}"
         ) from error
     return output.getvalue()
@@ -61,7 +61,7 @@ def _is_plain_bmp(data: bytes) -> bool:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Returns the picture as L, RGB or RGBA, whichever holds all of it."""
+    """Returns the image as L, RGB or RGBA, whichever holds all of it."""
     if image.mode in ("L", "RGB", "RGBA"):
         return image
     if image.mode.startswith("I;16"):

@@ -1,4 +1,4 @@
-"""An encoder and a catalogue to figures: embed once, then score."""
+"""An encoder and a catalog to metrics: embed once, then score."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ import numpy as np
 from absl import logging
 
 from tf_triplet.data.catalog import Catalog
-from tf_triplet.retrieval import metrics, protocols
+from tf_triplet.retrieval import metrics as retrieval_metrics
+from tf_triplet.retrieval import protocols
 
 _LOG_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Vectors of the pictures of a catalogue that could be read.
+    """Vectors of the images of a catalog that could be read.
 
     Attributes:
         vectors: `[m, dim]` float32.
-        rows: `[m]` int64 rows of the catalogue, rising.
-        skipped: Paths of the pictures that could not be read.
+        rows: `[m]` int64 rows of the catalog, rising.
+        skipped: Paths of the images that could not be read.
     """
 
     vectors: np.ndarray
@@ -41,10 +42,10 @@ class SavedEmbeddings:
 
     Attributes:
         vectors: `[m, dim]` float32.
-        rows: `[m]` int64 rows of the catalogue that was embedded.
+        rows: `[m]` int64 rows of the catalog that was embedded.
         product_ids: `[m]` the owner's ids, strings or int64.
-        paths: `[m]` strings, the picture files.
-        skipped: Paths of the pictures that could not be read.
+        paths: `[m]` strings, the image files.
+        skipped: Paths of the images that could not be read.
         source: What made them, for instance the encoder file's sha256.
     """
 
@@ -61,21 +62,21 @@ class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
-        catalog: The catalogue's name.
+        catalog: The catalog's name.
         protocol: Who queried whom, in words.
         ties: How ties were counted.
-        overall: Figures over all queries; `overall.by_group` has those of
-            each category of the query picture, where there are several.
-        gallery: Pictures searched among, the query itself included; the
+        overall: Metrics over all queries. `overall.by_group` holds those of
+            each category of the query image, where there are several.
+        gallery: Images searched among, the query itself included; the
             largest gallery where there are several.
-        skipped: Paths of pictures that could not be read.
+        skipped: Paths of images that could not be read.
         clustering: `nmi` and `f1`, where asked for.
     """
 
     catalog: str
     protocol: str
     ties: str
-    overall: metrics.Figures
+    overall: retrieval_metrics.RetrievalMetrics
     gallery: int
     skipped: tuple[str, ...]
     clustering: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -87,12 +88,12 @@ class Evaluation:
 
     @property
     def left_out(self) -> int:
-        """Queries without another picture of their product to find."""
+        """Queries without another image of their product to find."""
         return self.overall.left_out
 
     @property
-    def by_category(self) -> dict[str, metrics.Figures]:
-        """Figures of each category, empty where there is only one."""
+    def by_category(self) -> dict[str, retrieval_metrics.RetrievalMetrics]:
+        """Metrics of each category, empty where there is only one."""
         return self.overall.by_group
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,8 +106,8 @@ class Evaluation:
             "skipped": list(self.skipped),
             "overall": {**self.overall.to_dict(), **self.clustering},
             "by_category": {
-                name: figures.to_dict()
-                for name, figures in self.by_category.items()
+                name: metrics.to_dict()
+                for name, metrics in self.by_category.items()
             },
         }
 
@@ -121,25 +122,25 @@ def compute_embeddings(
     on_bad_image: str = "stop",
     progress: bool = True,
 ) -> Embeddings:
-    """Embeds every picture of a catalogue, in order.
+    """Embeds every image of a catalog, in order.
 
     Args:
         encoder: A Keras model from `[b, size, size, 3]` float32 pixels in
-            [0, 1] to `[b, dim]`, or one with branches: then each picture
+            [0, 1] to `[b, dim]`, or one with branches: then each image
             goes through that of its own domain or category.
-        catalog: The pictures.
+        catalog: The images.
         image_size: Pixels a side.
-        batch_size: Pictures a forward pass.
+        batch_size: Images a forward pass.
         resize: "area" or "bilinear".
-        use_boxes: Crop to the box where a picture has one.
-        on_bad_image: "stop" makes an unreadable picture an error, "skip"
+        use_boxes: Crop to the box where an image has one.
+        on_bad_image: "stop" makes an unreadable image an error, "skip"
             leaves it out and names it in `skipped`.
         progress: Tell how far it is: a bar on a terminal, else a line of
             log every ten seconds.
 
     Raises:
-        ValueError: an unreadable picture, no picture at all, an embedding
-            that is not finite, or a picture that no branch is for.
+        ValueError: an unreadable image, no image at all, an embedding
+            that is not finite, or an image that no branch is for.
     """
     # Scoring saved vectors needs no TensorFlow, which takes seconds to load.
     from tf_triplet.data import pipeline
@@ -155,8 +156,8 @@ def compute_embeddings(
             advance(int(batch_rows[-1]) + 1)
     if not rows:
         raise ValueError(
-            f"No picture of catalogue {catalog.name!r} could be embedded. "
-            f"Received: {len(catalog)} pictures, {len(bad.counts)} unreadable"
+            f"No image of catalog {catalog.name!r} could be embedded. "
+            f"Received: {len(catalog)} images, {len(bad.counts)} unreadable"
         )
     rows = np.concatenate(rows)
     vectors = np.concatenate(vectors)
@@ -174,20 +175,20 @@ def embed_batches(
     use_boxes: bool,
     bad,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Embeds every picture of a catalogue, a batch at a time.
+    """Embeds every image of a catalog, a batch at a time.
 
     Args:
         encoder: See `compute_embeddings`, as for all that is not here.
-        catalog: The pictures.
+        catalog: The images.
         image_size: Pixels a side.
-        batch_size: Pictures a forward pass.
+        batch_size: Images a forward pass.
         resize: "area" or "bilinear".
-        use_boxes: Crop to the box where a picture has one.
+        use_boxes: Crop to the box where an image has one.
         bad: A `pipeline.BadImages`, which learns what cannot be read.
 
     Yields:
         `[b]` rising rows and `[b, dim]` float32; b is at least 1, and
-        smaller than a batch where pictures could not be read.
+        smaller than a batch where images could not be read.
     """
     import tensorflow as tf
 
@@ -200,18 +201,18 @@ def embed_batches(
     )
 
     @tf.function(reduce_retracing=True)
-    def embed(pictures):
-        return encoder(pictures, training=False)
+    def embed(images):
+        return encoder(images, training=False)
 
     try:
         for rows, pixels in batches:
             if not len(rows):
                 continue
-            rows, pictures = rows.numpy(), pixels
+            rows, images = rows.numpy(), pixels
             if branch is not None:
                 own = tf.constant(branch[rows])
-                pictures = {"pixels": pixels, "branch": own}
-            yield rows, embed(pictures).numpy().astype(np.float32)
+                images = {"pixels": pixels, "branch": own}
+            yield rows, embed(images).numpy().astype(np.float32)
     except tf.errors.OpError as error:
         if bad.counts and bad.on_bad_image == "stop":
             raise ValueError(bad.message) from error
@@ -219,12 +220,12 @@ def embed_batches(
 
 
 def branch_of_rows(branches, catalog: Catalog) -> np.ndarray | None:
-    """`[n]` int32: the branch of each picture, by its name.
+    """`[n]` int32: the branch of each image, by its name.
 
     Args:
         branches: The encoder's (`models.branches.Branches`); None: it has
-            none, and so has the picture.
-        catalog: The pictures. Its labels are dense anew in every selection,
+            none, and so has the image.
+        catalog: The images. Its labels are dense anew in every selection,
             so only names can tell a branch.
     """
     if branches is None:
@@ -233,7 +234,7 @@ def branch_of_rows(branches, catalog: Catalog) -> np.ndarray | None:
 
 
 def branch_names(by: str, catalog: Catalog) -> np.ndarray:
-    """`[n]` strings: the domain, or the category, of each picture."""
+    """`[n]` strings: the domain, or the category, of each image."""
     if by == "domain":
         return catalog.domain_names[catalog.domains].astype(str)
     return catalog.category_names[catalog.categories].astype(str)
@@ -249,22 +250,22 @@ def evaluate(
     protocol: str = "auto",
     clustering: bool = False,
 ) -> Evaluation:
-    """Scores embeddings: are the nearest pictures of the same product?
+    """Scores embeddings: are the nearest images of the same product?
 
     Args:
-        embeddings: Of this very catalogue.
-        catalog: The pictures.
+        embeddings: Of this very catalog.
+        catalog: The images.
         ks: Ranks for Recall@K and Precision@K.
-        query_domain: With `gallery_domain`: the pictures that query.
-        gallery_domain: The pictures they are searched among. Both empty:
-            every picture queries all others.
+        query_domain: With `gallery_domain`: the images that query.
+        gallery_domain: The images they are searched among. Both empty:
+            every image queries all others.
         ties: `against` the system, or their `expected` value.
         protocol: `auto` is what the domains say; `leave_one_out`,
             `query_gallery`; `per_pair`, where a query counts once for each
             pair it stands in (`catalog.extras["pairs"]`, or the gallery's
-            pictures of its product); `within_category`, where only the
-            pictures of its own category are searched.
-        clustering: NMI and F1 too, over all pictures that take part.
+            images of its product); `within_category`, where only the
+            images of its own category are searched.
+        clustering: NMI and F1 too, over all images that take part.
 
     Raises:
         ValueError: an unknown domain, or no query has anything to find.
@@ -272,30 +273,30 @@ def evaluate(
     readable = catalog.select(embeddings.rows)
     _check_domains(catalog, readable, query_domain, gallery_domain)
     parts = _parts(readable, query_domain, gallery_domain, protocol)
-    figures, queries = _score(embeddings.vectors, readable, parts, ks, ties)
+    metrics, queries = _score(embeddings.vectors, readable, parts, ks, ties)
     description = parts[0].description
     if protocol == "per_pair":
         times = _pairs(readable, parts[0])
-        figures, queries = figures.repeat(times), np.repeat(queries, times)
+        metrics, queries = metrics.repeat(times), np.repeat(queries, times)
         description += ", once for each pair"
     groups = None
     if len(readable.category_names) > 1:
         names = readable.category_names.astype(str)
         groups = names[readable.categories[queries]]
-    figures = metrics.summarize(figures, ks, groups)
-    if not figures.queries:
+    metrics = retrieval_metrics.summarize(metrics, ks, groups)
+    if not metrics.queries:
         raise ValueError(
-            f"No query of catalogue {catalog.name!r} has another picture of "
+            f"No query of catalog {catalog.name!r} has another image of "
             f"its product to find ({description}), so there is "
-            "nothing to score: products need two pictures or more. "
-            f"Received: {len(readable)} pictures of "
+            "nothing to score: products need two images or more. "
+            f"Received: {len(readable)} images of "
             f"{len(readable.product_ids)} products"
         )
     return Evaluation(
         catalog=catalog.name,
         protocol=description,
         ties=ties,
-        overall=figures,
+        overall=metrics,
         gallery=max(len(part.gallery) for part in parts),
         skipped=embeddings.skipped,
         clustering=_cluster(embeddings.vectors, readable, parts)
@@ -325,10 +326,10 @@ def _parts(catalog: Catalog, query_domain, gallery_domain, protocol: str):
 
 def _score(
     vectors: np.ndarray, catalog: Catalog, parts, ks, ties: str
-) -> tuple[metrics.QueryFigures, np.ndarray]:
-    """The figures of each query of all parts, and its row."""
-    figures = [
-        metrics.evaluate_queries(
+) -> tuple[retrieval_metrics.QueryMetrics, np.ndarray]:
+    """The metrics of each query of all parts, and its row."""
+    metrics = [
+        retrieval_metrics.evaluate_queries(
             vectors[part.queries],
             catalog.products[part.queries],
             vectors[part.gallery],
@@ -340,7 +341,7 @@ def _score(
         for part in parts
     ]
     queries = np.concatenate([part.queries for part in parts])
-    return metrics.QueryFigures.concatenate(figures), queries
+    return retrieval_metrics.QueryMetrics.concatenate(metrics), queries
 
 
 def _pairs(catalog: Catalog, protocol: protocols.Protocol) -> np.ndarray:
@@ -374,8 +375,8 @@ def save_embeddings(
 
     Args:
         path: The file; its folder is made.
-        embeddings: Of this very catalogue.
-        catalog: The pictures.
+        embeddings: Of this very catalog.
+        catalog: The images.
         source: What made them; a reader compares it before reusing them.
     """
     path = Path(path)
@@ -432,11 +433,11 @@ def check_finite(vectors: np.ndarray, paths: np.ndarray) -> None:
 
 
 def _check_domains(catalog: Catalog, readable: Catalog, *wanted: str) -> None:
-    """Tells a domain that lost all its pictures from one that never was."""
+    """Tells a domain that lost all its images from one that never was."""
     for name in filter(None, wanted):
         if name in catalog.domain_names and name not in readable.domain_names:
             raise ValueError(
-                f"No picture of domain {name!r} could be read, so it can "
+                f"No image of domain {name!r} could be read, so it can "
                 "neither query nor be searched."
             )
 
@@ -445,11 +446,11 @@ def _check_domains(catalog: Catalog, readable: Catalog, *wanted: str) -> None:
 def show_progress(
     what: str, total: int, show: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many pictures are done.
+    """Yields a function that is told how many images are done.
 
     Args:
         what: Is being done: "Embedding".
-        total: Pictures.
+        total: Images.
         show: A bar on a terminal, else a line of log every ten seconds.
     """
     if not show:
@@ -485,7 +486,7 @@ class _LogProgress:
             return
         self._last = now
         logging.info(
-            "%s: %d of %d pictures, %.0f a second.",
+            "%s: %d of %d images, %.0f a second.",
             self._what,
             done,
             self._total,

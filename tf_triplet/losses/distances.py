@@ -34,7 +34,7 @@ def prepare(embeddings: tf.Tensor, distance: str) -> tf.Tensor:
 
 
 def safe_sqrt(values: tf.Tensor) -> tf.Tensor:
-    """Square root with slope 0, not infinite, at 0 (duplicates)."""
+    """Square root with gradient 0, not infinite, at 0 (duplicates)."""
     positive = values > 0
     return tf.where(positive, tf.sqrt(tf.where(positive, values, 1.0)), 0.0)
 
@@ -55,26 +55,26 @@ def between(first: tf.Tensor, second: tf.Tensor, distance: str) -> tf.Tensor:
 def squared_pairwise(vectors: tf.Tensor):
     """`[batch, batch]` squared Euclidean distances, differentiable.
 
-    The batch is centred first, which keeps the digits when all vectors lie
+    The batch is centered first, which keeps the digits when all vectors lie
     close together; entries that are small even so are computed again from
     direct differences. The diagonal is exactly 0.
     """
     # Distances do not change when every vector moves by the same amount.
-    centred = vectors - tf.reduce_mean(vectors, 0, keepdims=True)
-    norms = tf.reduce_sum(tf.square(centred), -1)
-    products = tf.matmul(centred, centred, transpose_b=True)
+    centered = vectors - tf.reduce_mean(vectors, 0, keepdims=True)
+    norms = tf.reduce_sum(tf.square(centered), -1)
+    products = tf.matmul(centered, centered, transpose_b=True)
     squared = norms[:, None] + norms[None, :] - 2.0 * products
     squared = tf.linalg.set_diag(tf.maximum(squared, 0.0), tf.zeros_like(norms))
     off_diagonal = tf.linalg.set_diag(
         tf.ones_like(squared, tf.bool), tf.zeros_like(norms, tf.bool)
     )
-    squared = _recompute_small(squared, centred, centred, off_diagonal)
+    squared = _recompute_small(squared, centered, centered, off_diagonal)
 
     def gradient(upstream):
         both = upstream + tf.transpose(upstream)
         both = tf.linalg.set_diag(both, tf.zeros_like(norms))
         total = tf.reduce_sum(both, -1, keepdims=True)
-        return 2.0 * (total * centred - tf.matmul(both, centred))
+        return 2.0 * (total * centered - tf.matmul(both, centered))
 
     return squared, gradient
 
@@ -85,8 +85,8 @@ def squared_between(anchors: tf.Tensor, keys: tf.Tensor):
 
     As exact as `squared_pairwise`, and differentiable in both.
     """
-    centre = tf.reduce_mean(anchors, 0, keepdims=True)
-    a, k = anchors - centre, keys - centre
+    center = tf.reduce_mean(anchors, 0, keepdims=True)
+    a, k = anchors - center, keys - center
     squared = (
         tf.reduce_sum(tf.square(a), -1)[:, None]
         + tf.reduce_sum(tf.square(k), -1)[None, :]
@@ -107,7 +107,7 @@ def squared_between(anchors: tf.Tensor, keys: tf.Tensor):
 
 
 def _recompute_small(squared, anchors, keys, allowed) -> tf.Tensor:
-    """Replaces cancelled entries by sums of squared differences."""
+    """Replaces canceled entries by sums of squared differences."""
     spread = tf.reduce_mean(tf.reduce_sum(tf.square(anchors), -1))
     small = allowed & (squared < _CANCELLED * spread)
 

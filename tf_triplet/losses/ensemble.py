@@ -27,7 +27,7 @@ def split_learners(embeddings: tf.Tensor, learners: int) -> tf.Tensor:
 
 
 def divergence(parts: tf.Tensor, margin: float) -> tf.Tensor:
-    """How alike the learners of one picture are.
+    """How alike the learners of one image are.
 
     Args:
         parts: `[batch, M, dim]` floats, M at least 2.
@@ -110,7 +110,7 @@ class EnsembleLoss(BatchLoss):
 
     @property
     def loss_at_collapse(self) -> float | None:
-        """Known without divergence only: when all pictures are one point,
+        """Known without divergence only: when all images are one point,
         the learners may still be several."""
         return None if self._weight else self._base.loss_at_collapse
 
@@ -131,7 +131,7 @@ class EnsembleLoss(BatchLoss):
         keys: Keys | None = None,
     ) -> BatchValue:
         """Metrics: those of the loss, averaged over learners, and
-        `divergence`, the mean over pictures, unweighted."""
+        `divergence`, the mean over images, unweighted."""
         learners = len(self.copies)
         parts = split_learners(embeddings, learners)
         key_parts = [None] * learners

@@ -58,7 +58,7 @@ def place_loss(landmarks: tf.Tensor, places: tf.Tensor) -> Sum:
     """
     landmarks = tf.cast(landmarks, tf.float32)
     visible = landmarks[..., 2] == 0.0
-    # NaN times a slope of 0 is NaN, so it must not get as far.
+    # NaN times a gradient of 0 is NaN, so it must not get as far.
     wanted = tf.where(visible[..., None], landmarks[..., :2], 0.0)
     gaps = tf.cast(places, tf.float32) - wanted
     return _sum(tf.reduce_sum(gaps**2, -1), visible)

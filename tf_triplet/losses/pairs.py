@@ -74,7 +74,7 @@ def logsumexp(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         values: `[..., columns]` floats.
         mask: `[..., columns]` booleans.
     """
-    # The where is also what stops the NaN slope of an empty sum's log.
+    # The where is also what stops the NaN gradient of an empty sum's log.
     return tf.reduce_logsumexp(tf.where(mask, values, -_INF), -1)
 
 

@@ -1,6 +1,6 @@
 """Losses that compare every row with one learned vector a product.
 
-A proxy stands for all pictures of its product, also those outside the
+A proxy stands for all images of its product, also those outside the
 batch, so nothing is mined. The proxies are the loss's own variables: made
 by `build`, trained beside the encoder, saved in checkpoints and thrown away
 after training. `[batch, products]` is the largest tensor held.
@@ -95,7 +95,7 @@ def norm_softmax_loss(
 class ProxyLoss(BatchLoss):
     """Base: makes the proxies, and compares unit vectors with them.
 
-    Labels `[batch, 2]` carry a side; it is not looked at: pictures of
+    Labels `[batch, 2]` carry a side; it is not looked at: images of
     either side are compared with the proxies, which have none.
     """
 

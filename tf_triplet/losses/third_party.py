@@ -54,7 +54,7 @@ _SCALING = (
 _CUBIC = "It tiles [B^2, B]: 4.3 GB a tensor at B = 1,024. "
 _NO_NEGATIVE = (
     "Without a negative it takes a positive's distance for one: a loss and "
-    "slopes from nothing. "
+    "gradients from nothing. "
 )
 _LONE = (
     "A row without a positive is counted, as if the nearest row (itself) were "
@@ -79,7 +79,7 @@ KNOWN_FAULTS: dict[str, str] = {
     "tfsim_triplet": _LONE + _NO_NEGATIVE,
     "tfsim_triplet_hard": _LONE + "Without a negative it costs the margin.",
     "tfsim_circle": "It adds the logarithms of the two sums, where the paper "
-    "takes one of their product, and its weights have slopes, where the "
+    "takes one of their product, and its weights have gradients, where the "
     "paper holds them constant.",
     "tfsim_pn": _LONE + _NO_NEGATIVE,
     "tfsim_soft_nn": "Where every other row of an anchor is far (squared "
@@ -88,7 +88,7 @@ KNOWN_FAULTS: dict[str, str] = {
 
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
-class ForeignLoss(BatchLoss):
+class ThirdPartyLoss(BatchLoss):
     """A loss of TF Addons or TF Similarity, by name.
 
     Their own formulas, margins and distances apply, over the whole batch,

@@ -333,7 +333,7 @@ def _batch_all(positives, negatives, pairwise, margin, soft) -> TripletTerms:
 def _all_triplets(pairwise, positives, negatives, margin, soft):
     """Sums over all triplets, one anchor at a time.
 
-    The slopes are summed in the forward pass, so that nothing above
+    The gradients are summed in the forward pass, so that nothing above
     `[batch, batch]` is kept for the backward one.
     """
 
@@ -346,27 +346,27 @@ def _all_triplets(pairwise, positives, negatives, margin, soft):
             x = tf.where(is_negative[None, :], x, -float("inf"))
             value = tf.math.softplus(x) if soft else tf.nn.relu(x)
             violated = tf.cast(x > 0, tf.float32)
-            slope = tf.sigmoid(x) if soft else violated
+            gradient = tf.sigmoid(x) if soft else violated
             towards = tf.scatter_nd(
                 tf.where(is_positive),
-                tf.reduce_sum(slope, 1),
+                tf.reduce_sum(gradient, 1),
                 tf.shape(row, tf.int64),
             )
             return (
                 tf.reduce_sum(value),
                 tf.reduce_sum(violated),
-                towards - tf.reduce_sum(slope, 0),
+                towards - tf.reduce_sum(gradient, 0),
             )
 
-        losses, active, slopes = tf.map_fn(
+        losses, active, gradients = tf.map_fn(
             anchor,
             (matrix, positives, negatives),
             fn_output_signature=(tf.float32, tf.float32, tf.float32),
         )
 
         def gradient(d_losses, d_active):
-            del d_active  # A count has no slope.
-            return d_losses[:, None] * slopes
+            del d_active  # A count has no gradient.
+            return d_losses[:, None] * gradients
 
         return (losses, active), gradient
 

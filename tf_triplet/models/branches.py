@@ -1,8 +1,8 @@
 """Encoders whose last part is chosen by an input: a domain or a category.
 
-Street photos and shop pictures look different, and what makes two bags alike
+Street photos and shop images look different, and what makes two bags alike
 is not what makes two dresses alike. A branched encoder takes pixels and the
-number of a branch, and embeds every picture by its own branch, all of them
+number of a branch, and embeds every image by its own branch, all of them
 into one space.
 
 References:
@@ -30,7 +30,7 @@ class Branches:
     """What the numbers of a model's branches stand for.
 
     Attributes:
-        by: "domain" or "category", of a picture.
+        by: "domain" or "category", of an image.
         names: Of the branches, in their order.
         default: The one meant where nothing is said, or "" for none.
     """
@@ -58,10 +58,10 @@ class Branches:
             )
 
     def index(self, names: Sequence[str]) -> np.ndarray:
-        """The branch of each picture, by name.
+        """The branch of each image, by name.
 
         Args:
-            names: `[n]` strings, the domain or category of each picture.
+            names: `[n]` strings, the domain or category of each image.
 
         Returns:
             `[n]` int32.
@@ -75,9 +75,9 @@ class Branches:
             if kind not in number:
                 raise ValueError(
                     f"The model has no branch for {self.by} {kind!r} (of "
-                    f"{np.sum(places == i)} pictures); it has "
+                    f"{np.sum(places == i)} images); it has "
                     f"{', '.join(map(repr, self.names))}. Leave these "
-                    "pictures out, or train with this "
+                    "images out, or train with this "
                     f"{self.by} too."
                 )
         numbers = [number[kind] for kind in kinds.tolist()]
@@ -139,7 +139,7 @@ def build_branched_encoder(
     seed: int | None = None,
     pooling: str = "average",
 ) -> tf.keras.Model:
-    """Builds (pictures, branches) → embeddings.
+    """Builds (images, branches) → embeddings.
 
     All branches start as the same function: two unrelated random heads would
     put the two sides of a pair into unrelated spaces.
@@ -151,12 +151,12 @@ def build_branched_encoder(
             needs one, "weights" has none.
         branches: their names, which the model keeps.
         kind: "heads": one backbone, a linear head a branch. "networks": a
-            backbone and head a branch; every picture runs through all of
+            backbone and head a branch; every image runs through all of
             them and one answer is taken, so a step costs as many passes,
-            and batch norm in training sees the pictures of all branches.
+            and batch norm in training sees the images of all branches.
             "weights": the backbone is frozen, in place; its features, at unit
             length, are multiplied by a vector a branch that is learned, not
-            negative and 1 at the start. Of two pictures of one branch the
+            negative and 1 at the start. Of two images of one branch the
             cosine is then a weighted one.
         batch_norm: see `embedding.build_encoder`; "weights" freezes it.
         seed: of the heads' initial weights.

@@ -26,7 +26,7 @@ def build_encoder(
     attention_at: str = "",
     unit_features: bool = False,
 ) -> tf.keras.Model:
-    """Builds pictures → embeddings as a plain Keras model.
+    """Builds images → embeddings as a plain Keras model.
 
     Args:
         backbone: "resnet50v2", "resnet50", or a Keras model from
@@ -193,7 +193,7 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
             instance "pool".
 
     Returns:
-        A model from the same pictures to float32 `[batch, dim]` of unit
+        A model from the same images to float32 `[batch, dim]` of unit
         length, with the same weights.
 
     Raises:
@@ -201,7 +201,7 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
 
     References:
         Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: another layer
-        than the embedding may generalise better to unseen classes.
+        than the embedding may generalize better to unseen classes.
     """
     if isinstance(encoder.input, dict):
         raise ValueError(

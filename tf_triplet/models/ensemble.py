@@ -1,6 +1,6 @@
 """ABE: several learners that look at different parts of one map.
 
-The backbone is cut in two. Its first part makes a map S of the picture; of
+The backbone is cut in two. Its first part makes a map S of the image; of
 it each learner hides what its attention mask says; the second part, the
 trunk G, with the same weights for all, makes an embedding of what is left.
 
@@ -32,7 +32,7 @@ def attend(
     """The map of each learner.
 
     Args:
-        backbone: pictures to a feature map.
+        backbone: images to a feature map.
         learners: M, at least 2.
         attention_at: layer of the backbone that the masks are laid on;
             empty: `ATTENTION_AT`.

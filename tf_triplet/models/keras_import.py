@@ -1,4 +1,4 @@
-"""Any Keras model that maps pictures to features, made a backbone of ours."""
+"""Any Keras model that maps images to features, made a backbone of ours."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def import_backbone(
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
             f"{source} does not take [batch, {image_size}, {image_size}, 3] "
-            f"pictures; set --config.data.image_size to its size. {error}"
+            f"images; set --config.data.image_size to its size. {error}"
         ) from error
     if not tf.is_tensor(features) and not hasattr(features, "shape"):
         raise ValueError(

@@ -73,9 +73,9 @@ class LandmarkPooling(tf.keras.layers.Layer):
     """The map's mean around each landmark, under a Gaussian.
 
     Takes `[b, h, w, c]` features, `[b, L, 2]` places and `[b, L]` gates in
-    [0, 1]; gives `[b, L, c]`, each times its gate. Slopes reach all three.
+    [0, 1]; gives `[b, L, c]`, each times its gate. Gradients reach all three.
     FashionNet cuts a square out by max pooling, which moves by whole cells
-    and gives its place no slope.
+    and gives its place no gradient.
     """
 
     def __init__(self, cells: float = 1.0, **kwargs):

@@ -122,7 +122,7 @@ class RegionalMax(tf.keras.layers.Layer):
         if height is None or width is None:
             raise ValueError(
                 "R-MAC needs a feature map of a known size. Received shape: "
-                f"{tuple(input_shape)}. Give the backbone pictures of one "
+                f"{tuple(input_shape)}. Give the backbone images of one "
                 "size, or take gem."
             )
         self._regions = rmac_regions(height, width, self._levels)
@@ -150,7 +150,7 @@ def rmac_regions(
 
     At scale l they are `2 min(height, width) / (l + 1)` wide, l of them
     along the shorter side and l + m - 1 along the longer, evenly spaced. m
-    is such that neighbours of the first scale overlap by nearly 40 %.
+    is such that neighbors of the first scale overlap by nearly 40 %.
 
     Args:
         height: of the map.

@@ -27,7 +27,7 @@ _MULTIPLY = (
 def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
     """The encoder, its convolutions and dense layers in a precision.
 
-    All other layers, normalisation and what makes the embedding among them,
+    All other layers, normalization and what makes the embedding among them,
     stay in float32. Plain operations between layers (`x * y` on Keras
     tensors) are no layers, and take what comes.
 

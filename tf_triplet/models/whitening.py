@@ -23,7 +23,7 @@ def fit_whitening(
         The weights of a Dense layer: `[dim, k]` and `[k]` float32.
 
     Raises:
-        ValueError: too few pictures, too narrow features, or features that
+        ValueError: too few images, too narrow features, or features that
             do not vary in k directions.
 
     References:
@@ -40,7 +40,7 @@ def fit_whitening(
     if count <= components:
         raise ValueError(
             f"Whitening of {components} components needs more than "
-            f"{components} pictures. Received: {count}. Lower it "
+            f"{components} images. Received: {count}. Lower it "
             "(model.whitening, or --components of tf-triplet-evaluate)."
         )
     pca = decomposition.PCA(components, svd_solver="full")
@@ -50,7 +50,7 @@ def fit_whitening(
     usable = variance > max(_LEAST_VARIANCE * variance[0], _NO_VARIANCE)
     if not usable.all():
         raise ValueError(
-            f"The features of {count} pictures vary in {usable.sum()} "
+            f"The features of {count} images vary in {usable.sum()} "
             f"directions only, and {components} were to be whitened. Lower "
             "model.whitening, or look for duplicates and a broken backbone."
         )

@@ -13,12 +13,12 @@ from unittest import mock
 import numpy as np
 from absl import logging
 
-from tf_triplet.reporting import neighbors as neighbours
+from tf_triplet.reporting import neighbors as neighbors
 
-# UMAP's neighbourhood; fewer points have no map worth looking at.
+# UMAP's neighborhood; fewer points have no map worth looking at.
 _LEAST_POINTS = 16
-# Telling more colours apart takes TF Similarity minutes, and nobody can.
-_MOST_COLOURS = 24
+# Telling more colors apart takes TF Similarity minutes, and nobody can.
+_MOST_COLORS = 24
 
 
 def write_projector(
@@ -34,13 +34,13 @@ def write_projector(
     """Writes one HTML file that shows the embeddings in the plane (UMAP).
 
     It holds everything it needs, thumbnails too, and opens without network.
-    Colours are the categories, or the products where there is one category
+    Colors are the categories, or the products where there is one category
     and few products.
 
     Args:
         path: The HTML file; its folder is made.
         vectors: `[n, dim]` embeddings.
-        paths: `[n]` picture files.
+        paths: `[n]` image files.
         products: `[n]` product ids.
         categories: `[n]` categories.
         limit: Points at most; of more, so many are drawn at random.
@@ -55,7 +55,7 @@ def write_projector(
     """
     if len(vectors) < _LEAST_POINTS:
         raise ValueError(
-            f"The projector needs {_LEAST_POINTS} pictures or more. "
+            f"The projector needs {_LEAST_POINTS} images or more. "
             f"Received: {len(vectors)}"
         )
     module = _import_projector()
@@ -73,12 +73,12 @@ def write_projector(
         images=np.stack(thumbnails),
         image_size=thumbnail_size,
         tooltips_info={"product": products},
-        colorize=len(set(names)) <= _MOST_COLOURS,
+        colorize=len(set(names)) <= _MOST_COLORS,
         pt_size=6,
         plot_size=900,
         # The default names a tool that newer Bokeh does not offer.
         active_drag="pan",
-        # Density-preserving UMAP fails on duplicates, which catalogues have.
+        # Density-preserving UMAP fails on duplicates, which catalogs have.
         densmap=False,
     )
     from bokeh.embed import file_html
@@ -127,8 +127,8 @@ def _project(module, vectors: np.ndarray, **arguments):
 
 def _thumbnail(path: str, size: int) -> np.ndarray:
     try:
-        picture = neighbours.open_picture(path, size)
+        image = neighbors.open_image(path, size)
     except OSError as error:
         logging.warning("No thumbnail of %s: %s", path, error)
         return np.full((size, size, 3), 221, np.uint8)
-    return np.asarray(picture)
+    return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Figures as tables for a terminal."""
+"""Metrics as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 from rich.markup import escape
 from rich.table import Table
 
-from tf_triplet.retrieval.metrics import Figures
+from tf_triplet.retrieval.metrics import RetrievalMetrics
 
 _TITLES = {"map@r": "MAP@R", "r_precision": "R-Precision"}
 
 
 def overall_table(
-    figures: Figures,
-    baseline: Figures | None = None,
+    metrics: RetrievalMetrics,
+    baseline: RetrievalMetrics | None = None,
     title: str = "",
     caption: str = "",
 ) -> Table:
     """A row a metric: its value, with a baseline before, after and change.
 
     Args:
-        figures: What to show.
+        metrics: What to show.
         baseline: The same metrics of the untrained features.
         title: Over the table.
         caption: Under the table.
@@ -36,23 +36,25 @@ def overall_table(
     for column in columns:
         table.add_column(column, justify="right")
     before = {} if baseline is None else baseline.named()
-    for name, value in figures.named().items():
-        cells = [format_figure(value)]
+    for name, value in metrics.named().items():
+        cells = [format_value(value)]
         if baseline is not None:
             earlier = before.get(name, math.nan)
-            cells.insert(0, format_figure(earlier))
+            cells.insert(0, format_value(earlier))
             cells.append(format_change(value - earlier))
         table.add_row(format_metric(name), *cells)
     return table
 
 
 def category_table(
-    figures: Figures, baseline: Figures | None = None, title: str = ""
+    metrics: RetrievalMetrics,
+    baseline: RetrievalMetrics | None = None,
+    title: str = "",
 ) -> Table:
     """A row a category: its queries, Recall@K and MAP@R.
 
     Args:
-        figures: What to show, with `by_group`.
+        metrics: What to show, with `by_group`.
         baseline: Where given, the change against it stands in brackets.
         title: Over the table.
     """
@@ -60,18 +62,18 @@ def category_table(
     table.add_column("category")
     table.add_column("queries", justify="right")
     table.add_column("left out", justify="right")
-    names = [f"recall@{k}" for k in figures.recall] + ["map@r"]
+    names = [f"recall@{k}" for k in metrics.recall] + ["map@r"]
     for name in names:
         table.add_column(format_metric(name), justify="right")
     groups = {} if baseline is None else baseline.by_group
-    rows = [*figures.by_group.items(), (None, figures)]
+    rows = [*metrics.by_group.items(), (None, metrics)]
     for category, row in rows:
         earlier = baseline if category is None else groups.get(category)
         before = earlier.named() if earlier else {}
         values = row.named()
         cells = []
         for name in names:
-            cell = format_figure(values[name])
+            cell = format_value(values[name])
             if name in before:
                 change = format_change(values[name] - before[name])
                 cell = f"{cell} ({change})"
@@ -92,7 +94,7 @@ def format_metric(name: str) -> str:
     return _TITLES.get(name, name.capitalize())
 
 
-def format_figure(value: float) -> str:
+def format_value(value: float) -> str:
     """Returns three decimals, a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 

@@ -20,11 +20,11 @@ def evaluate_clusters(
 
     Returns:
         `nmi` = 2 I(C; Y) / (H(C) + H(Y)), and `f1`, the harmonic mean of
-        precision and recall over pairs of pictures: those of one cluster
+        precision and recall over pairs of images: those of one cluster
         that are of one product.
 
     Raises:
-        ValueError: fewer than two pictures, or the shapes do not fit.
+        ValueError: fewer than two images, or the shapes do not fit.
 
     References:
         Oh Song et al., 2016, https://arxiv.org/abs/1511.06452, section 5.
@@ -32,7 +32,7 @@ def evaluate_clusters(
     vectors, labels = np.float64(vectors), np.asarray(labels)
     if len(vectors) < 2 or labels.shape != vectors.shape[:1]:
         raise ValueError(
-            "Clustering needs two pictures or more, and a label for each. "
+            "Clustering needs two images or more, and a label for each. "
             f"Received shapes: {vectors.shape} and {labels.shape}"
         )
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -47,9 +47,9 @@ def evaluate_clusters(
 
 
 def pairwise_f1(labels: np.ndarray, clusters: np.ndarray) -> float:
-    """F1 of "these two are of one product", over all pairs of pictures.
+    """F1 of "these two are of one product", over all pairs of images.
 
-    Where no two pictures are of one product, nor of one cluster, it is 1.
+    Where no two images are of one product, nor of one cluster, it is 1.
     """
     (_, wrong), (missed, right) = metrics.cluster.pair_confusion_matrix(
         labels, clusters

@@ -2,7 +2,7 @@
 
 Every score is a float64 cosine of vectors made unit length again in float64.
 In float32 the scores of nearly collapsed embeddings (mean distance 4e-4) are
-rounding noise, and copies of one picture tie or not by the luck of the
+rounding noise, and copies of one image tie or not by the luck of the
 kernel. Scores within `TIE` of one another count as equal: far above float64's
 own rounding, far below what float32 embeddings can tell apart.
 
@@ -63,7 +63,7 @@ def top_k(
     Args:
         queries: `[q, dim]` floats, of any length.
         gallery: `[g, dim]` floats.
-        k: neighbours a query.
+        k: neighbors a query.
         exclude: `[q]` integers, the gallery row that is the query itself
             and may not be found, or -1.
         block: queries at a time.

@@ -1,6 +1,6 @@
 """Recall@K, Precision@K, R-Precision and MAP@R, exact and tie-safe.
 
-With R the number of gallery pictures that show the query's product:
+With R the number of gallery images that show the query's product:
 
 * Recall@K: 1 where one of the K nearest is right, else 0.
 * Precision@K: right ones among the K nearest, over K.
@@ -9,7 +9,7 @@ With R the number of gallery pictures that show the query's product:
   precision at i and rel(i) is 1 where the i-th nearest is right.
 
 Each is the mean over the queries with R > 0; the others are left out and
-counted. Ties between a right and a wrong picture count against the system
+counted. Ties between a right and a wrong image count against the system
 (`against`: an encoder that maps everything to one point scores 0), or every
 metric is its expected value under a random order (`expected`: it scores what
 chance would).
@@ -29,7 +29,7 @@ TIES = ("against", "expected")
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class RetrievalMetrics:
     """What a set of queries scores, NaN where there is nothing to score.
 
     Attributes:
@@ -48,7 +48,9 @@ class Figures:
     r_precision: float
     queries: int
     left_out: int
-    by_group: dict[Hashable, Figures] = dataclasses.field(default_factory=dict)
+    by_group: dict[Hashable, RetrievalMetrics] = dataclasses.field(
+        default_factory=dict
+    )
 
     def named(self) -> dict[str, float]:
         """Returns `{"recall@1": ..., "map@r": ...}` in reading order."""
@@ -61,19 +63,19 @@ class Figures:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns `named()` and the counts; null for NaN, as JSON has none."""
-        figures = {
+        metrics = {
             name: None if np.isnan(value) else value
             for name, value in self.named().items()
         }
         return {
-            **figures,
+            **metrics,
             "queries": self.queries,
             "left_out": self.left_out,
         }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class QueryFigures:
+class QueryMetrics:
     """The metrics of each query, NaN where it has no positive.
 
     Attributes:
@@ -89,7 +91,7 @@ class QueryFigures:
     r_precision: np.ndarray
 
     @classmethod
-    def concatenate(cls, parts: Sequence[QueryFigures]) -> QueryFigures:
+    def concatenate(cls, parts: Sequence[QueryMetrics]) -> QueryMetrics:
         """The queries of several galleries, one after another."""
         return cls(
             *(
@@ -98,9 +100,9 @@ class QueryFigures:
             )
         )
 
-    def repeat(self, times: np.ndarray) -> QueryFigures:
+    def repeat(self, times: np.ndarray) -> QueryMetrics:
         """Each query as often as `[q]` integers say."""
-        return QueryFigures(
+        return QueryMetrics(
             *(
                 np.repeat(getattr(self, field.name), times, -1)
                 for field in dataclasses.fields(self)
@@ -117,8 +119,8 @@ def evaluate(
     exclude: np.ndarray | None = None,
     ties: str = "against",
     groups: np.ndarray | None = None,
-) -> Figures:
-    """Scores retrieval: are the nearest pictures of the query's product?
+) -> RetrievalMetrics:
+    """Scores retrieval: are the nearest images of the query's product?
 
     Args:
         queries: `[q, dim]` floats.
@@ -134,37 +136,37 @@ def evaluate(
     Raises:
         ValueError: a shape, a rank or a vector that cannot be.
     """
-    figures = evaluate_queries(
+    metrics = evaluate_queries(
         queries, query_labels, gallery, gallery_labels, ks, exclude, ties
     )
-    return summarize(figures, ks, groups)
+    return summarize(metrics, ks, groups)
 
 
 def summarize(
-    figures: QueryFigures,
+    metrics: QueryMetrics,
     ks: Sequence[int],
     groups: np.ndarray | None = None,
-) -> Figures:
+) -> RetrievalMetrics:
     """The means over queries.
 
     Args:
-        figures: Of `evaluate_queries`.
+        metrics: Of `evaluate_queries`.
         ks: The ranks that it was given.
         groups: `[q]` names, for instance the queries' categories.
     """
-    everything = _mean(figures, ks, slice(None), {})
+    everything = _mean(metrics, ks, slice(None), {})
     if groups is None:
         return everything
     groups = np.asarray(groups)
-    if groups.shape != figures.map_at_r.shape:
+    if groups.shape != metrics.map_at_r.shape:
         raise ValueError(
             "`groups` must name a group for each of "
-            f"{len(figures.map_at_r)} queries. "
+            f"{len(metrics.map_at_r)} queries. "
             f"Received shape: {groups.shape}"
         )
     names, members = np.unique(groups, return_inverse=True)
     by_group = {
-        name: _mean(figures, ks, members == i, {})
+        name: _mean(metrics, ks, members == i, {})
         for i, name in enumerate(names.tolist())
     }
     return dataclasses.replace(everything, by_group=by_group)
@@ -178,7 +180,7 @@ def evaluate_queries(
     ks: Sequence[int],
     exclude: np.ndarray | None = None,
     ties: str = "against",
-) -> QueryFigures:
+) -> QueryMetrics:
     """As `evaluate`, query by query."""
     ks = _check_ks(ks)
     if ties not in TIES:
@@ -189,7 +191,7 @@ def evaluate_queries(
     query_labels, gallery_labels = _dense(
         query_labels, count, gallery_labels, size
     )
-    figures = QueryFigures(
+    metrics = QueryMetrics(
         np.full((len(ks), count), np.nan),
         np.full((len(ks), count), np.nan),
         np.full(count, np.nan),
@@ -204,11 +206,11 @@ def evaluate_queries(
         groups = _tie_groups(ranks, ties)
         rows, relevant = ranks.rows, ranks.counts
         for i, k in enumerate(ks):
-            figures.recall[i, rows] = _recall(groups, k, log_factorials)
-            figures.precision[i, rows] = _hits(groups, k) / k
-        figures.r_precision[rows] = _hits(groups, relevant[:, None]) / relevant
-        figures.map_at_r[rows] = _map_at_r(groups, relevant, harmonics)
-    return figures
+            metrics.recall[i, rows] = _recall(groups, k, log_factorials)
+            metrics.precision[i, rows] = _hits(groups, k) / k
+        metrics.r_precision[rows] = _hits(groups, relevant[:, None]) / relevant
+        metrics.map_at_r[rows] = _map_at_r(groups, relevant, harmonics)
+    return metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,10 +218,10 @@ class _TieGroups:
     """Stretches of the ranking whose order is open, `[b, groups]` each.
 
     Attributes:
-        before: Pictures ranked before the group.
-        right_before: Right pictures among them.
-        right: Right pictures in the group; 0 for an entry that is none.
-        size: Pictures in the group.
+        before: Images ranked before the group.
+        right_before: Right images among them.
+        right: Right images in the group; 0 for an entry that is none.
+        size: Images in the group.
     """
 
     before: np.ndarray
@@ -279,7 +281,7 @@ def _map_at_r(
 ) -> np.ndarray:
     """Returns `[b]` MAP@R, its expected value over the orders of each group.
 
-    At place s of a group of m with p right ones, after a pictures of which c
+    At place s of a group of m with p right ones, after an images of which c
     are right, `P(a + s) * rel` has the expected value
     `p/m * (c + 1 + (s - 1)(p - 1)/(m - 1)) / (a + s)`.
     Over s = 1 ... t the terms sum up by `h = H(a + t) - H(a)`:
@@ -296,19 +298,19 @@ def _map_at_r(
     return total.sum(axis=1) / relevant
 
 
-def _mean(figures: QueryFigures, ks, members, by_group) -> Figures:
+def _mean(metrics: QueryMetrics, ks, members, by_group) -> RetrievalMetrics:
     """Averages over the members that have a positive."""
-    scored = ~np.isnan(figures.map_at_r[members])
+    scored = ~np.isnan(metrics.map_at_r[members])
     queries = int(scored.sum())
 
     def mean(values):
         return float(values[members][scored].mean()) if queries else np.nan
 
-    return Figures(
-        recall={k: mean(row) for k, row in zip(ks, figures.recall)},
-        precision={k: mean(row) for k, row in zip(ks, figures.precision)},
-        map_at_r=mean(figures.map_at_r),
-        r_precision=mean(figures.r_precision),
+    return RetrievalMetrics(
+        recall={k: mean(row) for k, row in zip(ks, metrics.recall)},
+        precision={k: mean(row) for k, row in zip(ks, metrics.precision)},
+        map_at_r=mean(metrics.map_at_r),
+        r_precision=mean(metrics.r_precision),
         queries=queries,
         left_out=len(scored) - queries,
         by_group=by_group,

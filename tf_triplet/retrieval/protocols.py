@@ -18,7 +18,7 @@ PROTOCOLS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Protocol:
-    """Which pictures are queries, and which they are searched among.
+    """Which images are queries, and which they are searched among.
 
     Attributes:
         description: For a report.
@@ -36,7 +36,7 @@ class Protocol:
 
 
 def leave_one_out(rows: np.ndarray, description: str = "") -> Protocol:
-    """Every picture queries all others.
+    """Every image queries all others.
 
     Args:
         rows: `[n]` integers.
@@ -44,7 +44,7 @@ def leave_one_out(rows: np.ndarray, description: str = "") -> Protocol:
     """
     rows = np.asarray(rows, np.int64)
     return Protocol(
-        description or "every picture queries all others",
+        description or "every image queries all others",
         queries=rows,
         gallery=rows,
         exclude=np.arange(len(rows)),
@@ -57,7 +57,7 @@ def cross_domain(
     query_domain: str,
     gallery_domain: str,
 ) -> Protocol:
-    """The pictures of one domain query those of another.
+    """The images of one domain query those of another.
 
     The same domain twice is leave-one-out within it.
 
@@ -74,10 +74,10 @@ def cross_domain(
     gallery = _rows_of(domains, domain_names, "gallery_domain", gallery_domain)
     if query_domain == gallery_domain:
         return leave_one_out(
-            queries, f"every {query_domain} picture queries all others"
+            queries, f"every {query_domain} image queries all others"
         )
     return Protocol(
-        f"{query_domain} pictures query {gallery_domain} pictures",
+        f"{query_domain} images query {gallery_domain} images",
         queries=queries,
         gallery=gallery,
         exclude=np.full(len(queries), -1, np.int64),
@@ -95,8 +95,8 @@ def choose(
     Args:
         domains: `[n]` integers into `domain_names`.
         domain_names: `[domains]` strings.
-        query_domain: Empty for every picture.
-        gallery_domain: Empty for every picture.
+        query_domain: Empty for every image.
+        gallery_domain: Empty for every image.
 
     Raises:
         ValueError: an unknown domain, or one of the two without the other.
@@ -118,7 +118,7 @@ def within_category(
     query_domain: str = "",
     gallery_domain: str = "",
 ) -> list[Protocol]:
-    """A query is searched for among pictures of its own category alone.
+    """A query is searched for among images of its own category alone.
 
     Args:
         categories: `[n]` integers.
@@ -197,7 +197,7 @@ def check_domains(name: str, query_domain: str, gallery_domain: str) -> None:
         )
     if name == "leave_one_out" and (query_domain or gallery_domain):
         raise ValueError(
-            "`protocol=leave_one_out` has no domains: every picture queries "
+            "`protocol=leave_one_out` has no domains: every image queries "
             f"all others. Received: {query_domain!r} and {gallery_domain!r}. "
             "Leave them empty, or take query_gallery."
         )

@@ -1,4 +1,4 @@
-"""The catalogue inside the SavedModel: embeddings in, products out."""
+"""The catalog inside the SavedModel: embeddings in, products out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = "[A-Za-z][A-Za-z0-9_]*"
 
 
 class CatalogSearch(tf.Module):
-    """Searches the catalogue and answers its columns."""
+    """Searches the catalog and answers its columns."""
 
     def __init__(
         self,
@@ -32,17 +32,17 @@ class CatalogSearch(tf.Module):
         filters: Mapping[str, Sequence[str]] | None = None,
         group_by_product: bool = False,
     ):
-        """Keeps the catalogue in variables.
+        """Keeps the catalog in variables.
 
         Args:
             embeddings: `[n, dim]` float32, unit length.
             product_ids: `[n]` ids.
-            paths: `[n]` picture paths, as the answer shows them.
-            k: neighbours an answer holds; at most the pictures, or the
+            paths: `[n]` image paths, as the answer shows them.
+            k: neighbors an answer holds; at most the images, or the
                 products, that there are.
             columns: further ones to answer, `[n]` values each.
             filters: `{"category": [n] names, "domain": [n] names}`.
-            group_by_product: answer a product once, by its best picture.
+            group_by_product: answer a product once, by its best image.
 
         Raises:
             ValueError: columns of other lengths or of impossible names.
@@ -55,7 +55,7 @@ class CatalogSearch(tf.Module):
         self.k = min(k, len(names) if group_by_product else len(ids))
         self.fetched = self.k
         if group_by_product:
-            self.fetched = pictures_to_fetch(products, self.k)
+            self.fetched = images_to_fetch(products, self.k)
         # Variables, not constants: a graph must stay below 2 GB.
         self.embeddings = tf.Variable(
             np.float32(embeddings), trainable=False, name="embeddings"
@@ -85,7 +85,7 @@ class CatalogSearch(tf.Module):
     @staticmethod
     def _check(embeddings, product_ids, paths, columns, filters) -> None:
         if not len(embeddings):
-            raise ValueError("There is no picture to index.")
+            raise ValueError("There is no image to index.")
         if not len(embeddings) == len(product_ids) == len(paths):
             raise ValueError(
                 "`embeddings`, `product_ids` and `paths` must be of one "
@@ -96,7 +96,7 @@ class CatalogSearch(tf.Module):
             for name, values in (more or {}).items():
                 if len(values) != len(embeddings):
                     raise ValueError(
-                        f"`{kind}` must have a row a picture, "
+                        f"`{kind}` must have a row an image, "
                         f"{len(embeddings)}. Received: {len(values)} of "
                         f"{name!r}"
                     )
@@ -114,7 +114,7 @@ class CatalogSearch(tf.Module):
             )
 
     def search(self, embedding):
-        """Embeddings to neighbours, by ScaNN where there is one."""
+        """Embeddings to neighbors, by ScaNN where there is one."""
         if self.scann is None:
             return self.search_exact(embedding)
         indices, scores = self.scann.search(embedding, self.fetched)
@@ -123,13 +123,13 @@ class CatalogSearch(tf.Module):
         return self._answer(indices, scores)
 
     def search_exact(self, embedding):
-        """Embeddings to neighbours, by all dot products."""
+        """Embeddings to neighbors, by all dot products."""
         scores = tf.matmul(embedding, self.embeddings, transpose_b=True)
         scores, indices = tf.math.top_k(scores, self.fetched)
         return self._answer(indices, scores)
 
     def search_filtered(self, embedding, category_filter, domain_filter):
-        """The nearest among the pictures that match, by all dot products.
+        """The nearest among the images that match, by all dot products.
 
         Args:
             embedding: `[n, dim]`.
@@ -188,7 +188,7 @@ class CatalogSearch(tf.Module):
         products = tf.gather(
             self._products, tf.where(indices < 0, last, indices)
         )
-        # Stable: of a product, the nearest picture stays first.
+        # Stable: of a product, the nearest image stays first.
         order = tf.argsort(products, stable=True)
         by_product = tf.gather(products, order, batch_dims=1)
         before = tf.pad(by_product, [[0, 0], [1, 0]], constant_values=-1)[
@@ -207,8 +207,8 @@ class CatalogSearch(tf.Module):
         )
 
 
-def pictures_to_fetch(products: np.ndarray, k: int) -> int:
-    """The fewest nearest pictures that surely hold the k best products.
+def images_to_fetch(products: np.ndarray, k: int) -> int:
+    """The fewest nearest images that surely hold the k best products.
 
     Args:
         products: `[n]` labels.

@@ -1,9 +1,9 @@
-"""Embeddings on disk, by picture: a nightly run embeds only what is new.
+"""Embeddings on disk, by image: a nightly run embeds only what is new.
 
-A key is the content of a picture (its bytes, its box, its branch), so a
-picture that moves or is renamed is still known, and one whose bytes change
+A key is the content of an image (its bytes, its box, its branch), so a
+image that moves or is renamed is still known, and one whose bytes change
 is not. One folder an encoder; it holds shards, each written under a partial
-name and renamed when whole, so a kill at any moment loses the pictures since
+name and renamed when whole, so a kill at any moment loses the images since
 the last shard and nothing else.
 """
 
@@ -20,21 +20,21 @@ import numpy as np
 from absl import logging
 
 # A shard ends at either; what a kill costs at most.
-SHARD_PICTURES = 2048
+SHARD_IMAGES = 2048
 SHARD_SECONDS = 20.0
 _PARTIAL = ".partial-"
 _NAMED = 16
 
 
-def picture_key(data: bytes, box: np.ndarray, branch: str = "") -> bytes:
-    """The 32 bytes that a picture's embedding is kept under.
+def image_key(data: bytes, box: np.ndarray, branch: str = "") -> bytes:
+    """The 32 bytes that an image's embedding is kept under.
 
     Args:
-        data: the picture file's bytes.
+        data: the image file's bytes.
         box: `[4]` float32 that it is cropped to, or NaN.
         branch: the name of the encoder's branch that embeds it.
     """
-    # Each part by its own hash: no two pictures share a concatenation.
+    # Each part by its own hash: no two images share a concatenation.
     parts = (
         data,
         b"" if np.isnan(box).any() else np.float32(box).tobytes(),
@@ -96,7 +96,7 @@ class EmbeddingCache:
         """Returns what was stored when the cache was opened.
 
         Args:
-            keys: `[n]` from `picture_key`; None is never known.
+            keys: `[n]` from `image_key`; None is never known.
 
         Returns:
             `[n]` booleans, known or not; `[n, dim]` float32, zeros where not.
@@ -112,7 +112,7 @@ class EmbeddingCache:
         self._keys.extend(keys)
         self._vectors.extend(np.float32(vectors))
         waited = time.monotonic() - self._last
-        if len(self._keys) >= SHARD_PICTURES or waited > SHARD_SECONDS:
+        if len(self._keys) >= SHARD_IMAGES or waited > SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -145,7 +145,7 @@ class EmbeddingCache:
                 keys, vectors = file["keys"], file["vectors"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             logging.warning(
-                "%s is damaged; its pictures are embedded again.", path
+                "%s is damaged; its images are embedded again.", path
             )
             return None
         if encoder != self._encoder or vectors.shape[1:] != (self._dim,):
@@ -153,6 +153,6 @@ class EmbeddingCache:
                 f"{path} holds embeddings of another encoder. Received: "
                 f"{encoder[:_NAMED]}, {vectors.shape[1]} wide; this run's is "
                 f"{self._encoder[:_NAMED]}, {self._dim} wide. Remove "
-                f"{self.folder}: its pictures are then embedded again."
+                f"{self.folder}: its images are then embedded again."
             )
         return [key.tobytes() for key in keys], vectors

@@ -2,8 +2,8 @@
 
 The tree has sqrt(n) leaves. How many of them are searched, and how many
 candidates are scored again exactly, is tried in rising order of cost on
-sampled vectors of the catalogue until the recall reaches the target. Each
-looks for its neighbours, itself left out: any search finds a vector itself.
+sampled vectors of the catalog until the recall reaches the target. Each
+looks for its neighbors, itself left out: any search finds a vector itself.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def settings(
 
     Args:
         size: vectors.
-        k: neighbours wanted.
+        k: neighbors wanted.
         leaves: of the tree.
         leaves_to_search: the only value to try; 0 tries several.
         reorder: likewise.
@@ -128,7 +128,7 @@ def measure(
         index: of the embeddings.
         embeddings: `[n, dim]` float32.
         rows: `[q]` of the vectors that query; their own are left out.
-        k: neighbours; no more than there are others.
+        k: neighbors; no more than there are others.
         pairs: from `settings`.
         target: recall at which to stop.
     """
@@ -173,11 +173,11 @@ def tune(
     storage: str = "float32",
     seed: int = 0,
 ) -> tuple[scann_index.ScannIndex, dict]:
-    """Builds the index of a catalogue and finds its setting.
+    """Builds the index of a catalog and finds its setting.
 
     Args:
         embeddings: `[n, dim]` float32 of unit length.
-        k: neighbours to find.
+        k: neighbors to find.
         target: recall to reach, of the exact k nearest.
         leaves: of the tree; 0: sqrt(n), and none (brute force) below
             `scann_index.SMALLEST_TREE` vectors.

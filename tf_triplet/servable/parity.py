@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import crops as cut_outs
-from tf_triplet.data import transcode
+from tf_triplet.data import crops, transcode
 from tf_triplet.retrieval import exact
 from tf_triplet.servable import catalog_search, scann_index, warmup
 
@@ -27,13 +26,13 @@ class Parity:
     """What was compared.
 
     Attributes:
-        images: real pictures compared.
+        images: real images compared.
         largest_difference: of any component of their embeddings.
         searched: vectors searched by both indexes.
         recall: share of the exact k nearest that ScaNN finds, the asking
-            picture itself left out, but for k = 1, where it is the answer;
+            image itself left out, but for k = 1, where it is the answer;
             1 without ScaNN.
-        k: neighbours, or products where they are grouped.
+        k: neighbors, or products where they are grouped.
         warmed_up: warm-up requests that the model answered.
     """
 
@@ -63,17 +62,17 @@ def check(
 
     Args:
         directory: of the SavedModel.
-        paths: `[n]` pictures of the catalogue.
+        paths: `[n]` images of the catalog.
         embeddings: `[n, dim]`, evaluation's.
-        rows: of the pictures whose bytes are sent through the model.
+        rows: of the images whose bytes are sent through the model.
         index: "scann" or "exact".
         min_recall: of ScaNN's answers against exact search.
-        searched: how many of the catalogue's vectors are searched.
-        boxes: `[n, 4]` that the pictures were cropped to, NaN for none; such
-            a picture is sent as its cut-out.
+        searched: how many of the catalog's vectors are searched.
+        boxes: `[n, 4]` that the images were cropped to, NaN for none; such
+            an image is sent as its cut-out.
         tolerance: of a component of an embedding.
         more_inputs: of a model with branches, `{"domain": [n] names}` or
-            `{"category": [n] names}` of the catalogue's pictures.
+            `{"category": [n] names}` of the catalog's images.
         products: `[n]` labels, of a model that groups by product.
 
     Raises:
@@ -83,7 +82,7 @@ def check(
         scann_index.register_op()
     loaded = tf.saved_model.load(str(directory))
     try:
-        figures = _compare(
+        metrics = _compare(
             loaded.signatures,
             paths,
             embeddings,
@@ -97,28 +96,28 @@ def check(
         )
         # One that fails would keep a server from loading the version.
         warmed_up = warmup.replay(loaded.signatures, directory)
-        return dataclasses.replace(figures, warmed_up=warmed_up)
+        return dataclasses.replace(metrics, warmed_up=warmed_up)
     finally:
         # The index would stay for as long as the process.
         if hasattr(loaded, "release"):
             loaded.release()
 
 
-def sent_pictures(
+def sent_images(
     paths: Sequence[str], rows: np.ndarray, boxes: np.ndarray | None = None
 ) -> list[bytes]:
-    """The bytes that a client sends of a catalogue's pictures.
+    """The bytes that a client sends of a catalog's images.
 
     Args:
         paths: `[n]`.
-        rows: of the pictures.
+        rows: of the images.
         boxes: `[n, 4]`, see `check`.
     """
     sent = []
     for row in rows:
         data = transcode.servable(Path(paths[row]).read_bytes())
         if boxes is not None and not np.isnan(boxes[row]).any():
-            data = cut_outs.cut_out(data, boxes[row])
+            data = crops.crop_image_bytes(data, boxes[row])
         sent.append(data)
     return sent
 
@@ -135,7 +134,7 @@ def _compare(
     more_inputs,
     products,
 ):
-    files = sent_pictures(paths, rows, boxes)
+    files = sent_images(paths, rows, boxes)
     own = {
         name: tf.constant([str(values[row]) for row in rows])
         for name, values in more_inputs.items()
@@ -171,7 +170,7 @@ def _recall(scores, queries, embeddings, products) -> float:
     k = scores.shape[1]
     fetched = k
     if products is not None:
-        fetched = catalog_search.pictures_to_fetch(products, k)
+        fetched = catalog_search.images_to_fetch(products, k)
     rows, truth = exact.top_k(queries, embeddings, fetched)
     if products is not None:
         truth = np.stack(

@@ -1,4 +1,4 @@
-"""What an encoder of less precision loses, on pictures of the catalogue."""
+"""What an encoder of less precision loses, on images of the catalog."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tf_triplet.data.catalog import Catalog
 from tf_triplet.retrieval import exact
 
 # Embedded twice.
-PICTURES = 512
+IMAGES = 512
 _OF_A_PRODUCT = 4
 _NEAREST = 10
 
 
 def draw(catalog: Catalog, seed: int) -> np.ndarray:
-    """Rows of up to `PICTURES`, several of a product: they find one another.
+    """Rows of up to `IMAGES`, several of a product: they find one another.
 
     Args:
-        catalog: the pictures.
+        catalog: the images.
         seed: which products.
     """
     random = np.random.default_rng(seed)
@@ -30,7 +30,7 @@ def draw(catalog: Catalog, seed: int) -> np.ndarray:
         np.argsort(place[catalog.products[shuffled]], kind="stable")
     ]
     ranks = pd.Series(order).groupby(catalog.products[order]).cumcount()
-    return np.sort(order[ranks.to_numpy() < _OF_A_PRODUCT][:PICTURES])
+    return np.sort(order[ranks.to_numpy() < _OF_A_PRODUCT][:IMAGES])
 
 
 def measure(
@@ -40,15 +40,15 @@ def measure(
 
     Args:
         got: `[n, dim]` in `precision`.
-        want: `[n, dim]` of the same pictures in float32.
+        want: `[n, dim]` of the same images in float32.
         products: `[n]` labels.
-        precision: told with the figures.
+        precision: told with the metrics.
 
     Returns:
-        `precision`, `pictures`, `largest_difference` of any component,
-        `recall_at_1` and `recall_at_1_float32` (pictures of products with
+        `precision`, `images`, `largest_difference` of any component,
+        `recall_at_1` and `recall_at_1_float32` (images of products with
         more than one, each asking the others of the sample; None without
-        any), and `neighbours_kept`, the share of float32's ten nearest.
+        any), and `neighbors_kept`, the share of float32's ten nearest.
     """
     own = np.arange(len(got))
     k = min(_NEAREST, len(got) - 1)
@@ -66,27 +66,27 @@ def measure(
             )
     return {
         "precision": precision,
-        "pictures": len(got),
+        "images": len(got),
         "largest_difference": float(np.abs(got - want).max()),
         "recall_at_1": recall,
         "recall_at_1_float32": recall_float32,
-        "neighbours_kept": None if kept is None else float(kept),
+        "neighbors_kept": None if kept is None else float(kept),
     }
 
 
-def describe(figures: dict[str, Any]) -> str:
+def describe(metrics: dict[str, Any]) -> str:
     """A line of them."""
     text = (
-        f"The encoder in {figures['precision']}, on {figures['pictures']} "
-        f"pictures: embeddings differ by {figures['largest_difference']:.1e} "
+        f"The encoder in {metrics['precision']}, on {metrics['images']} "
+        f"images: embeddings differ by {metrics['largest_difference']:.1e} "
         "at most"
     )
-    if figures["neighbours_kept"] is not None:
-        kept = figures["neighbours_kept"]
+    if metrics["neighbors_kept"] is not None:
+        kept = metrics["neighbors_kept"]
         text += f", {kept:.4f} of float32's nearest are kept"
-    if figures["recall_at_1"] is not None:
+    if metrics["recall_at_1"] is not None:
         text += (
-            f", Recall@1 {figures['recall_at_1']:.4f} in place of "
-            f"{figures['recall_at_1_float32']:.4f}"
+            f", Recall@1 {metrics['recall_at_1']:.4f} in place of "
+            f"{metrics['recall_at_1_float32']:.4f}"
         )
     return f"{text}."

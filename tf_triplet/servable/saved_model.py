@@ -1,6 +1,6 @@
-"""The SavedModel: a picture file's bytes in, products out.
+"""The SavedModel: an image file's bytes in, products out.
 
-Signatures, for n requests and k neighbours:
+Signatures, for n requests and k neighbors:
 
 | signature | input | output |
 |---|---|---|
@@ -13,22 +13,22 @@ Signatures, for n requests and k neighbours:
 | encode_and_search_filtered | image_bytes and these two filters | the same |
 
 Product ids are strings. Where fewer than k are found, the rest have id and
-path "" and score -2, below any cosine. Further columns of the catalogue
+path "" and score -2, below any cosine. Extra columns of the catalog
 (`columns`) are outputs of their own names, `[n, k]` strings, "" in the rest.
 
 The last two are there where `filters` is given. They answer the k best among
-the pictures whose category and domain are the ones named, "" being any; the
-dot products are exact, so the answer is complete. A name that no picture has
+the images whose category and domain are the ones named, "" being any; the
+dot products are exact, so the answer is complete. A name that no image has
 matches nothing. TensorFlow Serving wants every input of a signature, hence
-signatures of their own. A picture without a category cannot be asked for.
+signatures of their own. An image without a category cannot be asked for.
 
 With `group_by_product` every signature answers each product once, by its
-nearest picture: k products, best first. ScaNN then searches for as many
-pictures as surely hold k products, one more than the k - 1 largest have. It
+nearest image: k products, best first. ScaNN then searches for as many
+images as surely hold k products, one more than the k - 1 largest have. It
 is a property of an export, not of a request: the signatures stay as they are.
 
 An encoder with branches adds an input to the signatures that take image_bytes:
-`domain` or `category`, `[n]` strings, a name a picture. "" stands for the
+`domain` or `category`, `[n]` strings, a name an image. "" stands for the
 domain that queries; no category stands for the others.
 """
 
@@ -48,7 +48,7 @@ INDEXES = ("scann", "exact")
 
 
 class ServedModel(tf.Module):
-    """Encoder and catalogue in one graph."""
+    """Encoder and catalog in one graph."""
 
     def __init__(
         self,
@@ -73,22 +73,22 @@ class ServedModel(tf.Module):
 
         Args:
             encoder: pixels to embeddings, with branches or without.
-            embeddings: `[n, dim]` float32 of the catalogue, unit length.
+            embeddings: `[n, dim]` float32 of the catalog, unit length.
             product_ids: `[n]` ids.
-            paths: `[n]` picture paths, as the answer shows them.
+            paths: `[n]` image paths, as the answer shows them.
             image_size: pixels a side that the encoder takes.
             resize: as in evaluation.
-            k: neighbours an answer holds; at most n.
+            k: neighbors an answer holds; at most n.
             index: "scann" or "exact" (no custom op in the graph).
             leaves: of ScaNN's tree; 0 chooses.
             leaves_to_search: of them; 0 chooses.
             reorder: candidates scored exactly; 0 chooses.
             searcher: a `ScannIndex` of the embeddings, tuned already, that
-                finds `pictures_to_fetch`; the three above are then its own.
+                finds `images_to_fetch`; the three above are then its own.
             columns: further ones to answer, `[n]` values each.
             filters: `{"category": [n] names, "domain": [n] names}`, for the
                 signatures that filter.
-            group_by_product: answer a product once, by its best picture.
+            group_by_product: answer a product once, by its best image.
         """
         super().__init__()
         if index not in INDEXES:
@@ -113,7 +113,7 @@ class ServedModel(tf.Module):
                 list(self._branches.names), trainable=False
             )
         self._image_size, self._resize = image_size, resize
-        # Traced once for all signatures of pictures.
+        # Traced once for all signatures of images.
         self.embed = tf.function(self._embed)
         if index == "scann" and searcher is None:
             from tf_triplet.servable import scann_index
@@ -188,28 +188,28 @@ class ServedModel(tf.Module):
         pixels = preprocessing.load_images(
             image_bytes, self._image_size, self._resize
         )
-        pictures = tf.shape(image_bytes)[0]
-        # Convolutions that oneDNN fuses fail on no picture at all, so that an
+        images = tf.shape(image_bytes)[0]
+        # Convolutions that oneDNN fuses fail on no image at all, so that an
         # empty request has one, whose embedding is left out. Not by tf.pad,
         # which oneDNN takes for the convolution's own.
-        missing = tf.cast(pictures == 0, tf.int32)
+        missing = tf.cast(images == 0, tf.int32)
         size = self._image_size
-        grey = tf.zeros([missing, size, size, 3], pixels.dtype)
-        inputs = tf.concat([pixels, grey], 0)
+        gray = tf.zeros([missing, size, size, 3], pixels.dtype)
+        inputs = tf.concat([pixels, gray], 0)
         if self._branches is not None:
-            branch = self._branch(names, pictures)
+            branch = self._branch(names, images)
             branch = tf.concat([branch, tf.zeros([missing], branch.dtype)], 0)
             inputs = {"pixels": inputs, "branch": branch}
-        return self.encoder(inputs, training=False)[:pictures]
+        return self.encoder(inputs, training=False)[:images]
 
-    def _branch(self, names, pictures):
+    def _branch(self, names, images):
         """`[n]` names to the numbers of their branches."""
         by, known = self._branches.by, list(self._branches.names)
-        # One name for several pictures would be broadcast silently.
+        # One name for several images would be broadcast silently.
         one_each = tf.debugging.Assert(
-            tf.shape(names)[0] == pictures,
-            [f"`{by}` must hold a name a picture. Received:", tf.shape(names)]
-            + ["names and pictures:", pictures],
+            tf.shape(names)[0] == images,
+            [f"`{by}` must hold a name an image. Received:", tf.shape(names)]
+            + ["names and images:", images],
         )
         if self._branches.default:
             names = tf.where(names == "", self._branches.default, names)
@@ -226,19 +226,19 @@ class ServedModel(tf.Module):
             return tf.argmax(found, -1, output_type=tf.int32)
 
     def encode(self, image_bytes, names=None):
-        """Picture files (and their domains or categories) to embeddings."""
+        """Image files (and their domains or categories) to embeddings."""
         return {"embedding": self.embed(image_bytes, names)}
 
     def encode_and_search(self, image_bytes, names=None):
-        """Picture files to neighbours."""
+        """Image files to neighbors."""
         return self.catalog.search(self.embed(image_bytes, names))
 
     def encode_and_search_exact(self, image_bytes, names=None):
-        """Picture files to neighbours, by all dot products."""
+        """Image files to neighbors, by all dot products."""
         return self.catalog.search_exact(self.embed(image_bytes, names))
 
     def encode_and_search_filtered(self, image_bytes, *inputs):
-        """Picture files to neighbours among those that match."""
+        """Image files to neighbors among those that match."""
         *names, category_filter, domain_filter = inputs
         embedding = self.embed(image_bytes, *(names or [None]))
         return self.catalog.search_filtered(

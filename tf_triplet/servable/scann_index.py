@@ -115,7 +115,7 @@ class ScannIndex(tf.Module):
 
         Args:
             embeddings: `[q, dim]` float32.
-            k: neighbours.
+            k: neighbors.
             tuning: Another than the index's own; its `reorder` must not be
                 above what was built.
         """

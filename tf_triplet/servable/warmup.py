@@ -2,7 +2,7 @@
 
 TensorFlow Serving reads assets.extra/tf_serving_warmup_requests, a TFRecord of
 PredictionLog, and sends each request through the model as it loads it: the
-first search builds ScaNN's index, the first picture traces the encoder.
+first search builds ScaNN's index, the first image traces the encoder.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A batch closes when it is full or when its first request has waited
 `batch_timeout_micros`. Where TensorFlow Serving refuses every request of a
 batch that holds a bad one, each is run again by itself here: a shopper is
-not refused for another's broken picture.
+not refused for another's broken image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tf_triplet.serving.errors import Code, Refusal
+from tf_triplet.serving.errors import Code, RequestError
 
 Arrays = Mapping[str, np.ndarray]
 # More than any machine's cores, fewer than what ends in no thread at all.
@@ -188,13 +188,13 @@ class Queue:
             deadline: on `time.monotonic`'s clock.
 
         Raises:
-            Refusal: too many rows, a full queue, a deadline that passed while
-                the request waited, or what the model says.
+            RequestError: Too many rows, a full queue, a deadline that passed
+                while the request waited, or an error of the model.
         """
         size = len(next(iter(inputs.values())))
         largest = self._limits.max_batch_size
         if size > largest and not self._limits.enable_large_batch_splitting:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Task size {size} is larger than maximum input batch size "
                 f"{largest}",
@@ -245,7 +245,7 @@ class Queue:
             room -= task.size
             placed.append((waiting[-1], task))
         if len(waiting) > self._limits.max_enqueued_batches:
-            raise Refusal(
+            raise RequestError(
                 Code.UNAVAILABLE,
                 "The batch scheduling queue to which this task was submitted "
                 f"is full; {self._limits.max_enqueued_batches} batches wait",
@@ -270,7 +270,7 @@ class Queue:
             return
         try:
             self._answer(alive, now)
-        except Refusal as refusal:
+        except RequestError as refusal:
             if len(alive) == 1:
                 alive[0].answer.set_exception(refusal)
                 return
@@ -317,12 +317,14 @@ def _wait(task):
         return task.answer.result(left)
     except concurrent.futures.TimeoutError:
         task.answer.cancel()
-        raise Refusal(Code.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+        raise RequestError(
+            Code.DEADLINE_EXCEEDED, "Deadline Exceeded"
+        ) from None
 
 
 def _timed_out():
     # TensorFlow Serving's own words and code.
-    return Refusal(
+    return RequestError(
         Code.RESOURCE_EXHAUSTED,
         "Run() timeout exceeded while waiting in batching queue",
     )

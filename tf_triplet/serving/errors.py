@@ -11,7 +11,7 @@ Code = grpc.StatusCode
 BY_NUMBER = {code.value[0]: code for code in Code}
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """What the client is told."""
 
     def __init__(self, code: grpc.StatusCode, details: str):
@@ -19,9 +19,9 @@ class Refusal(Exception):
         self.code, self.details = code, details
 
 
-def from_tensorflow(error: tf.errors.OpError) -> Refusal:
+def from_tensorflow(error: tf.errors.OpError) -> RequestError:
     """The refusal that TensorFlow Serving would make of an op's error."""
-    return Refusal(BY_NUMBER[error.error_code], shorten(error.message))
+    return RequestError(BY_NUMBER[error.error_code], shorten(error.message))
 
 
 def shorten(message: str) -> str:

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import (
 )
 
 from tf_triplet.serving import prediction, version_policy
-from tf_triplet.serving.errors import Refusal
+from tf_triplet.serving.errors import RequestError
 from tf_triplet.serving.model_manager import ModelManager
 
 
@@ -80,7 +80,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             # One after the other: the last one that came is what serves.
             with self._reloading:
                 self._models.configure(models, context.is_active)
-        except Refusal as refusal:
+        except RequestError as refusal:
             context.abort(refusal.code, refusal.details)
         return response
 
@@ -88,7 +88,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 def status(
     models: ModelManager, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answers GetModelStatus. Raises Refusal."""
+    """Answers GetModelStatus. Raises RequestError."""
     spec = request.model_spec
     version = spec.version.value if spec.HasField("version") else None
     response = get_model_status_pb2.GetModelStatusResponse()
@@ -104,7 +104,7 @@ def status(
 def _answer(context, function, *arguments):
     try:
         return function(*arguments)
-    except Refusal as refusal:
+    except RequestError as refusal:
         context.abort(refusal.code, refusal.details)
 
 

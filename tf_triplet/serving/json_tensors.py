@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from tf_triplet.serving.errors import Code, Refusal
+from tf_triplet.serving.errors import Code, RequestError
 
 
 def parse(text: bytes) -> dict:
@@ -230,5 +230,5 @@ def _show(value) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _bad(text: str) -> Refusal:
-    return Refusal(Code.INVALID_ARGUMENT, text)
+def _bad(text: str) -> RequestError:
+    return RequestError(Code.INVALID_ARGUMENT, text)

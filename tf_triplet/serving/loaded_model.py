@@ -21,7 +21,7 @@ from tensorflow.python.saved_model import loader_impl
 
 from tf_triplet.servable import scann_index
 from tf_triplet.serving import batching
-from tf_triplet.serving.errors import Code, Refusal, from_tensorflow
+from tf_triplet.serving.errors import Code, RequestError, from_tensorflow
 
 METHOD = "tensorflow/serving/predict"
 
@@ -91,11 +91,11 @@ class LoadedModel:
             alone: not in a batch with others, however many rows.
 
         Raises:
-            Refusal: for the client.
+            RequestError: for the client.
         """
         arrays = self._read(signature, inputs)
         if deadline is not None and time.monotonic() >= deadline:
-            raise Refusal(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            raise RequestError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         sizes = {len(a) if a.ndim else 0 for a in arrays.values()}
         # An empty batch, or one of several lengths, is not for company.
         batched = signature in self._queues and not alone
@@ -106,7 +106,7 @@ class LoadedModel:
     def compute(
         self, signature: str, arrays: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Runs the graph on what fits its inputs. Raises Refusal.
+        """Runs the graph on what fits its inputs. Raises RequestError.
 
         Unlike `run` it does not look at shapes and types.
         """
@@ -119,7 +119,7 @@ class LoadedModel:
             raise from_tensorflow(error) from error
         except (ValueError, TypeError) as error:
             # The session's own look at shapes and types.
-            raise Refusal(Code.INVALID_ARGUMENT, str(error)) from error
+            raise RequestError(Code.INVALID_ARGUMENT, str(error)) from error
         return dict(zip(definition.outputs, map(np.asarray, outputs)))
 
     def release(self) -> None:
@@ -147,7 +147,7 @@ class LoadedModel:
         """TensorProtos to arrays, held against the signature."""
         expected = self.signature_defs[signature].inputs
         if set(inputs) != set(expected):
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"input size does not match signature: {len(inputs)}!="
                 f"{len(expected)} len({{{','.join(inputs)}}}) != "
@@ -157,7 +157,7 @@ class LoadedModel:
         for position, (key, info) in enumerate(expected.items()):
             received = inputs[key].dtype
             if received != info.dtype:
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT,
                     f"Expects arg[{position}] to be {_name(info.dtype)} "
                     f"but {_name(received)} is provided",
@@ -168,7 +168,7 @@ class LoadedModel:
             if min(sizes, default=0) < 0 or not shape.is_compatible_with(sizes):
                 # TensorFlow Serving lets an op find this out: the same code,
                 # but one of several messages, whichever op is first.
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT,
                     f"Input {key} must be of shape {shape}. Received: "
                     f"{tuple(sizes)}",
@@ -177,7 +177,7 @@ class LoadedModel:
                 arrays[key] = tf.make_ndarray(inputs[key])
             except (ValueError, TypeError, MemoryError) as error:
                 # Contents and shape of the message contradict each other.
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
                 ) from error
         return arrays

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_triplet.serving import batching
 from tf_triplet.serving import server_metrics as metrics_lib
 from tf_triplet.serving import warmup_replay as first_requests
-from tf_triplet.serving.errors import Code, Refusal, shorten
+from tf_triplet.serving.errors import Code, RequestError, shorten
 from tf_triplet.serving.loaded_model import LoadedModel
 
 OK = (0, "")
@@ -84,6 +84,6 @@ def _warm(model, metrics):
 def _health(error: Exception) -> tuple[int, str]:
     if isinstance(error, tf.errors.OpError):
         return error.error_code, shorten(error.message)
-    if isinstance(error, Refusal):
+    if isinstance(error, RequestError):
         return error.code.value[0], error.details
     return Code.UNKNOWN.value[0], f"{type(error).__name__}: {error}"

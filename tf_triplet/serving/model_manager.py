@@ -21,7 +21,7 @@ from tensorflow_serving.apis import get_model_status_pb2
 from tf_triplet.servable import versions
 from tf_triplet.serving import batching, loading, version_policy
 from tf_triplet.serving import server_metrics as metrics_lib
-from tf_triplet.serving.errors import BY_NUMBER, Code, Refusal
+from tf_triplet.serving.errors import BY_NUMBER, Code, RequestError
 from tf_triplet.serving.loaded_model import LoadedModel
 
 State = get_model_status_pb2.ModelVersionStatus.State
@@ -84,7 +84,7 @@ class ModelManager:
             label: in place of a version.
 
         Raises:
-            Refusal: there is no such version in memory.
+            RequestError: there is no such version in memory.
         """
         with self._changed:
             lent = self._find(name, version, label)
@@ -110,15 +110,15 @@ class ModelManager:
         """Returns rows of (version, state, (code, message)), newest first."""
         with self._changed:
             if label:
-                version = self._labelled(name, label)
+                version = self._labeled(name, label)
             known = self._versions.get(name, {})
             if version is not None and version not in known:
-                raise Refusal(
+                raise RequestError(
                     Code.NOT_FOUND,
                     f"Could not find version {version} of model {name}",
                 )
             if not known:
-                raise Refusal(
+                raise RequestError(
                     Code.NOT_FOUND,
                     f"Could not find any versions of model {name}",
                 )
@@ -151,14 +151,15 @@ class ModelManager:
             waiting: asked while a model has no version yet: wait longer?
 
         Raises:
-            Refusal: a policy names versions, and none is there (NOT_FOUND; the
-                old config stays); a version does not load (UNKNOWN); a label
-                names one that is not loaded (FAILED_PRECONDITION).
+            RequestError: A policy names versions, and none of them exists
+                (NOT_FOUND; the old config stays); a version does not load
+                (UNKNOWN); a label names a version that is not loaded
+                (FAILED_PRECONDITION).
         """
         for name, model in models.items():
             known = versions.list_versions(model.path)
             if known and not model.choose(known):
-                raise Refusal(
+                raise RequestError(
                     Code.NOT_FOUND,
                     f"No version of model {name} that its policy names "
                     f"({', '.join(map(str, model.specific))}) is in "
@@ -173,14 +174,14 @@ class ModelManager:
             self.poll()
         broken = self._broken()
         if broken:
-            raise Refusal(
+            raise RequestError(
                 Code.UNKNOWN,
                 f"{len(broken)} servable(s) did not become available: "
                 f"{{{', '.join(broken)}}}",
             )
         missing = self._without_version()
         if missing:
-            raise Refusal(
+            raise RequestError(
                 Code.DEADLINE_EXCEEDED, f"No version of {', '.join(missing)}"
             )
         self.take_labels(models)
@@ -189,7 +190,7 @@ class ModelManager:
         """Points the labels where a config says; all of them or none.
 
         Raises:
-            Refusal: FAILED_PRECONDITION, a version is not available.
+            RequestError: FAILED_PRECONDITION, a version is not available.
         """
         with self._changed:
             for name, model in models.items():
@@ -198,7 +199,7 @@ class ModelManager:
                     if not self._labels_of_unavailable and (
                         known is None or known.state != State.AVAILABLE
                     ):
-                        raise Refusal(
+                        raise RequestError(
                             Code.FAILED_PRECONDITION,
                             f"Request to assign label to version {number} of "
                             f"model {name}, which is not currently available "
@@ -247,11 +248,11 @@ class ModelManager:
 
     def _find(self, name, version, label) -> _Version:
         if not name:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT, "ModelSpec has no name specified."
             )
         if label:
-            version = self._labelled(name, label)
+            version = self._labeled(name, label)
         known = self._versions.get(name, {})
         wanted = version
         if wanted is None:
@@ -266,16 +267,16 @@ class ModelManager:
                 if version is None
                 else f"Specific({name}, {version})"
             )
-            raise Refusal(
+            raise RequestError(
                 Code.NOT_FOUND, f"Servable not found for request: {which}"
             )
         return found
 
-    def _labelled(self, name, label) -> int:
+    def _labeled(self, name, label) -> int:
         try:
             return self._labels[name][label]
         except KeyError:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Unrecognized servable version label: {label}",
             ) from None

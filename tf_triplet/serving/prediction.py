@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
 )
 
 from tf_triplet.serving import server_metrics as metrics_lib
-from tf_triplet.serving.errors import Code, Refusal
+from tf_triplet.serving.errors import Code, RequestError
 from tf_triplet.serving.loaded_model import LoadedModel
 from tf_triplet.serving.model_manager import ModelManager
 
@@ -69,20 +69,20 @@ class Predictor:
             entrypoint: GRPC or REST.
 
         Raises:
-            Refusal: what the block raised; INTERNAL, and a log of it, where
-                that is a fault of ours.
+            RequestError: The error that the block raised. A defect of ours
+                becomes INTERNAL and is logged.
         """
         start, status = time.monotonic(), "OK"
         name = name if self.models.knows(name) else ""
         try:
             yield
-        except Refusal as refusal:
+        except RequestError as refusal:
             status = refusal.code.name
             raise
         except Exception as error:
             status = Code.INTERNAL.name
             logging.exception("A request failed.")
-            raise Refusal(
+            raise RequestError(
                 Code.INTERNAL, f"{type(error).__name__}: {error}"
             ) from error
         finally:
@@ -102,18 +102,18 @@ class Predictor:
     def metadata(self, request):
         """Answers GetModelMetadata; field `signature_def` alone."""
         if not request.model_spec.name:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT, "ModelSpec has no name specified."
             )
         if not request.metadata_field:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 "GetModelMetadataRequest must specify at least one "
                 "metadata_field",
             )
         for field in request.metadata_field:
             if field != "signature_def":
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT,
                     f"Metadata field {field} is not supported",
                 )
@@ -138,7 +138,7 @@ class Predictor:
         with self.lease(request.model_spec) as model:
             name = request.model_spec.signature_name or DEFAULT
             if name not in model.signature_defs:
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT,
                     f"No signature was found with the name: {name}",
                 )
@@ -147,26 +147,26 @@ class Predictor:
     def multi_inference(self, request):
         """Answers MultiInference, several of the above at once."""
         if not request.tasks:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT, "Inference request has no tasks"
             )
         first = request.tasks[0].model_spec
         with self.lease(first) as model:
             for task in request.tasks:
                 if task.model_spec.name != first.name:
-                    raise Refusal(
+                    raise RequestError(
                         Code.INVALID_ARGUMENT,
                         "All ModelSpecs in a MultiInferenceRequest must "
                         "access the same model name.",
                     )
                 name = task.model_spec.signature_name or DEFAULT
                 if name not in model.signature_defs:
-                    raise Refusal(
+                    raise RequestError(
                         Code.INVALID_ARGUMENT,
                         f"Requested signature not found in model graph: {name}",
                     )
                 if task.method_name not in (CLASSIFY, REGRESS):
-                    raise Refusal(
+                    raise RequestError(
                         Code.UNIMPLEMENTED,
                         "Unsupported signature method_name: "
                         f"{task.method_name}",
@@ -176,7 +176,7 @@ class Predictor:
     def _predict(self, model: LoadedModel, request, deadline):
         signature = request.model_spec.signature_name or DEFAULT
         if signature not in model.signature_defs:
-            raise Refusal(
+            raise RequestError(
                 Code.FAILED_PRECONDITION,
                 f'Serving signature key "{signature}" not found.',
             )
@@ -226,12 +226,12 @@ def _write(message: tensor_pb2.TensorProto, array: np.ndarray) -> None:
 def _check_filter(names, known):
     for position, name in enumerate(names):
         if name in names[:position]:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"duplicate output tensor alias: {name}",
             )
         if name not in known:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"output tensor alias not found in signature: {name} Outputs "
                 f"expected to be in the set {{{','.join(sorted(known))}}}.",
@@ -243,7 +243,7 @@ def _describe(spec, name, model):
     spec.version.value = model.version
 
 
-def _mismatch(signature, method) -> Refusal:
+def _mismatch(signature, method) -> RequestError:
     """Why a signature for Predict answers no Classify or Regress."""
     outputs = len(signature.outputs)
     if len(signature.inputs) != 1:
@@ -255,5 +255,5 @@ def _mismatch(signature, method) -> Refusal:
     else:
         kind = "regression" if method == REGRESS else "classification"
         text = f"No {kind} inputs found in SignatureDef: {signature}"
-        return Refusal(Code.FAILED_PRECONDITION, text)
-    return Refusal(Code.INVALID_ARGUMENT, text)
+        return RequestError(Code.FAILED_PRECONDITION, text)
+    return RequestError(Code.INVALID_ARGUMENT, text)

@@ -32,7 +32,7 @@ from tf_triplet.serving import (
     prediction,
 )
 from tf_triplet.serving import server_metrics as metrics_lib
-from tf_triplet.serving.errors import Code, Refusal
+from tf_triplet.serving.errors import Code, RequestError
 
 # At once; a further one is closed.
 CONNECTIONS = 256
@@ -106,7 +106,7 @@ class RestApi:
         status = 200
         try:
             body = self._answer(request)
-        except Refusal as refusal:
+        except RequestError as refusal:
             status = _HTTP.get(refusal.code, 500)
             body = {"error": refusal.details}
         except exceptions.RequestEntityTooLarge:
@@ -132,11 +132,11 @@ class RestApi:
             if found:
                 return self._get(*found.groups())
             if request.path.lower() == "/v1/models":
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT, "Missing model name in request."
                 )
         ours = request.path.lower().startswith("/v1/")
-        raise Refusal(
+        raise RequestError(
             Code.INVALID_ARGUMENT if ours else Code.NOT_FOUND,
             f"Malformed request: {request.method} {request.path}",
         )
@@ -148,7 +148,7 @@ class RestApi:
         request.model_spec.signature_name = body.get("signature_name", "")
         if method.lower() != "predict":
             if "examples" not in body:
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT,
                     "When method is classify, key 'examples' is expected and "
                     "was not found",
@@ -159,7 +159,7 @@ class RestApi:
         with self._predictor.lease(request.model_spec) as model:
             signature = request.model_spec.signature_name or prediction.DEFAULT
             if signature not in model.signature_defs:
-                raise Refusal(
+                raise RequestError(
                     Code.INVALID_ARGUMENT,
                     f'Serving signature name: "{signature}" not found in '
                     "signature def",
@@ -264,7 +264,7 @@ def _body(request) -> bytes:
     try:
         return request.get_data()
     except (OSError, ValueError) as error:  # Chunks that are none.
-        raise Refusal(
+        raise RequestError(
             Code.INVALID_ARGUMENT, f"The body cannot be read: {error}"
         ) from error
 
@@ -273,7 +273,7 @@ def _name(spec, name, version, label):
     spec.name = name
     if version is not None:
         if len(version) > 19 or int(version) >= 1 << 63:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Failed to convert version: {version} to numeric.",
             )

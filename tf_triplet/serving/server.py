@@ -34,13 +34,13 @@ from tf_triplet.serving import (
 from tf_triplet.serving import (
     server_metrics as metrics,
 )
-from tf_triplet.serving.errors import Refusal
+from tf_triplet.serving.errors import RequestError
 from tf_triplet.serving.model_manager import ModelManager
 
 # Requests that wait for a batch hold a thread each.
 THREADS = 64
 # Of their own, so that who asks after the server's health does not wait for
-# pictures, and a reload that waits for a folder holds up nobody else.
+# images, and a reload that waits for a folder holds up nobody else.
 _STATUS_THREADS, _RELOAD_THREADS = 4, 4
 
 
@@ -146,7 +146,7 @@ class Server:
     def _load(self, config):
         try:
             models = version_policy.read(config)
-        except Refusal as refusal:
+        except RequestError as refusal:
             raise ValueError(refusal.details) from refusal
         for model in models.values():
             if not versions.list_versions(model.path):
@@ -156,13 +156,13 @@ class Server:
                 )
         try:
             self.models.configure(models)
-        except Refusal as refusal:
+        except RequestError as refusal:
             # A broken version beside a good one is no reason not to start.
             if not all(self.models.available(name) for name in models):
                 raise ValueError(refusal.details) from refusal
         try:
             self.models.take_labels(models)
-        except Refusal as refusal:
+        except RequestError as refusal:
             raise ValueError(
                 f"{refusal.details}. Load that version (specific or all in "
                 "model_version_policy), or pass "

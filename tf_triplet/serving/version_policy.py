@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.serving.errors import Code, Refusal
+from tf_triplet.serving.errors import Code, RequestError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,10 @@ def read(
     """Reads a config, as a file or a HandleReloadConfigRequest brings it.
 
     Raises:
-        Refusal: it is none that this server can serve.
+        RequestError: it is none that this server can serve.
     """
     if config.WhichOneof("config") != "model_config_list":
-        raise Refusal(
+        raise RequestError(
             Code.INVALID_ARGUMENT,
             "ServerModelConfig type not supported by "
             "HandleReloadConfigRequest. Only ModelConfigList is currently "
@@ -54,23 +54,23 @@ def read(
     models = {}
     for entry in config.model_config_list.config:
         if not entry.name:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT, "A model of the config has no name"
             )
         if entry.name in models:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Illegal to list model {entry.name} multiple times in config "
                 "list",
             )
         if not entry.base_path.startswith("/"):
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Expected model {entry.name} to have an absolute path or "
                 f"URI; got base_path()={entry.base_path}",
             )
         if entry.model_platform not in ("", "tensorflow"):
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Model {entry.name} is of platform {entry.model_platform}; "
                 "this server loads tensorflow alone",
@@ -89,7 +89,7 @@ def _model(entry) -> Model:
     elif kind == "specific":
         latest, specific = 0, tuple(policy.specific.versions)
         if not specific or min(specific) < 0:
-            raise Refusal(
+            raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Model {entry.name}: a specific policy names the versions "
                 f"to be served. Received: {list(specific)}",

@@ -1,6 +1,6 @@
 """First requests of a version, made before anybody waits for them.
 
-The first search builds ScaNN's index; the first picture plans the encoder.
+The first search builds ScaNN's index; the first image plans the encoder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from tf_triplet.models import branches
 from tf_triplet.servable.warmup import FILE
-from tf_triplet.serving.errors import Code, Refusal
+from tf_triplet.serving.errors import Code, RequestError
 from tf_triplet.serving.loaded_model import LoadedModel
 
 
@@ -34,7 +34,7 @@ def warm(model: LoadedModel) -> set[str]:
         try:
             model.compute(name, _guess(model, name))
             warmed.add(name)
-        except Refusal as refusal:
+        except RequestError as refusal:
             # Only that our own guess was none of its requests.
             if refusal.code != Code.INVALID_ARGUMENT:
                 raise ValueError(
@@ -69,7 +69,7 @@ def _replay(model):
         try:
             # Not through a queue: batching would refuse many rows.
             model.run(name, request.inputs, alone=True)
-        except Refusal as error:
+        except RequestError as error:
             raise ValueError(
                 f"{path}: a request to {name} fails: {error}"
             ) from error
@@ -78,7 +78,7 @@ def _replay(model):
 
 
 def _guess(model, name):
-    """One row for each input: a picture, the first branch, or zeros."""
+    """One row for each input: an image, the first branch, or zeros."""
     arrays = {}
     for key, info in model.signature_defs[name].inputs.items():
         if key in branches.CHOSEN_BY:

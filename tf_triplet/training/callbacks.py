@@ -16,7 +16,7 @@ from absl import logging
 from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.losses.triplet import TripletLoss
 
-# Steps in a row, all of whose float16 slopes overflowed, that end a run.
+# Steps in a row, all of whose float16 gradients overflowed, that end a run.
 _OVERFLOWS = 20
 
 
@@ -31,7 +31,7 @@ class StepCounter(tf.keras.callbacks.Callback):
 class MetricsWriter(StepCounter):
     """Appends a line a logged step to metrics.jsonl, and to TensorBoard.
 
-    A figure is the mean over the steps since the line before.
+    A metric is the mean over the steps since the line before.
     """
 
     def __init__(self, workdir: Path, every: int, start_step: int = 0):
@@ -58,7 +58,7 @@ class MetricsWriter(StepCounter):
             self.model.reset_metrics()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes figures of one step."""
+        """Writes metrics of one step."""
         values = {k: float(v) for k, v in values.items()}
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
@@ -107,12 +107,12 @@ class ProgressLog(StepCounter):
             return
         self._last = now
         speed = (self.step - self._start_step) / (now - self._start)
-        figures = "  ".join(f"{k} {float(v):.4f}" for k, v in logs.items())
+        metrics = "  ".join(f"{k} {float(v):.4f}" for k, v in logs.items())
         logging.info(
             "step %d of %d  %s  (%.2f steps a second, %.0f minutes left)",
             self.step,
             self._steps,
-            figures,
+            metrics,
             speed,
             (self._steps - self.step) / speed / 60,
         )
@@ -151,7 +151,7 @@ class Evaluator(StepCounter):
         writer: MetricsWriter,
         monitor: str,
     ):
-        """Sets the figure `monitor` by which the best is chosen."""
+        """Sets the metric `monitor` by which the best is chosen."""
         super().__init__()
         self._evaluate, self._every = evaluate, every
         self._workdir, self._writer = Path(workdir), writer
@@ -171,15 +171,15 @@ class Evaluator(StepCounter):
         if step == self._last:
             return
         self._last = step
-        figures = self._evaluate(self.model.encoder)
-        self._writer.write(step, {f"eval/{k}": v for k, v in figures.items()})
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
+        metrics = self._evaluate(self.model.encoder)
+        self._writer.write(step, {f"eval/{k}": v for k, v in metrics.items()})
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         logging.info("step %d: %s", step, shown)
         keep_best(
             self.model.encoder,
             step,
             self._monitor,
-            figures[self._monitor],
+            metrics[self._monitor],
             self._workdir,
         )
 
@@ -244,7 +244,7 @@ class DivergedError(ValueError):
 
 class NaNGuard(StepCounter):
     """Ends a run whose loss is NaN or infinite before anything is saved, and
-    one that no longer learns, because all its float16 slopes overflow."""
+    one that no longer learns, because all its float16 gradients overflow."""
 
     def __init__(self):
         """Begins to count."""
@@ -268,23 +268,23 @@ class NaNGuard(StepCounter):
         if share and not self._told:
             self._told = True
             logging.warning(
-                "step %d: slopes overflowed in float16, and the step learned "
-                "nothing. Now and then this is harmless; `overflowed` in "
-                "metrics.jsonl tells how often.",
+                "step %d: gradients overflowed in float16, and the step "
+                "learned nothing. A rare overflow is harmless; `overflowed` "
+                "in metrics.jsonl tells how often it happens.",
                 self.step,
             )
         self._overflows = self._overflows + 1 if share == 1 else 0
         if self._overflows >= _OVERFLOWS:
             raise DivergedError(
-                f"step {self.step}: the slopes of {_OVERFLOWS} steps in a row "
-                "overflowed in float16, or are NaN: nothing is learned. Set "
-                "training.mixed_precision=false, lower "
+                f"step {self.step}: the gradients of {_OVERFLOWS} steps in a "
+                "row overflowed in float16 or are NaN, so nothing is "
+                "learned. Set training.mixed_precision=false, lower "
                 "optimizer.learning_rate, and begin anew with --noresume."
             )
 
 
 class CollapseError(ValueError):
-    """All pictures are mapped to (nearly) one point."""
+    """All images are mapped to (nearly) one point."""
 
 
 class CollapseGuard(StepCounter):
@@ -296,15 +296,15 @@ class CollapseGuard(StepCounter):
 
     def __init__(
         self,
-        pictures,
+        images,
         every: int,
         at_collapse: float | None,
         stop: bool,
     ):
-        """Watches the embeddings of a fixed batch of pictures.
+        """Watches the embeddings of a fixed batch of images.
 
         Args:
-            pictures: what the encoder takes, `[n, size, size, 3]` pixels or
+            images: what the encoder takes, `[n, size, size, 3]` pixels or
                 a dictionary of them and their branches, n at least 2.
             every: steps between looks.
             at_collapse: the loss when all embeddings are equal; None where
@@ -312,14 +312,14 @@ class CollapseGuard(StepCounter):
             stop: raise at the second bad look in a row; else only warn.
         """
         super().__init__()
-        self._pictures, self._every = pictures, every
+        self._images, self._every = images, every
         self._at_collapse, self._stop = at_collapse, stop
         self._bad_looks = 0
 
     def on_train_batch_end(self, batch, logs=None):
         if self.step % self._every:
             return
-        vectors = self.model.encoder(self._pictures, training=False).numpy()
+        vectors = self.model.encoder(self._images, training=False).numpy()
         distance, rank = spread(vectors)
         logs = logs or {}
         # Tasks learned beside go on after a collapse.

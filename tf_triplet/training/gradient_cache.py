@@ -1,8 +1,8 @@
 """Gradients of a large batch in the memory of a small one.
 
-The batch goes through the network twice, a few pictures at a time: once for
-the embeddings, of which the loss and its slopes are computed, and once more
-to carry these slopes back into the weights. A loss that compares all rows
+The batch goes through the network twice, a few images at a time: once for
+the embeddings, of which the loss and its gradients are computed, and once more
+to carry these gradients back into the weights. A loss that compares all rows
 sees them all, and the sum over the parts is the gradient of the whole.
 
 References:
@@ -18,46 +18,50 @@ import tensorflow as tf
 
 def gradients(
     encoder: tf.keras.Model,
-    pictures: tf.Tensor | dict[str, tf.Tensor],
+    images: tf.Tensor | dict[str, tf.Tensor],
     loss: Callable[[tf.Tensor], tf.Tensor],
     loss_variables: Sequence[tf.Variable],
     micro_batch: int,
     loss_scale: float = 1.0,
 ) -> tuple[list[tf.Tensor | None], list[tf.Tensor | None]]:
-    """The gradients of `loss(encoder(pictures))`.
+    """The gradients of `loss(encoder(images))`.
 
     Args:
-        encoder: must do the same for a picture in either pass, whatever
+        encoder: must do the same for an image in either pass, whatever
             stands beside it (`check_repeatable`).
-        pictures: `[batch, ...]`, or what the encoder takes beside them, too:
-            a structure of tensors with a row a picture.
+        images: `[batch, ...]`, or what the encoder takes beside them, too:
+            a structure of tensors with a row an image.
         loss: `[batch, dim]` embeddings to a scalar.
         loss_variables: the loss's own.
-        micro_batch: pictures in the network at once.
-        loss_scale: keeps float16 slopes from becoming 0 on their way; the
+        micro_batch: images in the network at once.
+        loss_scale: keeps float16 gradients from becoming 0 on their way; the
             gradients come without it.
 
     Returns:
         Those of the encoder's trainable variables, and of the loss's.
     """
     variables = encoder.trainable_variables
-    embeddings = _embed(encoder, pictures, micro_batch)
+    embeddings = _embed(encoder, images, micro_batch)
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
         value = loss_scale * loss(embeddings)
-    slopes, of_loss = tape.gradient(value, (embeddings, list(loss_variables)))
-    if slopes is None:
-        slopes = tf.zeros_like(embeddings)
-    # Mined rows alone may have a slope, and come as rows with numbers.
-    slopes = tf.convert_to_tensor(slopes)
+    gradients, of_loss = tape.gradient(
+        value, (embeddings, list(loss_variables))
+    )
+    if gradients is None:
+        gradients = tf.zeros_like(embeddings)
+    # Mined rows alone may have a gradient, and come as rows with numbers.
+    gradients = tf.convert_to_tensor(gradients)
     used = [False] * len(variables)
 
     def carry_back(start, totals):
         part = slice(start, start + micro_batch)
         with tf.GradientTape() as tape:
-            fresh = encoder(_rows(pictures, part), training=True)
+            fresh = encoder(_rows(images, part), training=True)
             fresh = tf.cast(fresh, tf.float32)
-        found = tape.gradient(fresh, variables, output_gradients=slopes[part])
+        found = tape.gradient(
+            fresh, variables, output_gradients=gradients[part]
+        )
         used[:] = [gradient is not None for gradient in found]
         added = [
             total if gradient is None else total + gradient
@@ -65,7 +69,7 @@ def gradients(
         ]
         return start + micro_batch, added
 
-    batch = _batch_size(pictures)
+    batch = _batch_size(images)
     _, of_encoder = tf.while_loop(
         lambda start, totals: start < batch,
         carry_back,
@@ -83,27 +87,29 @@ def gradients(
             for total, gradient in zip(of_encoder, more)
         ]
         used = [a or b is not None for a, b in zip(used, more)]
-    # A variable without a slope keeps none, as in a direct step.
+    # A variable without a gradient keeps none, as in a direct step.
     return [g if u else None for g, u in zip(of_encoder, used)], of_loss
 
 
 def unscale(gradients: list, loss_scale: float) -> list:
     """Divides a structure of gradients, of which some may be None."""
 
-    def smaller(slope):
-        if slope is None or loss_scale == 1.0:
-            return slope
-        if isinstance(slope, tf.IndexedSlices):  # Of some rows only.
+    def smaller(gradient):
+        if gradient is None or loss_scale == 1.0:
+            return gradient
+        if isinstance(gradient, tf.IndexedSlices):  # Of some rows only.
             return tf.IndexedSlices(
-                slope.values / loss_scale, slope.indices, slope.dense_shape
+                gradient.values / loss_scale,
+                gradient.indices,
+                gradient.dense_shape,
             )
-        return slope / loss_scale
+        return gradient / loss_scale
 
     return tf.nest.map_structure(smaller, list(gradients))
 
 
-def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
-    batch = _batch_size(pictures)
+def _embed(encoder, images, micro_batch: int) -> tf.Tensor:
+    batch = _batch_size(images)
     parts = -(-batch // micro_batch)
     array = tf.TensorArray(
         tf.float32, parts, infer_shape=False, element_shape=None
@@ -111,7 +117,7 @@ def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
 
     def one(i, array):
         part = slice(i * micro_batch, (i + 1) * micro_batch)
-        fresh = encoder(_rows(pictures, part), training=True)
+        fresh = encoder(_rows(images, part), training=True)
         return i + 1, array.write(i, tf.cast(fresh, tf.float32))
 
     _, array = tf.while_loop(
@@ -121,28 +127,28 @@ def _embed(encoder, pictures, micro_batch: int) -> tf.Tensor:
     return tf.ensure_shape(array.concat(), [None, width])
 
 
-def _rows(pictures, part: slice):
-    return tf.nest.map_structure(lambda values: values[part], pictures)
+def _rows(images, part: slice):
+    return tf.nest.map_structure(lambda values: values[part], images)
 
 
-def _batch_size(pictures) -> tf.Tensor:
-    return tf.shape(tf.nest.flatten(pictures)[0])[0]
+def _batch_size(images) -> tf.Tensor:
+    return tf.shape(tf.nest.flatten(images)[0])[0]
 
 
 def check_repeatable(encoder: tf.keras.Model) -> None:
-    """Raises ValueError if a picture's embedding depends on its batch, or
+    """Raises ValueError if an image's embedding depends on its batch, or
     differs between two passes."""
     for layer in encoder.submodules:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             if layer.trainable:
                 raise ValueError(
                     "`training.micro_batch` needs embeddings that do not "
-                    f"depend on the batch, and layer {layer.name!r} normalises "
+                    f"depend on the batch, and layer {layer.name!r} normalizes "
                     "by batch statistics. Set model.batch_norm=frozen."
                 )
         elif _is_random(layer):
             raise ValueError(
-                "`training.micro_batch` runs every picture twice, and layer "
+                "`training.micro_batch` runs every image twice, and layer "
                 f"{layer.name!r} changes it at random. Set its rate to 0, or "
                 "leave it out."
             )

@@ -17,7 +17,7 @@ from tf_triplet.training.memory import CrossBatchMemory
 from tf_triplet.training.tasks import Tasks
 
 SCOPES = ("global", "replica")
-# Slopes below 6e-8 are 0 in float16. Fixed, so that no step is left out.
+# Gradients below 6e-8 are 0 in float16. Fixed, so that no step is left out.
 _FLOAT16_LOSS_SCALE = 1024.0
 
 
@@ -39,14 +39,14 @@ class Learner(tf.keras.Model):
         """Wraps `encoder`; create it under the strategy's scope.
 
         Args:
-            encoder: pictures to embeddings.
+            encoder: images to embeddings.
             batch_loss: scores a batch; built, if it has variables.
             scope: negatives come from the "global" batch, or from each
                 "replica" alone (then averaged), as most systems do.
             memory: embeddings of past batches, with which the batch is
                 compared too; needs `scope="global"`.
             memory_weight: of that second loss.
-            micro_batch: pictures of a replica that are in the network at
+            micro_batch: images of a replica that are in the network at
                 once; 0 = all. Gradients stay those of the whole batch
                 (`gradient_cache`).
             network: a model around `encoder` whose outputs are a dictionary
@@ -74,7 +74,7 @@ class Learner(tf.keras.Model):
             )
         if micro_batch < 0:
             raise ValueError(
-                "`micro_batch` must be at least 0; 0 takes all pictures at "
+                "`micro_batch` must be at least 0; 0 takes all images at "
                 f"once. Received: {micro_batch}"
             )
         _check_tasks(encoder, network, tasks, micro_batch)
@@ -126,7 +126,7 @@ class Learner(tf.keras.Model):
         self.loss_optimizer = loss_optimizer
 
     def call(self, inputs, training=None):
-        """Pictures to `[batch, dim]` embeddings.
+        """Images to `[batch, dim]` embeddings.
 
         Args:
             inputs: what the encoder takes: `[batch, size, size, 3]` pixels,
@@ -198,37 +198,39 @@ class Learner(tf.keras.Model):
         return self.get_metrics_result()
 
     def _without_overflow(self, gradients):
-        """Zeros for all slopes, on all replicas, if any is not finite.
+        """Zeros for all gradients, on all replicas, if any is not finite.
 
         float16 ends at 65,504. The optimizer takes its step all the same, so
         that batches stay numbered by steps: momentum and weight decay go on,
         the batch adds nothing. `overflowed` is the share of such steps.
         """
-        slopes = [g for g in tf.nest.flatten(gradients) if g is not None]
+        flat = [g for g in tf.nest.flatten(gradients) if g is not None]
         finite = [
-            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(slope)))
-            for slope in slopes
+            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(gradient)))
+            for gradient in flat
         ]
         overflow = 1.0 - tf.cast(tf.reduce_all(finite), tf.float32)
         context = tf.distribute.get_replica_context()
         overflow = context.all_reduce(tf.distribute.ReduceOp.SUM, overflow) > 0
         self._observe({"overflowed": tf.cast(overflow, tf.float32)})
 
-        def kept(slope):
-            if slope is None:
+        def kept(gradient):
+            if gradient is None:
                 return None
-            if isinstance(slope, tf.IndexedSlices):  # Of some rows only.
+            if isinstance(gradient, tf.IndexedSlices):  # Of some rows only.
                 return tf.IndexedSlices(
-                    kept(slope.values), slope.indices, slope.dense_shape
+                    kept(gradient.values),
+                    gradient.indices,
+                    gradient.dense_shape,
                 )
-            return tf.where(overflow, tf.zeros_like(slope), slope)
+            return tf.where(overflow, tf.zeros_like(gradient), gradient)
 
         return tf.nest.map_structure(kept, list(gradients))
 
     def _apply(self, groups, gradients) -> None:
-        (variables, own), (slopes, own_slopes) = groups, gradients
-        pairs = list(zip(slopes, variables))
-        own_pairs = list(zip(own_slopes, own))
+        (variables, own), (of_encoder, of_loss) = groups, gradients
+        pairs = list(zip(of_encoder, variables))
+        own_pairs = list(zip(of_loss, own))
         if own and self.loss_optimizer is not None:
             self.loss_optimizer.apply_gradients(own_pairs)
         else:
@@ -279,7 +281,7 @@ def _check_tasks(encoder, network, tasks, micro_batch: int) -> None:
         return
     if micro_batch:
         raise ValueError(
-            "`micro_batch` carries the slopes of embeddings alone, so it "
+            "`micro_batch` carries the gradients of embeddings alone, so it "
             "does not go with `tasks` (attributes, landmarks). Received: "
             f"micro_batch={micro_batch}. Set it to 0, or both tasks' weights."
         )

@@ -1,4 +1,4 @@
-"""One run: the road from a catalogue to a trained encoder.
+"""One run: the road from a catalog to a trained encoder.
 
 Everything comes in as objects; `cli/train.py` makes them from the config.
 """
@@ -46,7 +46,7 @@ def train(
     Args:
         learner: compiled, made under its strategy's scope.
         batches: a start step to its endless dataset.
-        evaluate: an encoder to held-out figures, among them the monitor.
+        evaluate: an encoder to held-out metrics, among them the monitor.
         bad_images: collected by the dataset; names what stopped a run.
         workdir: gets checkpoints, metrics and encoders.
         settings: the numbers.
@@ -96,7 +96,7 @@ def train(
         logging.warning("Stopped at step %d; run again to go on.", step)
     if bad_images.counts:
         logging.warning(
-            "%d pictures could not be read and were skipped.",
+            "%d images could not be read and were skipped.",
             len(bad_images.counts),
         )
     return step
@@ -113,9 +113,9 @@ def finish_untrained(
 
     Args:
         build: makes the encoder; not called if the run is complete.
-        evaluate: an encoder to held-out figures, among them the monitor.
+        evaluate: an encoder to held-out metrics, among them the monitor.
         workdir: gets metrics and encoders.
-        monitor: the figure that best.json holds.
+        monitor: the metric that best.json holds.
         resume: keep a complete run; else begin anew.
     """
     last = workdir / "encoder_last.keras"
@@ -123,12 +123,12 @@ def finish_untrained(
         logging.info("The run is complete: step 0.")
         return
     encoder = build()
-    figures = evaluate(encoder)
+    metrics = evaluate(encoder)
     # A line of step 0 is from a run that was cut short.
     writer = cb.MetricsWriter(workdir, every=1, start_step=-1)
-    writer.write(0, {f"eval/{k}": v for k, v in figures.items()})
+    writer.write(0, {f"eval/{k}": v for k, v in metrics.items()})
     writer.on_train_end()
-    cb.keep_best(encoder, 0, monitor, figures[monitor], workdir)
+    cb.keep_best(encoder, 0, monitor, metrics[monitor], workdir)
     cb.save_encoder(encoder, last)
 
 
@@ -195,9 +195,9 @@ def _callbacks(
         stop,
     ]
     if settings.collapse_every:
-        pictures, _ = next(iter(batches(0).take(1)))
+        images, _ = next(iter(batches(0).take(1)))
         guard = cb.CollapseGuard(
-            tf.nest.map_structure(lambda values: values[:32], pictures),
+            tf.nest.map_structure(lambda values: values[:32], images),
             settings.collapse_every,
             # With a memory the logged loss is of two comparisons.
             None

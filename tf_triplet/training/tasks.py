@@ -21,7 +21,7 @@ class Tasks:
     Attributes:
         attribute_weight: 0 = no such task.
         landmark_weight: 0 = no such task.
-        attribute_positive_weight: of attributes that a picture has, against
+        attribute_positive_weight: of attributes that an image has, against
             those it has not.
     """
 

@@ -2,7 +2,7 @@
 
 A study is a mapping from a method's name to a `Method`. `run` trains each
 with each seed as `tf-triplet-train` would, in a process of its own, and
-keeps the figures of the *last* step: none is chosen by its test figures.
+keeps the metrics of the *last* step: none is chosen by its test metrics.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Run:
         method: Its name in the study.
         group: Its heading.
         seed: Of weights, sampling and augmentation.
-        figures: Metrics of the last step on the held-out split, by name;
+        metrics: Metrics of the last step on the held-out split, by name;
             empty where the run failed.
         seconds: Of the whole process.
         error: What a failed run ended with, else empty.
@@ -64,10 +64,17 @@ class Run:
     method: str
     group: str
     seed: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     seconds: float
     error: str
     config: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the run in the types that JSON has.
+
+        `figures` is the former name of `metrics`, kept for older readers.
+        """
+        return {**dataclasses.asdict(self), "figures": self.metrics}
 
 
 def check(study: Mapping[str, Method], free: Iterable[str] = ()) -> None:
@@ -153,24 +160,26 @@ def _run_one(
     result = workdir / RESULT
     if result.exists() and (workdir / "config.json").read_text() == text:
         found = json.loads(result.read_text())
-        return Run(**{**found, "group": method.group})
+        # Runs of earlier releases call their metrics figures.
+        metrics = found.pop("figures")
+        return Run(**{"metrics": metrics, **found, "group": method.group})
     if workdir.exists() and not _same_config(workdir, text):
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     error = _call(method, config, workdir)
-    figures = {}
+    metrics = {}
     if not error and method.trained:
-        figures, step = _last_figures(workdir)
+        metrics, step = _last_metrics(workdir)
         if step != config.training.steps:
             error = f"stopped at step {step} of {config.training.steps}"
     elif not error:
-        figures = _baseline_figures(workdir)
+        metrics = _baseline_metrics(workdir)
     one = Run(
         method=name,
         group=method.group,
         seed=seed,
-        figures=figures,
+        metrics=metrics,
         seconds=round(time.monotonic() - start, 1),
         error=error,
         config=_from_default(config),
@@ -179,7 +188,7 @@ def _run_one(
         if not keep_models:
             _remove_models(workdir)
         partial = workdir / f"partial-{RESULT}"
-        partial.write_text(json.dumps(dataclasses.asdict(one), indent=2) + "\n")
+        partial.write_text(json.dumps(one.to_dict(), indent=2) + "\n")
         os.replace(partial, result)
     return one
 
@@ -216,24 +225,24 @@ def _call(
     return f"{' '.join(told)} (exit code {code}, {workdir / 'log.txt'})"
 
 
-def _baseline_figures(workdir: Path) -> dict[str, float]:
+def _baseline_metrics(workdir: Path) -> dict[str, float]:
     (path,) = (workdir / "report").glob("evaluation-*.json")
-    figures = json.loads(path.read_text())["baseline"]["overall"]
-    return {k: v for k, v in figures.items() if isinstance(v, float)}
+    metrics = json.loads(path.read_text())["baseline"]["overall"]
+    return {k: v for k, v in metrics.items() if isinstance(v, float)}
 
 
-def _last_figures(workdir: Path) -> tuple[dict[str, float], int]:
-    """The last evaluation's figures, and its step."""
+def _last_metrics(workdir: Path) -> tuple[dict[str, float], int]:
+    """The last evaluation's metrics, and its step."""
     last, step = {}, 0
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
-        figures = {
+        metrics = {
             key.removeprefix("eval/"): value
             for key, value in values.items()
             if key.startswith("eval/")
         }
-        if figures:
-            last, step = figures, values["step"]
+        if metrics:
+            last, step = metrics, values["step"]
     return last, step
 
 
@@ -261,7 +270,7 @@ def summarize(runs: Iterable[Run]) -> pd.DataFrame:
     rows = []
     for (group, method), members in _by_method(runs).items():
         finished = [m for m in members if not m.error]
-        frame = pd.DataFrame([m.figures for m in finished], dtype=float)
+        frame = pd.DataFrame([m.metrics for m in finished], dtype=float)
         row = {
             "group": group,
             "method": method,
@@ -288,7 +297,7 @@ def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the metrics were measured on."""
     import tensorflow as tf
 
     from tf_triplet.version import __version__

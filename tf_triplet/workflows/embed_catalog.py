@@ -1,4 +1,4 @@
-"""A catalogue's embeddings: from the cache where it knows a picture."""
+"""A catalog's embeddings: from the cache where it knows an image."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tf_triplet.servable import embedding_cache
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What there was to embed, in pictures; they add up to `pictures`.
+    """What there was to embed, in images; they add up to `images`.
 
     Attributes:
-        pictures: of the catalogue.
+        images: of the catalog.
         cached: embedded by an earlier run.
         embedded: by this one.
-        repeated: of the same content as another of this catalogue.
+        repeated: of the same content as another of this catalog.
         unreadable: left out.
     """
 
-    pictures: int
+    images: int
     cached: int
     embedded: int
     repeated: int
@@ -44,13 +44,13 @@ def embed(
     cache_folder: str | Path,
     progress: bool = True,
 ) -> tuple[evaluation.Embeddings, Work]:
-    """Embeds the pictures that the cache does not know.
+    """Embeds the images that the cache does not know.
 
     Args:
         config: of the run.
         encoder: the model.
         sha256: of it, from `experiment.encoder_sha256`.
-        catalog: the pictures.
+        catalog: the images.
         cache_folder: of the caches of all encoders.
         progress: show how far it is.
 
@@ -58,8 +58,8 @@ def embed(
         ValueError: as `evaluation.compute_embeddings`, or a cache of another
             encoder.
     """
-    pictures = _Pictures(config, encoder, catalog)
-    keys = pictures.keys(progress)
+    images = _Images(config, encoder, catalog)
+    keys = images.keys(progress)
     dim = int(encoder.output_shape[-1])
     with embedding_cache.EmbeddingCache(cache_folder, sha256, dim) as cache:
         known, vectors = cache.lookup(keys)
@@ -69,11 +69,11 @@ def embed(
             first.setdefault(keys[row] or int(row), row)
         new = np.array(sorted(first.values()), np.int64)
         done = _embed_new(
-            config, encoder, pictures, keys, new, vectors, cache, progress
+            config, encoder, images, keys, new, vectors, cache, progress
         )
     ready = known.copy()
     ready[done] = True
-    # Set in one go, after all: a repeated picture may precede its twin.
+    # Set in one go, after all: a repeated image may precede its twin.
     row_of = {keys[row]: row for row in done}
     repeated = np.array(
         [r for r in np.flatnonzero(~ready) if keys[r] in row_of], np.int64
@@ -82,7 +82,7 @@ def embed(
         vectors[row] = vectors[row_of[keys[row]]]
     ready[repeated] = True
     work = Work(
-        pictures=len(catalog),
+        images=len(catalog),
         cached=int(known.sum()),
         embedded=len(done),
         repeated=len(repeated),
@@ -90,15 +90,15 @@ def embed(
     )
     if not ready.any():
         raise ValueError(
-            f"No picture of catalogue {catalog.name!r} could be embedded. "
-            f"Received: {len(catalog)} pictures, all unreadable"
+            f"No image of catalog {catalog.name!r} could be embedded. "
+            f"Received: {len(catalog)} images, all unreadable"
         )
     rows = np.flatnonzero(ready)
     skipped = tuple(map(str, catalog.paths[~ready]))
     return evaluation.Embeddings(vectors[rows], rows, skipped), work
 
 
-class _Pictures:
+class _Images:
     """What makes the embedding of each: its content, its box, its branch."""
 
     def __init__(self, config, encoder, catalog: Catalog):
@@ -109,7 +109,7 @@ class _Pictures:
         self._names = [""] * len(catalog)
         own_branches = branches.find(encoder)
         if own_branches is not None:
-            # Before an hour of hashing: each picture has a branch.
+            # Before an hour of hashing: each image has a branch.
             evaluation.branch_of_rows(own_branches, catalog)
             self._names = evaluation.branch_names(own_branches.by, catalog)
 
@@ -119,12 +119,12 @@ class _Pictures:
             data = Path(self.catalog.paths[row]).read_bytes()
         except OSError:
             return None  # Told, or refused, when it should be embedded.
-        return embedding_cache.picture_key(
+        return embedding_cache.image_key(
             data, self._boxes[row], str(self._names[row])
         )
 
     def keys(self, progress: bool) -> list[bytes | None]:
-        """`[n]`, of all pictures."""
+        """`[n]`, of all images."""
         found = []
         total = len(self.catalog)
         with evaluation.show_progress("Reading", total, progress) as advance:
@@ -137,14 +137,14 @@ class _Pictures:
 
 
 def _embed_new(
-    config, encoder, pictures, keys, new, vectors, cache, progress
+    config, encoder, images, keys, new, vectors, cache, progress
 ) -> np.ndarray:
     """Fills `vectors` of the rows `new`; returns those that were read."""
     if not len(new):
         return new
     bad = pipeline.BadImages(config.data.on_bad_image)
     done = []
-    chosen = pictures.catalog.select(new)
+    chosen = images.catalog.select(new)
     with evaluation.show_progress("Embedding", len(new), progress) as advance:
         for rows, batch in experiment.embed_batches(
             config, encoder, chosen, bad
@@ -152,14 +152,14 @@ def _embed_new(
             evaluation.check_finite(batch, chosen.paths[rows])
             same = []
             for row in new[rows]:
-                now = pictures.key(row)
+                now = images.key(row)
                 # Else its old content would have its new embedding for ever.
                 same.append(now is not None and now == keys[row])
                 if not same[-1]:
                     logging.warning(
-                        "Skipping a picture that changed while it was "
+                        "Skipping an image that changed while it was "
                         "embedded: %s",
-                        pictures.catalog.paths[row],
+                        images.catalog.paths[row],
                     )
             kept = new[rows[same]]
             vectors[kept] = batch[same]

@@ -1,7 +1,7 @@
-"""The next version that is served: a run's encoder, a catalogue, an index.
+"""The next version that is served: a run's encoder, a catalog, an index.
 
 The one road of tf-triplet-export (a new encoder) and tf-triplet-index (the
-same encoder, another catalogue): embed what is new, build and tune the index,
+same encoder, another catalog): embed what is new, build and tune the index,
 hold the written model against evaluation, publish by one rename.
 """
 
@@ -47,8 +47,8 @@ CACHE = "index_cache"
 # Fields of `config.export` that tf-triplet-index takes from the version before.
 KEPT = ("index", "k", "columns", "domains", "storage", "group_by_product")
 KEPT += ("min_recall", "precision", "split")
-# Pictures of a warm-up request; another holds one.
-_WARM_PICTURES = 2
+# Images of a warm-up request; another holds one.
+_WARM_IMAGES = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Published:
     Attributes:
         folder: of the version.
         record: its fingerprint.
-        skipped: pictures that could not be read.
+        skipped: images that could not be read.
     """
 
     folder: Path
@@ -90,13 +90,13 @@ def publish(
         workdir: of the run.
         checkpoint: "best" or "last"; "": as in the last version without
             `new_encoder`, else "best".
-        catalog_path: a manifest; "": the run's own catalogue.
-        split: of the catalogue; "": all of a manifest. What else is not
+        catalog_path: a manifest; "": the run's own catalog.
+        split: of the catalog; "": all of a manifest. What else is not
             given, here and below, is as in the last version without
             `new_encoder`, else the config's.
         domains: to index; empty: all.
         index: "scann" or "exact".
-        k: neighbours an answer holds.
+        k: neighbors an answer holds.
         columns: further ones to answer; empty: none.
         storage: of the vectors in ScaNN, "float32" or "int8".
         group_by_product: answer each product once.
@@ -151,7 +151,7 @@ def publish(
             "export": {name: config.export[name] for name in KEPT},
             "catalog": catalog.name,
             "encoder": sha256,
-            "work": dataclasses.asdict(work),
+            "work": {**dataclasses.asdict(work), "pictures": work.images},
         }
         catalog = catalog.select(embeddings.rows)
         if config.export.precision != "float32":
@@ -167,16 +167,16 @@ def publish(
 def describe(published: Published) -> str:
     """Tells a person what was published."""
     record = published.record
-    work, figures = record["work"], record["parity"]
+    work, metrics = record["work"], record["parity"]
     lines = [f"skipped: {path}" for path in published.skipped[:20]]
     lines += [
-        f"{work['pictures']} pictures: {work['cached']} cached, "
+        f"{work['images']} images: {work['cached']} cached, "
         f"{work['embedded']} embedded, {work['repeated']} repeated, "
         f"{work['unreadable']} unreadable.",
-        f"{record['pictures']} pictures of {record['products']} products; "
-        f"served = evaluated to {figures['largest_difference']:.1e} on "
-        f"{figures['images']} pictures; {record['index']} finds "
-        f"{figures['recall']:.4f} of the exact {figures['k']} nearest.",
+        f"{record['images']} images of {record['products']} products; "
+        f"served = evaluated to {metrics['largest_difference']:.1e} on "
+        f"{metrics['images']} images; {record['index']} finds "
+        f"{metrics['recall']:.4f} of the exact {metrics['k']} nearest.",
     ]
     tuned = record["tuning"]
     if tuned.get("leaves"):
@@ -200,7 +200,7 @@ def _override(export, values) -> None:
 
 
 def _read_catalog(config, path, split) -> Catalog:
-    """The pictures of the split and the domains."""
+    """The images of the split and the domains."""
     columns = tuple(config.export.columns)
     if path:
         catalog = manifest.read_manifest(path, columns=columns)
@@ -259,11 +259,11 @@ def _build(
         inputs, tuned = _write(
             config, encoder, vectors, catalog, folder, columns, by_name
         )
-        some = rows[:_WARM_PICTURES]
+        some = rows[:_WARM_IMAGES]
         requests = _warmup_inputs(catalog, boxes, vectors, some, by_name)
         requests.update({by: values[some] for by, values in names.items()})
         warmup.write(folder, export.name, inputs, requests)
-        figures = parity.check(
+        metrics = parity.check(
             folder,
             catalog.paths,
             vectors,
@@ -281,20 +281,21 @@ def _build(
             **columns,
             **{f"{name}_filter": values for name, values in by_name.items()},
         }
-        if figures.k == 1 and tuned:
+        if metrics.k == 1 and tuned:
             # The served model has but itself to find; tuning asked for two.
-            figures = dataclasses.replace(figures, recall=tuned["recall"])
+            metrics = dataclasses.replace(metrics, recall=tuned["recall"])
         record = {
             **record,
             "index": export.index,
             "index_sha256": fingerprint.index_sha256(vectors, answered),
-            "pictures": len(catalog),
+            "images": len(catalog),
+            "pictures": len(catalog),  # The former name of `images`.
             "products": len(catalog.product_ids),
             "dim": vectors.shape[1],
             "branches": own and dataclasses.asdict(own),
             "columns": list(columns),
             "group_by_product": export.group_by_product,
-            "parity": dataclasses.asdict(figures),
+            "parity": dataclasses.asdict(metrics),
             "tuning": tuned,
             "packages": fingerprint.package_versions(),
         }
@@ -363,7 +364,7 @@ def _tune(export, vectors, products, seed):
     k = min(export.k, len(vectors))
     if products is not None:
         k = min(export.k, products.max() + 1)
-        k = catalog_search.pictures_to_fetch(products, k)
+        k = catalog_search.images_to_fetch(products, k)
     return tuning.tune(
         vectors,
         k,
@@ -377,9 +378,9 @@ def _tune(export, vectors, products, seed):
 
 
 def _warmup_inputs(catalog, boxes, vectors, rows, by_name) -> dict:
-    """Real pictures, and a filter that is set beside one that is not."""
+    """Real images, and a filter that is set beside one that is not."""
     return {
-        "image_bytes": parity.sent_pictures(catalog.paths, rows, boxes),
+        "image_bytes": parity.sent_images(catalog.paths, rows, boxes),
         "embedding": vectors[rows],
         "category_filter": by_name["category"][rows],
         "domain_filter": [""] * len(rows),

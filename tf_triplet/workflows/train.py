@@ -99,7 +99,7 @@ def train(
     ):
         raise ValueError(
             "`loss.scope=replica` gives each replica whole pairs, so "
-            f"{sampler.batch_size} pictures a batch must divide by {whole}. "
+            f"{sampler.batch_size} images a batch must divide by {whole}. "
             "Change `sampling.units_per_batch` or `training.replicas`."
         )
     with strategy.scope():
@@ -167,7 +167,7 @@ def _claim(workdir: Path, config, resume: bool) -> None:
 
 
 def _evaluator(config, held_out):
-    """An encoder to its figures on the held-out pictures."""
+    """An encoder to its metrics on the held-out images."""
 
     def evaluate(encoder):
         embeddings = experiment.compute_embeddings(
@@ -196,11 +196,11 @@ def _build_untrained(config, training):
 
 def _describe(training, held_out, sampler, strategy) -> None:
     print(
-        f"{len(training)} training pictures of {len(training.product_ids)} "
+        f"{len(training)} training images of {len(training.product_ids)} "
         f"products ({sampler.dropped_singletons} without a pair left out), "
-        f"{len(held_out)} held-out pictures of "
+        f"{len(held_out)} held-out images of "
         f"{len(held_out.product_ids)} products; "
-        f"{sampler.batch_size} pictures a batch, "
+        f"{sampler.batch_size} images a batch, "
         f"{sampler.steps_per_epoch} batches an epoch, "
         f"{strategy.num_replicas_in_sync} replicas"
     )

@@ -140,7 +140,7 @@ def test_small_category_can_be_excluded():
         assert (categories[rows] == 1).all()
 
 
-def test_all_orders_of_pictures_come_about_equally():
+def test_all_orders_of_images_come_about_equally():
     sampler = GroupedSampler(
         np.arange(40).repeat(3),
         np.zeros(120, int),
@@ -285,7 +285,7 @@ def two_domains(seed=0):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_street_picture_meets_every_shop_picture_once(seed):
+def test_every_street_image_meets_every_shop_image_once(seed):
     products, categories, sides = two_domains(seed)
     sampler = GroupedSampler(
         products,
@@ -312,7 +312,7 @@ def test_every_street_picture_meets_every_shop_picture_once(seed):
 
 
 @pytest.mark.parametrize("images", [2, 3, 4])
-def test_pictures_of_both_sides_take_turns(images):
+def test_images_of_both_sides_take_turns(images):
     products, categories, sides = two_domains()
     sampler = GroupedSampler(
         products,

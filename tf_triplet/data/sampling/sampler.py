@@ -1,7 +1,7 @@
 """Class-grouped minibatches of row numbers.
 
 Batch t is a pure function of (seed, t): nothing is saved, and a run resumes
-exactly at any step. Units (products, or pairs of one product's pictures) are
+exactly at any step. Units (products, or pairs of one product's images) are
 visited through a constant-memory random permutation, so beyond the row table
 the memory does not grow with an epoch.
 
@@ -20,10 +20,10 @@ Rules, for P units a batch:
   pool together.
 - *Mixed draws.* The units of M consecutive draws are shuffled together and
   dealt to M batches, as a shuffle buffer behind the draws does.
-- *Pictures.* K of a product, without repetition unless it has fewer.
-- *Two domains.* With sides, a pair is a picture of side 0 with one of side 1,
-  and every such pair of a product is a unit; of K pictures, half (rounded
-  up) are of side 0. Products with pictures of one side only are left out.
+- *Images.* K of a product, without repetition unless it has fewer.
+- *Two domains.* With sides, a pair is an image of side 0 with one of side 1,
+  and every such pair of a product is a unit; of K images, half (rounded
+  up) are of side 0. Products with images of one side only are left out.
 
 Reference: Dodds et al., 2018, https://arxiv.org/abs/1810.04652, section on
 single-category minibatches; the exact rules for the ends are ours. Several
@@ -67,15 +67,15 @@ class _Groups:
 
 
 class GroupedSampler:
-    """P products x K pictures, or P (query, positive) pairs, a minibatch.
+    """P products x K images, or P (query, positive) pairs, a minibatch.
 
     Attributes:
         batch_size: rows a batch; groups of K, or interleaved pairs (rows 2i
             and 2i + 1 are a query and its positive).
         units: products, or pairs an epoch brings.
         steps_per_epoch: batches in which pool 0 visits every unit.
-        dropped_singletons: products left out for having one picture, or
-            pictures of one side only.
+        dropped_singletons: products left out for having one image, or
+            images of one side only.
         excluded_categories: labels of categories never drawn on their own.
     """
 
@@ -102,14 +102,14 @@ class GroupedSampler:
             categories: `[rows]` dense integer labels; a product belongs to
                 the category of its first row.
             units: "products" or "pairs". Pairs are the floor(n / 2) disjoint
-                pairs of a product's n pictures, made anew each epoch; an odd
-                picture sits out that epoch.
+                pairs of a product's n images, made anew each epoch; an odd
+                image sits out that epoch.
             units_per_batch: P.
             images_per_product: K (products only).
             single_category_probability: of a batch from one category.
             small_category: "fill" or "exclude".
-            singletons: "drop" products with one picture, or "keep" them as
-                negatives (products only; their picture comes K times).
+            singletons: "drop" products with one image, or "keep" them as
+                negatives (products only; their image comes K times).
             sides: `[rows]` 0 (query, street) or 1 (gallery, shop); None for
                 one domain.
             categories_per_batch: C categories of P / C units each; 0 leaves
@@ -172,11 +172,11 @@ class GroupedSampler:
             raise ValueError(
                 f"`units_per_batch` is {self._units_per_batch} but there are "
                 f"only {self.units} {units} to draw from "
-                f"({self.dropped_singletons} products with one picture "
+                f"({self.dropped_singletons} products with one image "
                 f"{'' if sides is None else 'or of one domain '}are "
                 "left out). Lower it (--config.sampling.units_per_batch="
                 f"{max(1, self.units // 4)}), or add products with two "
-                "pictures."
+                "images."
             )
         sizes = self._pools.sizes[1:]
         filled = small_category == "fill" and not self._hierarchical
@@ -393,7 +393,7 @@ class GroupedSampler:
         return tf.concat([own, others[: wanted - size]], 0), -1 - step
 
     def _rows_of(self, units, pool, epoch, step) -> tf.Tensor:
-        """Chooses the pictures of `[P]` units; `[P * K]` rows."""
+        """Chooses the images of `[P]` units; `[P * K]` rows."""
         products = tf.gather(self._tensors["unit_products"], units)
         if len(self._rows) == 2:
             return self._rows_across(units, products, step)
@@ -408,7 +408,7 @@ class GroupedSampler:
         return tf.reshape(rows, [-1])
 
     def _rows_across(self, units, products, step) -> tf.Tensor:
-        """Pictures of both sides, those of side 0 at even places."""
+        """Images of both sides, those of side 0 at even places."""
         if self._pairs:
             starts, _ = self._slices(0, products)
             other_starts, others = self._slices(1, products)
@@ -471,7 +471,7 @@ class GroupedSampler:
 
 
 def _mix(numbers: tf.Tensor) -> tf.Tensor:
-    """Spreads neighbouring `[..., 2]` int64 numbers over all 64 bits.
+    """Spreads neighboring `[..., 2]` int64 numbers over all 64 bits.
 
     Multiplication by odd constants (golden-ratio hashing, Knuth, TAOCP 6.4).
     """

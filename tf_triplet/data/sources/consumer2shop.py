@@ -26,20 +26,20 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
     That is boxes, attributes (`list_attr_items.txt`, of an item) and
     landmarks (`list_landmarks_consumer2shop.txt`); each list is optional.
 
-    A picture stands in as many lines as it has partners; here it is one row.
+    An image stands in as many lines as it has partners; here it is one row.
 
     Args:
         path: The benchmark's folder, with the lists in it, or in `Eval` and
-            `Anno`, and the pictures in `img` or `Img/img`.
+            `Anno`, and the images in `img` or `Img/img`.
 
     Returns:
         Splits train, val and test; `extras["pairs"]`, the lines that a
-        picture stands in; domains consumer (the first of a pair)
+        image stands in; domains consumer (the first of a pair)
         and shop; categories as in the path, for instance `TOPS/T_Shirt`.
 
     Raises:
         FileNotFoundError: the partition is missing.
-        ValueError: a line is not of the format, or a picture is of two
+        ValueError: a line is not of the format, or an image is of two
             items, splits or domains.
     """
     root = pathlib.Path(path)
@@ -64,7 +64,7 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
     if twice.any():
         first = frame[twice].sort_values("image_name", kind="stable")
         raise ValueError(
-            f"{file}, lines {first.index[0]} and {first.index[1]}: a picture "
+            f"{file}, lines {first.index[0]} and {first.index[1]}: an image "
             "is of two items, splits or domains. Received: "
             f"{first['image_name'].iloc[0]!r}"
         )

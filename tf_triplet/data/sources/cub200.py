@@ -29,7 +29,7 @@ def read_cub200(path: str | pathlib.Path) -> Catalog:
     root = pathlib.Path(path)
     file = tables.find_file(root, "images.txt")
     frame = tables.read_rows(file, ("id", "image_name"))
-    # macOS's archiver leaves such beside the pictures.
+    # macOS's archiver leaves such beside the images.
     frame = frame[~frame["image_name"].str.contains(r"(?:^|/)\._")].copy()
     labels = tables.find_file(root, "image_class_labels.txt")
     classes = tables.read_rows(labels, ("id", "class"))
@@ -39,7 +39,7 @@ def read_cub200(path: str | pathlib.Path) -> Catalog:
     if missing.any():
         line = missing.idxmax()
         raise ValueError(
-            f"{file}, line {line}: the picture has no line in {labels}. "
+            f"{file}, line {line}: the image has no line in {labels}. "
             f"Received: id {frame['id'][line]!r}"
         )
     frame["product_id"] = by_id.reindex(frame["id"]).to_numpy()

@@ -60,7 +60,7 @@ def add_columns(
 
     Args:
         frame: With `image_name`.
-        root: The benchmark's folder, with the pictures in `img` or
+        root: The benchmark's folder, with the images in `img` or
             `Img/img`.
         boxes: Name of the list of boxes, in the folder or in `Anno`.
         kind: The list's third column, `pose_type` or `source_type`.
@@ -68,8 +68,8 @@ def add_columns(
     # "img/WOMEN/Dresses/id_00000002/02_1_front.jpg"
     folders = frame["image_name"].str.split("/")
     frame["category"] = folders.str[1:3].str.join("/")
-    pictures = root / "Img" if (root / "Img" / "img").is_dir() else root
-    frame["path"] = f"{pictures}/" + frame["image_name"]
+    images = root / "Img" if (root / "Img" / "img").is_dir() else root
+    frame["path"] = f"{images}/" + frame["image_name"]
     try:
         file = tables.find_file(root, boxes, f"Anno/{boxes}")
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def with_annotations(
 
     Returns:
         The frame with the columns that `Catalog.from_frame` reads. An item
-        or picture that a list leaves out is not annotated.
+        or image that a list leaves out is not annotated.
 
     Raises:
         ValueError: a line is not of the format; names file and line.
@@ -213,7 +213,7 @@ def _read_items(
 
 
 def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    """`[m]` picture names and their `[m, 8, 3]` landmarks."""
+    """`[m]` image names and their `[m, 8, 3]` landmarks."""
     rows = list(_read_lines(path))
     values = np.full((len(rows), _LANDMARKS, 3), np.nan, np.float32)
     for row, (line, words) in enumerate(rows):

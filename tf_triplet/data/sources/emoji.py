@@ -1,7 +1,7 @@
-"""The quick-start catalogue: emoji as drawn by four vendors.
+"""The quick-start catalog: emoji as drawn by four vendors.
 
 One emoji is one product; its drawings are that product's photos in four
-shops. The pictures come from the npm registry, are prepared once and stay in
+shops. The images come from the npm registry, are prepared once and stay in
 the user's cache; none is part of this project.
 """
 
@@ -22,9 +22,9 @@ from tf_triplet.data import fetch
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import splits
 
-# Raise it when the prepared pictures change: old folders are then redone.
+# Raise it when the prepared images change: old folders are then redone.
 VERSION = 1
-# Pixels a side of the pictures that are not 64 px PNG already.
+# Pixels a side of the images that are not 64 px PNG already.
 PREPARED_SIZE = 96
 _TABLE = "catalog.csv"
 
@@ -34,14 +34,14 @@ class Vendor:
     """One vendor's drawings in the npm registry.
 
     Attributes:
-        domain: What the catalogue calls the vendor.
+        domain: What the catalog calls the vendor.
         package: The npm package.
         version: Its version.
         sha256: Of the package's archive.
         size: Bytes of the archive.
-        members: Prefix and suffix of the pictures' names in the archive;
+        members: Prefix and suffix of the images' names in the archive;
             between them lies the code point.
-        licence: Whose art it is and on what terms.
+        license: Whose art it is and on what terms.
     """
 
     domain: str
@@ -50,7 +50,7 @@ class Vendor:
     sha256: str
     size: int
     members: tuple[str, str]
-    licence: str
+    license: str
 
 
 GOOGLE = Vendor(
@@ -90,7 +90,7 @@ OPENMOJI = Vendor(
     "OpenMoji, the open-source emoji and icon project, CC-BY-SA 4.0",
 )
 VENDORS = (GOOGLE, TWITTER, FLUENT, OPENMOJI)
-LICENCES = {vendor.domain: vendor.licence for vendor in VENDORS}
+LICENSES = {vendor.domain: vendor.license for vendor in VENDORS}
 
 
 def read_emoji(
@@ -99,16 +99,16 @@ def read_emoji(
     cache_dir: str | pathlib.Path | None = None,
     show_progress: bool = True,
 ) -> Catalog:
-    """Fetches and prepares the pictures once, and lists them.
+    """Fetches and prepares the images once, and lists them.
 
     A product is an emoji without skin tones, called by its short name; its
     category is the emoji's; a domain is a vendor. A product that one vendor
-    alone draws is kept: it has a single picture.
+    alone draws is kept: it has a single image.
 
     Args:
         seed: Seed of the split.
         test_fraction: Share of products held out, within each category.
-        cache_dir: Where archives and pictures are kept; the user's cache
+        cache_dir: Where archives and images are kept; the user's cache
             folder unless given.
         show_progress: Show a progress bar while preparing.
 
@@ -130,7 +130,7 @@ def read_emoji(
         }
         with fetch.published_folder(folder) as partial:
             _prepare(archives, partial, show_progress)
-        _print_licences()
+        _print_licenses()
     table = pd.read_csv(folder / _TABLE, dtype=str, keep_default_na=False)
     table["path"] = str(folder) + "/" + table["path"]
     catalog = Catalog.from_frame(table, "emoji")
@@ -141,17 +141,17 @@ def code_key(code: str) -> str:
     """Returns a code point sequence as every vendor's is compared.
 
     Vendors differ in case, in leading zeros and in where they keep U+FE0F,
-    which asks for the coloured drawing and says nothing about what is drawn.
+    which asks for the colored drawing and says nothing about what is drawn.
     """
     parts = [part.lstrip("0") for part in code.lower().split("-")]
     return "-".join(part for part in parts if part != "fe0f")
 
 
-def _print_licences() -> None:
+def _print_licenses() -> None:
     console = rich_console.Console(stderr=True)
-    console.print("The emoji pictures are other people's art:")
-    for domain, licence in LICENCES.items():
-        console.print(f"  {domain}: {licence}")
+    console.print("The emoji images are other people's art:")
+    for domain, license in LICENSES.items():
+        console.print(f"  {domain}: {license}")
 
 
 def _prepare(
@@ -159,7 +159,7 @@ def _prepare(
     folder: pathlib.Path,
     show_progress: bool,
 ) -> None:
-    """Writes the pictures and the table of them into `folder`."""
+    """Writes the images and the table of them into `folder`."""
     products = _products(archives[GOOGLE.domain])
     bar = progress.Progress(
         *progress.Progress.get_default_columns(),
@@ -186,8 +186,8 @@ def _prepare(
     # The archives' order is an accident; the table's is not.
     table = pd.DataFrame(rows).sort_values("path")
     table.to_csv(folder / _TABLE, index=False)
-    (folder / "LICENCES.txt").write_text(
-        "".join(f"{domain}: {text}\n" for domain, text in LICENCES.items())
+    (folder / "LICENSES.txt").write_text(
+        "".join(f"{domain}: {text}\n" for domain, text in LICENSES.items())
     )
 
 
@@ -209,7 +209,7 @@ def _products(archive: pathlib.Path) -> dict[str, dict[str, str]]:
 def _drawings(
     vendor: Vendor, archive: pathlib.Path
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields (code point key, bytes of the picture file)."""
+    """Yields (code point key, bytes of the image file)."""
     prefix, suffix = vendor.members
     seen = set()
     for name, data in fetch.scan_members(archive, prefix, suffix):
@@ -225,7 +225,7 @@ def _as_png(data: bytes) -> bytes:
     if data.startswith(b"\x89PNG"):
         return data
     if not data.startswith(b"RIFF"):
-        return _rasterise(data.decode("utf-8"))
+        return _rasterize(data.decode("utf-8"))
     with Image.open(io.BytesIO(data)) as image:
         small = image.convert("RGBA").resize(
             (PREPARED_SIZE, PREPARED_SIZE), Image.Resampling.LANCZOS
@@ -235,7 +235,7 @@ def _as_png(data: bytes) -> bytes:
     return output.getvalue()
 
 
-def _rasterise(svg: str) -> bytes:
+def _rasterize(svg: str) -> bytes:
     # Only the quick start needs it, and only once.
     import resvg_py
 

@@ -1,4 +1,4 @@
-"""One's own catalogue: a folder per product."""
+"""One's own catalog: a folder per product."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def read_folder(
         seed: Seed of that draw.
 
     Raises:
-        FileNotFoundError: no such folder, or no picture in it.
-        ValueError: the pictures do not lie as described.
+        FileNotFoundError: no such folder, or no image in it.
+        ValueError: the images do not lie as described.
     """
     root = pathlib.Path(path)
     if not root.is_dir():
         raise FileNotFoundError(
             f"There is no folder of products {str(root)!r}."
         )
-    files = _pictures(root)
+    files = _images(root)
     parts = pd.Series(files).str.split("/")
     tops = set(parts.str[0])
     has_splits = tops <= _SPLITS and "train" in tops and len(tops) > 1
@@ -59,8 +59,8 @@ def read_folder(
     return splits.with_split(catalog, test_fraction, seed)
 
 
-def _pictures(root: pathlib.Path) -> list[str]:
-    """Returns the pictures below `root`, relative, with slashes, sorted."""
+def _images(root: pathlib.Path) -> list[str]:
+    """Returns the images below `root`, relative, with slashes, sorted."""
     files, others = [], 0
     for folder, names, file_names in os.walk(root, followlinks=True):
         names[:] = [name for name in names if not name.startswith(".")]
@@ -75,7 +75,7 @@ def _pictures(root: pathlib.Path) -> list[str]:
                 others += 1
     if not files:
         raise FileNotFoundError(
-            f"No picture ({', '.join(EXTENSIONS)}) lies below {str(root)!r}, "
+            f"No image ({', '.join(EXTENSIONS)}) lies below {str(root)!r}, "
             f"which should hold {_LAYOUTS}. Received: {others} other files"
         )
     return sorted(files)
@@ -89,7 +89,7 @@ def _check_depth(
         return
     examples = [files[int((folders == d).to_numpy().argmax())] for d in depths]
     raise ValueError(
-        f"The pictures below {str(root)!r} must all lie as {_LAYOUTS}, "
+        f"The images below {str(root)!r} must all lie as {_LAYOUTS}, "
         "optionally in folders train and test. Received: "
         f"{', '.join(map(repr, examples[:3]))}"
     )

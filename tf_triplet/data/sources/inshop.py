@@ -7,7 +7,7 @@ import pathlib
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import deepfashion
 
-# {split or domain: (pictures, products)}
+# {split or domain: (images, products)}
 PUBLISHED = {
     "train": (25_882, 3_997),
     "query": (14_218, 3_985),
@@ -24,7 +24,7 @@ def read_inshop(path: str | pathlib.Path) -> Catalog:
 
     Args:
         path: The benchmark's folder, with the lists in it, or in `Eval` and
-            `Anno`, and the pictures in `img` or `Img/img`.
+            `Anno`, and the images in `img` or `Img/img`.
 
     Returns:
         Splits train and test; the domains of test are query and gallery.

@@ -1,4 +1,4 @@
-"""One's own catalogue: a CSV or Parquet table of pictures."""
+"""One's own catalog: a CSV or Parquet table of images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = (
     *catalog_lib.BOX_COLUMNS,
     _ATTRIBUTES,
 )
-# Pictures looked for before anything else starts; the preflight does all.
+# Images looked for before anything else starts; the preflight does all.
 _PROBED = 5
 # What is written 7 and not 007, +7 or 7.0, and fits 64 bits for certain.
 _CANONICAL_INTEGER = r"0|-?[1-9][0-9]{0,17}"
@@ -40,13 +40,13 @@ def read_manifest(
     seed: int = 0,
     columns: Sequence[str] = (),
 ) -> catalog_lib.Catalog:
-    """Reads a table of pictures.
+    """Reads a table of images.
 
     The columns are `path, product_id` and, where known, `category, domain,
     split, x1, y1, x2, y2`; `attributes`, names with `|` between them
     (empty: unknown; a lone `|`: none), or `attribute:<name>` columns of 1,
     0 and -1; `landmark1_x, landmark1_y[, landmark1_visible]`, and so on, in
-    pixels of the upright picture, left and right in turn (`annotations`
+    pixels of the upright image, left and right in turn (`annotations`
     has the details). Paths are relative to the table's folder. Ids of
     a CSV are integers if every one of them is written as one, else strings
     ("00042" stays "00042"); a Parquet table says itself what they are.
@@ -60,7 +60,7 @@ def read_manifest(
             where a row has none.
 
     Raises:
-        FileNotFoundError: no such table, or its pictures are not there.
+        FileNotFoundError: no such table, or its images are not there.
         ValueError: the table cannot be used; the message names the line.
     """
     path = pathlib.Path(path)
@@ -181,7 +181,7 @@ def _read_parquet(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _as_strings(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Makes the further columns strings; a missing value is ""."""
+    """Makes the extra columns strings; a missing value is ""."""
     texts = {}
     for name in columns:
         values = frame[name].astype(object)
@@ -223,7 +223,7 @@ def _check_columns(
 
 def _check_rows(path: pathlib.Path, rows: int) -> None:
     if not rows:
-        raise ValueError(f"{path} has a header but no pictures.")
+        raise ValueError(f"{path} has a header but no images.")
 
 
 def _resolve_paths(
@@ -237,7 +237,7 @@ def _resolve_paths(
     local = [p for p in paths[:_PROBED] if "://" not in p]
     if local and not any(map(os.path.isfile, local)):
         raise FileNotFoundError(
-            f"None of the first {len(local)} pictures of {manifest} exists. "
+            f"None of the first {len(local)} images of {manifest} exists. "
             "Paths are relative to the manifest's folder. Looked for: "
             f"{local[0]!r}"
         )

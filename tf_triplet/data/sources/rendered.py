@@ -1,11 +1,11 @@
-"""A procedural catalogue: products drawn by arithmetic, no network needed.
+"""A procedural catalog: products drawn by arithmetic, no network needed.
 
 Six categories of silhouettes. A product has its own shape parameters, two
-colours of its category's small palette and a pattern that sticks to it. A
-picture is one viewpoint of it: in the "studio" domain upright-ish on white
-(PNG), in the "street" domain more turned, under coloured light, on a
+colors of its category's small palette and a pattern that sticks to it. A
+image is one viewpoint of it: in the "studio" domain upright-ish on white
+(PNG), in the "street" domain more turned, under colored light, on a
 cluttered background, compressed (JPEG). The palette is small and the light
-coloured, so that mean colour alone does not tell products apart.
+colored, so that mean color alone does not tell products apart.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def read_rendered(
     image_size: int = 64,
     show_progress: bool = True,
 ) -> Catalog:
-    """Draws the pictures, unless they are there already, and lists them.
+    """Draws the images, unless they are there already, and lists them.
 
     The files go to a folder inside `directory` that is named after the
     parameters; a folder under that name is complete, so it is reused.
 
     Args:
-        directory: Where the folder of pictures goes.
+        directory: Where the folder of images goes.
         products: Number of products.
-        images_per_product: Pictures of each, studio and street in turn.
-        seed: Seed of the products, their pictures and the split.
+        images_per_product: Images of each, studio and street in turn.
+        seed: Seed of the products, their images and the split.
         test_fraction: Share of products in the "test" split.
         image_size: Pixels a side.
         show_progress: Show a progress bar while drawing.
@@ -77,12 +77,12 @@ def read_rendered(
 
 
 def render(seed: int, product: int, image: int, image_size: int) -> bytes:
-    """Returns one picture file; the same arguments give the same bytes.
+    """Returns one image file; the same arguments give the same bytes.
 
     Args:
-        seed: Seed of the catalogue.
+        seed: Seed of the catalog.
         product: Number of the product; its category follows from it.
-        image: Number of the picture; even ones are studio (PNG), odd ones
+        image: Number of the image; even ones are studio (PNG), odd ones
             street (JPEG).
         image_size: Pixels a side.
     """
@@ -97,18 +97,18 @@ def render(seed: int, product: int, image: int, image_size: int) -> bytes:
     rng = np.random.default_rng([seed, 3, product, image])
     street = _domain(image) == STREET
     # Twice the size, averaged: smooth outlines.
-    pixels = _picture(rng, design, 2 * image_size, street)
+    pixels = _image(rng, design, 2 * image_size, street)
     pixels = pixels.reshape(image_size, 2, image_size, 2, 3).mean((1, 3))
     if street:
         pixels = pixels + rng.normal(0, 0.02, pixels.shape)
-    picture = Image.fromarray(
+    image = Image.fromarray(
         (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
     )
     output = io.BytesIO()
     if street:
-        picture.save(output, "JPEG", quality=int(rng.integers(65, 92)))
+        image.save(output, "JPEG", quality=int(rng.integers(65, 92)))
     else:
-        picture.save(output, "PNG", compress_level=3)
+        image.save(output, "PNG", compress_level=3)
     return output.getvalue()
 
 
@@ -117,7 +117,7 @@ def _domain(image: int) -> str:
 
 
 def _table(products: int, images_per_product: int) -> pd.DataFrame:
-    """Returns a row a picture; `file` is relative to the folder."""
+    """Returns a row an image; `file` is relative to the folder."""
     rows = []
     for product in range(products):
         category = shapes.CATEGORIES[product % len(shapes.CATEGORIES)]
@@ -147,7 +147,7 @@ def _write(
 ) -> None:
     for row in progress.track(
         table.itertuples(),
-        description="Drawing the rendered catalogue",
+        description="Drawing the rendered catalog",
         total=len(table),
         disable=not show_progress,
         transient=True,
@@ -164,7 +164,7 @@ def _write(
     (folder / "parameters.json").write_text(json.dumps(parameters, indent=2))
 
 
-def _picture(
+def _image(
     rng: np.random.Generator, design: shapes.Design, size: int, street: bool
 ) -> np.ndarray:
     """Returns `[size, size, 3]` floats, about 0 to 1."""
@@ -180,20 +180,20 @@ def _picture(
     surface = surface * light[..., None]
     if not street:
         return np.where(inside[..., None], surface, 1.0)
-    picture = np.where(inside[..., None], surface, _clutter(rng, x, y))
+    image = np.where(inside[..., None], surface, _clutter(rng, x, y))
     if rng.random() < 0.3:
         # Something stands in front of a part of it.
         edge = rng.uniform(0.45, 0.8) * rng.choice([-1, 1])
         hidden = (x > edge) if edge > 0 else (x < edge)
-        picture = np.where(hidden[..., None], rng.uniform(0, 1, 3), picture)
+        image = np.where(hidden[..., None], rng.uniform(0, 1, 3), image)
     exposure = rng.uniform(0.75, 1.15)
-    return picture * exposure * rng.uniform(0.75, 1.2, 3)
+    return image * exposure * rng.uniform(0.75, 1.2, 3)
 
 
 def _viewpoint(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray, street: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where on the product each pixel of the picture looks."""
+    """Returns where on the product each pixel of the image looks."""
     spread = 1.0 if street else 0.5
     angle = spread * rng.uniform(-0.7, 0.7)
     scale = rng.uniform(0.55, 0.9) if street else rng.uniform(0.7, 0.9)
@@ -212,14 +212,14 @@ def _clutter(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Returns a `[size, size, 3]` background of boxes on a gradient."""
-    colours = rng.uniform(0.15, 0.9, (2, 3))
+    colors = rng.uniform(0.15, 0.9, (2, 3))
     slope = ((x * rng.uniform(-1, 1) + y) + 2) / 4
-    background = colours[0] + slope[..., None] * (colours[1] - colours[0])
+    background = colors[0] + slope[..., None] * (colors[1] - colors[0])
     for _ in range(rng.integers(3, 8)):
-        centre = rng.uniform(-1, 1, 2)
+        center = rng.uniform(-1, 1, 2)
         half = rng.uniform(0.05, 0.4, 2)
-        box = (np.abs(x - centre[0]) < half[0]) & (
-            np.abs(y - centre[1]) < half[1]
+        box = (np.abs(x - center[0]) < half[0]) & (
+            np.abs(y - center[1]) < half[1]
         )
         background[box] = rng.uniform(0, 1, 3)
     return background

@@ -20,16 +20,16 @@ class Design:
     Attributes:
         category: Number in `CATEGORIES`.
         form: `[6]` floats in [0, 1], the shape within the category.
-        colours: `[2, 3]` floats in [0, 1], ground and pattern.
+        colors: `[2, 3]` floats in [0, 1], ground and pattern.
         pattern: Number in `PATTERNS`.
         frequency: Repetitions of the pattern across the product.
         angle: Direction of the pattern, radians.
-        duty: Share of the surface in the second colour.
+        duty: Share of the surface in the second color.
     """
 
     category: int
     form: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     pattern: int
     frequency: float
     angle: float
@@ -39,11 +39,11 @@ class Design:
 def draw_design(
     rng: np.random.Generator, category: int, palette: np.ndarray
 ) -> Design:
-    """Draws a product; its colours come from `palette` `[colours, 3]`."""
+    """Draws a product; its colors come from `palette` `[colors, 3]`."""
     return Design(
         category=category,
         form=rng.uniform(0, 1, 6),
-        colours=palette[rng.choice(len(palette), 2, replace=False)],
+        colors=palette[rng.choice(len(palette), 2, replace=False)],
         pattern=int(rng.integers(len(PATTERNS))),
         frequency=rng.uniform(1.5, 5.0),
         angle=rng.uniform(0, np.pi),
@@ -58,7 +58,7 @@ def silhouette(design: Design, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def texture(design: Design, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Returns the surface's colours, the shape of `u` and 3 more."""
+    """Returns the surface's colors, the shape of `u` and 3 more."""
     s = (np.cos(design.angle) * u + np.sin(design.angle) * v) * (
         design.frequency
     )
@@ -76,7 +76,7 @@ def texture(design: Design, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         second = np.hypot(s, t) % 1 < design.duty
     else:
         second = (s + 0.3 * np.sin(4 * t)) % 1 < design.duty
-    return design.colours[second.astype(np.int64)]
+    return design.colors[second.astype(np.int64)]
 
 
 def _between(low: float, high: float, share: float) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import tables
 
-# {split: (pictures, products)}
+# {split: (images, products)}
 PUBLISHED = {"train": (59_551, 11_318), "test": (60_502, 11_316)}
 _COLUMNS = ("image_id", "class_id", "super_class_id", "path")
 

@@ -33,7 +33,7 @@ def split_products(
         seed: Seed of the draw.
 
     Returns:
-        `[n]` booleans, true for the pictures of held-out products.
+        `[n]` booleans, true for the images of held-out products.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(
@@ -56,7 +56,7 @@ def split_products(
 
 
 def with_split(catalog: Catalog, test_fraction: float, seed: int) -> Catalog:
-    """Returns the catalogue, its splits replaced by "train" and "test"."""
+    """Returns the catalog, its splits replaced by "train" and "test"."""
     held_out = split_products(
         catalog.products, catalog.categories, test_fraction, seed
     )

@@ -21,29 +21,29 @@ PUBLISHED = {
     "pairs": (39_479, None),
 }
 _LISTS = ("train_pairs", "test_pairs", "retrieval")
-_PICTURES = ("images", "photos", ".")
+_IMAGES = ("images", "photos", ".")
 
 
 def read_street2shop(path: str | pathlib.Path) -> Catalog:
     """Reads `meta/json/{train_pairs,test_pairs,retrieval}_<category>.json`.
 
-    The benchmark is a list of addresses, many of which are gone: pictures
+    The benchmark is a list of addresses, many of which are gone: images
     that were not downloaded are left out, and counted in the log.
 
     Args:
-        path: The folder with `meta/json`, and with the pictures in `images`,
+        path: The folder with `meta/json`, and with the images in `images`,
             `photos` or itself, called by their id in 9 digits.
 
     Returns:
-        A row a (picture, product, split): one picture may show several
+        A row a (image, product, split): one image may show several
         products, each in its own box. Product ids are `<category>/<product>`.
-        Domains street and shop. Street pictures are of split train or test.
-        Every shop picture is of split test, whose gallery is the whole shop;
+        Domains street and shop. Street images are of split train or test.
+        Every shop image is of split test, whose gallery is the whole shop;
         those of training products are of split train as well. `extras`:
-        `pairs`, the lines that a street picture of a product stands in.
+        `pairs`, the lines that a street image of a product stands in.
 
     Raises:
-        FileNotFoundError: a list is missing, or every picture.
+        FileNotFoundError: a list is missing, or every image.
         ValueError: an entry is not of the format.
     """
     root = pathlib.Path(path)
@@ -125,9 +125,9 @@ def _read_entry(entry: Any, where: str) -> list:
 
 
 def _add_paths(frame: pd.DataFrame, root: pathlib.Path) -> pd.DataFrame:
-    """Returns the rows whose picture is there."""
+    """Returns the rows whose image is there."""
     found = {}
-    for name in _PICTURES:
+    for name in _IMAGES:
         if (root / name).is_dir():
             for item in os.scandir(root / name):
                 stem = item.name.split(".")[0]
@@ -138,13 +138,13 @@ def _add_paths(frame: pd.DataFrame, root: pathlib.Path) -> pd.DataFrame:
     if missing == len(frame):
         first = int(frame["photo"].iloc[0])
         raise FileNotFoundError(
-            f"None of the pictures of {root} is there, for instance "
+            f"None of the images of {root} is there, for instance "
             f"{root / 'images' / f'{first:09d}.jpg'}: download the addresses "
             "of photos.txt, each to its photo_id in 9 digits."
         )
     if missing:
         logging.warning(
-            "%d of %d pictures of %s are not there and are left out; many "
+            "%d of %d images of %s are not there and are left out; many "
             "addresses of photos.txt are gone.",
             missing,
             len(frame),
