@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tf_triplet import builders
 from tf_triplet import config as configs
-from tf_triplet.builders import validation
 from tf_triplet.workflows import compare as comparison
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -32,7 +32,7 @@ def test_every_config_file_is_valid(path):
     # Where a benchmark lies, its user says.
     assert config.data.source in ("emoji", "rendered") or not config.data.path
     config.data.path = "somewhere"
-    validation.validate(config)
+    builders.validate(config)
     assert "Command:" in module.__doc__
 
 
@@ -92,7 +92,7 @@ def test_a_bad_value_is_named(field, value, message):
     section, name = field.split(".")
     config[section][name] = value
     with pytest.raises(ValueError, match=message):
-        validation.validate(config)
+        builders.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_values_that_do_not_go_together_are_named(changes, message):
     config = usable()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
-        validation.validate(config)
+        builders.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_values_that_do_not_go_together_are_named(changes, message):
 def test_branches_that_do_go_together(changes):
     config = usable()
     config.update_from_flattened_dict(changes)
-    validation.validate(config)
+    builders.validate(config)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_tasks_do_go_together_with(changes):
     config.loss.attribute_weight = config.loss.landmark_weight = 1.0
     config.model.landmark_features = 8
     config.update_from_flattened_dict(changes)
-    validation.validate(config)
+    builders.validate(config)
 
 
 @pytest.mark.parametrize("size,whitening", [(0, 0), (64, 64)])
@@ -241,7 +241,7 @@ def test_no_training_of_features_or_whitened_features_is_valid(size, whitening):
     config.training.steps = 0
     config.model.embedding_size = size
     config.model.whitening = whitening
-    validation.validate(config)
+    builders.validate(config)
 
 
 def test_sop_comes_in_two_kinds_of_minibatches():

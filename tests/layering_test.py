@@ -21,12 +21,18 @@ LEVELS = {
     "serving": 3,
     "builders": 3,
     "workflows": 4,
+    "progress": 0,
     "cli": 5,
 }
 # Who may know ConfigDict, and where an outside package has its room.
 ROOMS = {
     "ml_collections": {
-        *("config.py", "builders/validation.py", "builders/data.py"),
+        *(
+            "config.py",
+            "builders/validation.py",
+            "builders/data.py",
+            "builders/run_folder.py",
+        ),
         *("builders/objective.py", "builders/model.py"),
         *("workflows/compare.py", "workflows/train.py"),
         "cli/train.py",

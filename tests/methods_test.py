@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import client
+from tf_triplet import builders, client
 from tf_triplet import config as configs
-from tf_triplet.builders import (
-    data as catalogs,
-)
-from tf_triplet.builders import (
-    model as experiment,
-)
-from tf_triplet.builders import (
-    validation,
-)
 from tf_triplet.models import precisions
 from tf_triplet.servable import parity
 from tf_triplet.serving import server
@@ -158,7 +149,7 @@ def recipe(network, replicas, changes):
 def annotate(config, folder):
     """Writes the rendered catalog with attributes and a landmark."""
     config.data.source = "rendered"
-    frame = catalogs.build_catalog(config).to_frame()
+    frame = builders.build_catalog(config).to_frame()
     frame["attributes"] = frame["category"]
     frame["landmark1_x"], frame["landmark1_y"] = 10, 12
     config.data.source = "manifest"
@@ -169,8 +160,8 @@ def annotate(config, folder):
 def ask(config, encoder, workdir):
     """Publishes, and asks a server with an image of the catalog."""
     published = version.publish(workdir, progress=False)
-    catalog = catalogs.build_catalog(config)
-    embeddings = experiment.compute_embeddings(
+    catalog = builders.build_catalog(config)
+    embeddings = builders.compute_embeddings(
         config, encoder, catalog, progress=False
     )
     assert np.allclose(np.linalg.norm(embeddings.vectors, axis=1), 1, atol=1e-5)
@@ -214,10 +205,10 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     metrics = json.loads(lines[-1])
     assert metrics["step"] == config.training.steps
     assert 0 <= metrics["eval/recall@1"] <= 1
-    encoder = experiment.load_encoder(workdir)
+    encoder = builders.load_encoder(workdir)
     training = catalog_of(config)
-    start = experiment.build_network(
-        config, training, experiment.build_branches(config, training)
+    start = builders.build_network(
+        config, training, builders.build_branches(config, training)
     ).encoder
     moved = sum(
         not np.allclose(a, b)
@@ -242,8 +233,8 @@ def test_every_kind_of_encoder_has_a_copy(network, tmp_path, method, precision):
     if config.data.source == "manifest":
         annotate(config, tmp_path)
     training = catalog_of(config)
-    encoder = experiment.build_network(
-        config, training, experiment.build_branches(config, training)
+    encoder = builders.build_network(
+        config, training, builders.build_branches(config, training)
     ).encoder
     copy = precisions.at_precision(encoder, precision)
     asked = np.random.default_rng(0).random([4, 32, 32, 3], np.float32)
@@ -254,12 +245,12 @@ def test_every_kind_of_encoder_has_a_copy(network, tmp_path, method, precision):
 
 
 def catalog_of(config):
-    catalog = catalogs.build_catalog(config)
-    return catalogs.training_catalog(config, catalog)
+    catalog = builders.build_catalog(config)
+    return builders.training_catalog(config, catalog)
 
 
 def test_every_loss_has_a_smoke():
-    known = set(validation.CHOICES["loss.name"])
+    known = set(builders.CHOICES["loss.name"])
     smoked = {m.get("loss.name", "triplet") for m in METHODS.values()}
     # Of the foreign ones, one a library: they share one road.
     rest = {name for name in known - smoked if not name.startswith("tf")}

@@ -7,16 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from tf_triplet import evaluation
-from tf_triplet.builders import (
-    data as catalogs,
-)
-from tf_triplet.builders import (
-    model as experiment,
-)
-from tf_triplet.builders import (
-    objective as objectives,
-)
+from tf_triplet import builders, evaluation
 from tf_triplet.config import base_config
 from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.models import branches
@@ -46,19 +37,19 @@ def test_two_domains_train_on_these_alone():
             "sampling.gallery_domain": "shop",
         }
     )
-    training = catalogs.training_catalog(crossed, catalog())
+    training = builders.training_catalog(crossed, catalog())
     assert set(training.domain_names) == {"street", "shop"}
     assert len(training) == 8 and set(training.split_names) == {"train"}
-    sides = catalogs.sampling_sides(crossed, training)
+    sides = builders.sampling_sides(crossed, training)
     names = training.domain_names[training.domains]
     np.testing.assert_array_equal(sides, names == "shop")
-    sampler = catalogs.build_sampler(crossed, training)
+    sampler = builders.build_sampler(crossed, training)
     assert sampler.units == 4
     rows = sampler.batch(0)
     np.testing.assert_array_equal(sides[rows], [0, 1, 0, 1])
     crossed.sampling.pool_domains = True
-    assert len(catalogs.training_catalog(crossed, catalog())) == 8
-    assert catalogs.sampling_sides(crossed, training) is None
+    assert len(builders.training_catalog(crossed, catalog())) == 8
+    assert builders.sampling_sides(crossed, training) is None
 
 
 def test_branches_are_the_sampled_domains_or_the_trained_categories():
@@ -68,30 +59,30 @@ def test_branches_are_the_sampled_domains_or_the_trained_categories():
             "sampling.gallery_domain": "shop",
         }
     )
-    training = catalogs.training_catalog(crossed, catalog())
-    assert experiment.build_branches(crossed, training) is None
+    training = builders.training_catalog(crossed, catalog())
+    assert builders.build_branches(crossed, training) is None
     crossed.model.branch_by = "domain"
-    found = experiment.build_branches(crossed, training)
+    found = builders.build_branches(crossed, training)
     # By name: the catalog sorts its own, and the shop would come first.
     assert found.names == ("street", "shop") and found.default == "street"
     rows = evaluation.branch_of_rows(found, training)
-    sides = catalogs.sampling_sides(crossed, training)
+    sides = builders.sampling_sides(crossed, training)
     np.testing.assert_array_equal(rows, sides)
     with pytest.raises(ValueError, match="no branch for domain 'studio'"):
         evaluation.branch_of_rows(found, catalog())
     crossed.model.branch_by = "category"
     with pytest.raises(ValueError, match="catalog 'test' names none. Add"):
-        experiment.build_branches(crossed, training)
+        builders.build_branches(crossed, training)
     frame = training.to_frame().assign(category=["hats", "bags"] * 4)
     named = type(training).from_frame(frame, "test")
-    found = experiment.build_branches(crossed, named)
+    found = builders.build_branches(crossed, named)
     assert found == branches.Branches("category", ("bags", "hats"))
 
 
 def test_one_domain_pools_all():
-    training = catalogs.training_catalog(config(), catalog())
+    training = builders.training_catalog(config(), catalog())
     assert len(training) == 12
-    assert catalogs.sampling_sides(config(), training) is None
+    assert builders.sampling_sides(config(), training) is None
 
 
 def test_an_unknown_domain_lists_the_known():
@@ -102,7 +93,7 @@ def test_an_unknown_domain_lists_the_known():
         }
     )
     with pytest.raises(ValueError, match="no domain 'web'; it has 'shop'"):
-        catalogs.training_catalog(wrong, catalog())
+        builders.training_catalog(wrong, catalog())
 
 
 def test_sampling_options_reach_the_sampler():
@@ -113,10 +104,10 @@ def test_sampling_options_reach_the_sampler():
         }
     )
     with pytest.raises(ValueError, match="`categories_per_batch` is 2"):
-        catalogs.build_sampler(several, catalog())
+        builders.build_sampler(several, catalog())
     mixed = config(**{"sampling.mixed_draws": 3})
-    plain = catalogs.build_sampler(config(), catalog())
-    dealt = catalogs.build_sampler(mixed, catalog())
+    plain = builders.build_sampler(config(), catalog())
+    dealt = builders.build_sampler(mixed, catalog())
     assert any((plain.batch(i) != dealt.batch(i)).any() for i in range(3))
 
 
@@ -141,12 +132,12 @@ def test_learners_make_an_ensemble_and_its_loss(tmp_path):
             "loss.divergence_weight": 0.25,
         }
     )
-    encoder = experiment.build_encoder(made)
+    encoder = builders.build_encoder(made)
     assert encoder.output_shape == (None, 6)
     assert encoder.get_layer("attended_1").output.shape[1:] == (8, 8, 4)
     pool = encoder.get_layer("pool")
     assert isinstance(pool, tf.keras.layers.GlobalMaxPooling2D)
-    loss = objectives.build_loss(made)
+    loss = builders.build_loss(made)
     assert isinstance(loss, EnsembleLoss)
     settings = loss.get_config()
     assert settings["learners"] == 2
@@ -154,9 +145,9 @@ def test_learners_make_an_ensemble_and_its_loss(tmp_path):
     assert settings["divergence_weight"] == 0.25
     assert settings["base"]["config"]["mining"] == "paper"
     made.model.learners = 0
-    assert not isinstance(objectives.build_loss(made), EnsembleLoss)
+    assert not isinstance(builders.build_loss(made), EnsembleLoss)
     made.model.layer = "first"
-    baseline = experiment.build_baseline(made)
+    baseline = builders.build_baseline(made)
     assert baseline.get_layer("pool").input_shape == (None, 8, 8, 4)
 
 
@@ -178,7 +169,7 @@ def test_an_imported_model_in_float32_is_told(tmp_path, caplog, policy):
             "training.mixed_precision": True,
         }
     )
-    experiment.build_network(made, catalog())
+    builders.build_network(made, catalog())
     told = any("compute in float32" in r.message for r in caplog.records)
     assert told == (policy == "float32")
 
@@ -186,7 +177,7 @@ def test_an_imported_model_in_float32_is_told(tmp_path, caplog, policy):
 def test_neural_codes_need_a_width():
     headless = config(**{"model.embedding_size": 0})
     with pytest.raises(ValueError, match="pass --components=<k>"):
-        experiment.build_neural_codes(headless, catalog())
+        builders.build_neural_codes(headless, catalog())
 
 
 def annotated():
@@ -212,11 +203,11 @@ def small_backbone():
 
 
 def test_tasks_are_what_the_weights_say():
-    assert objectives.build_tasks(config(), catalog()) is None
+    assert builders.build_tasks(config(), catalog()) is None
     weighed = config(
         **{"loss.landmark_weight": 2.0, "loss.attribute_positive_weight": 3.0}
     )
-    tasks = objectives.build_tasks(weighed, annotated())
+    tasks = builders.build_tasks(weighed, annotated())
     assert tasks.targets == ("landmarks",)
     assert tasks.landmark_weight == 2.0 and tasks.attribute_weight == 0
     assert tasks.attribute_positive_weight == 3.0
@@ -232,7 +223,7 @@ def test_tasks_are_what_the_weights_say():
 def test_a_task_without_its_columns(field, message):
     weighed = config(**{f"loss.{field}": 0.5})
     with pytest.raises(ValueError, match=f"`loss.{field}` is 0.5 .*{message}"):
-        objectives.build_tasks(weighed, catalog())
+        builders.build_tasks(weighed, catalog())
     # Columns without a single annotation do no better.
     nobody = dataclasses.replace(
         annotated(),
@@ -240,7 +231,7 @@ def test_a_task_without_its_columns(field, message):
         landmarks=np.full([18, 1, 3], np.nan, np.float32),
     )
     with pytest.raises(ValueError, match=message):
-        objectives.build_tasks(weighed, nobody)
+        builders.build_tasks(weighed, nobody)
 
 
 def test_heads_have_the_width_of_the_catalog(tmp_path):
@@ -256,8 +247,8 @@ def test_heads_have_the_width_of_the_catalog(tmp_path):
             "loss.landmark_weight": 1.0,
         }
     )
-    network = experiment.build_network(weighed, annotated())
-    learner = experiment.build_learner(weighed, network, annotated())
+    network = builders.build_network(weighed, annotated())
+    learner = builders.build_learner(weighed, network, annotated())
     shapes = {n: v.shape[1:] for n, v in learner.network.output.items()}
     assert shapes == {
         "attributes": [2],
@@ -267,6 +258,6 @@ def test_heads_have_the_width_of_the_catalog(tmp_path):
     }
     weighed.model.landmark_features = 0
     weighed.loss.attribute_weight = weighed.loss.landmark_weight = 0.0
-    network = experiment.build_network(weighed, annotated())
-    learner = experiment.build_learner(weighed, network, annotated())
+    network = builders.build_network(weighed, annotated())
+    learner = builders.build_learner(weighed, network, annotated())
     assert learner.network is None

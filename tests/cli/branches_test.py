@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet.builders import data as catalogs
-from tf_triplet.builders import model as experiment
+from tf_triplet import builders
 from tf_triplet.models import branches as br
 from tf_triplet.serving import server
 
@@ -85,7 +84,7 @@ def test_a_network_a_domain_from_training_to_the_answer(folder, tmp_path):
             "evaluation.gallery_domain": "shop",
         },
     )
-    encoder = experiment.load_encoder(tmp_path)
+    encoder = builders.load_encoder(tmp_path)
     assert br.find(encoder).names == ("street", "shop")
     run("evaluate", f"--workdir={tmp_path}")
     (path,) = (tmp_path / "report").glob("evaluation-*.json")
@@ -127,13 +126,13 @@ def test_weights_a_category(folder, tmp_path):
             "evaluation.protocol": "within_category",
         },
     )
-    config = experiment.load_config(tmp_path)
-    encoder = experiment.load_encoder(tmp_path)
+    config = builders.load_config(tmp_path)
+    encoder = builders.load_encoder(tmp_path)
     assert br.find(encoder).names == ("bags", "hats")
-    catalog = catalogs.build_catalog(config)
-    got = experiment.compute_embeddings(config, encoder, catalog).vectors
-    plain = experiment.compute_embeddings(
-        config, experiment.build_baseline(config), catalog
+    catalog = builders.build_catalog(config)
+    got = builders.compute_embeddings(config, encoder, catalog).vectors
+    plain = builders.compute_embeddings(
+        config, builders.build_baseline(config), catalog
     ).vectors
     roots = encoder.get_layer("weight_roots").kernel.numpy()
     names = catalog.category_names[catalog.categories]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.builders import model as experiment
+from tf_triplet import builders
 from tf_triplet.data.sources import rendered
 
 
@@ -85,7 +85,7 @@ def test_train_evaluate_export(shop):
         total += 2.0 * row["landmark_loss"]
         assert row["loss"] == pytest.approx(total, rel=1e-4)
     assert rows[-1]["landmark_loss"] < rows[0]["landmark_loss"]
-    encoder = experiment.load_encoder(workdir)
+    encoder = builders.load_encoder(workdir)
     assert encoder.output_shape == (None, 8)
     assert encoder.get_layer("landmark_features").units == 5
     run("evaluate", f"--workdir={workdir}", "--ks=1,3")

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import evaluation
-from tf_triplet.builders import data as catalogs
-from tf_triplet.builders import model as experiment
+from tf_triplet import builders, evaluation
 from tf_triplet.servable import saved_model
 
 
@@ -61,13 +59,13 @@ def test_a_run_of_0_steps_leaves_what_training_would(codes):
     best = json.loads((codes / "best.json").read_text())
     assert best["step"] == metrics["step"] == 0
     assert best["value"] == metrics["eval/recall@1"] > 0
-    config = experiment.load_config(codes)
-    catalog = catalogs.build_catalog(config)
+    config = builders.load_config(codes)
+    catalog = builders.build_catalog(config)
     for checkpoint in ("best", "last"):
-        encoder = experiment.load_encoder(codes, checkpoint)
+        encoder = builders.load_encoder(codes, checkpoint)
         head = encoder.get_layer("embedding")
-        unit = experiment.load_encoder(codes, checkpoint, "features")
-        training = experiment.compute_embeddings(
+        unit = builders.load_encoder(codes, checkpoint, "features")
+        training = builders.compute_embeddings(
             config, unit, catalog.split("train"), progress=False
         )
         # Whitened on the training split: no mean, unit variance.
@@ -103,7 +101,7 @@ def test_evaluate_reads_a_layer_beside_neural_codes(codes):
 
 
 def test_a_layer_is_served(codes, tmp_path):
-    encoder = experiment.load_encoder(codes, layer="pool")
+    encoder = builders.load_encoder(codes, layer="pool")
     pixels = np.random.default_rng(0).random([1, 32, 32, 3], np.float32)
     pixels = np.uint8(pixels * 255)
     vectors = encoder(pixels / np.float32(255)).numpy()
@@ -119,4 +117,4 @@ def test_an_unknown_layer_lists_those_there_are(codes):
     with pytest.raises(
         ValueError, match="no layer 'pol'.*embedding, features, .*pool, "
     ):
-        experiment.load_encoder(codes, layer="pol")
+        builders.load_encoder(codes, layer="pol")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from tf_triplet.builders import data as catalogs
+from tf_triplet import builders
 from tf_triplet.data.sources import (
     cars196,
     consumer2shop,
@@ -68,7 +68,7 @@ def test_sop_errors_name_file_and_line(tmp_path, text, message):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    for read, _ in catalogs.BENCHMARKS.values():
+    for read, _ in builders.BENCHMARKS.values():
         with pytest.raises(FileNotFoundError, match="holds none of"):
             read(tmp_path)
 
@@ -205,7 +205,7 @@ def test_consumer2shop(tmp_path):
         catalog.split("val+tests")
     assert shop.extras["pairs"].tolist() == [2]
     assert training.domain("consumer").extras["pairs"].tolist() == [1, 1]
-    lines = catalogs.verify_counts("consumer2shop", catalog)
+    lines = builders.verify_counts("consumer2shop", catalog)
     assert lines == [
         "all: 7 images, PUBLISHED: 239,557 images",
         "pairs: 4 pairs, PUBLISHED: 195,540 pairs",
@@ -287,7 +287,7 @@ def test_street2shop(tmp_path, caplog):
     assert catalog.boxes[0].tolist() == [10, 20, 40, 60]
     assert np.isnan(catalog.boxes[2:]).all()
     assert list(catalog.category_names) == ["bags", "hats"]
-    lines = catalogs.verify_counts("street2shop", catalog)
+    lines = builders.verify_counts("street2shop", catalog)
     assert [line.split(",")[0] for line in lines] == [
         "street: 2 images",
         "shop: 4 images",
@@ -388,16 +388,16 @@ def test_cars_in_the_new_layout(tmp_path):
 
 def test_counts_are_held_against_the_published(tmp_path, monkeypatch):
     catalog = inshop.read_inshop(inshop_tree(tmp_path))
-    lines = catalogs.verify_counts("inshop", catalog)
+    lines = builders.verify_counts("inshop", catalog)
     assert lines[1] == (
         "query: 1 images of 1 products, "
         "PUBLISHED: 14,218 images of 3,985 products"
     )
     monkeypatch.setitem(
-        catalogs.BENCHMARKS,
+        builders.BENCHMARKS,
         "inshop",
         (None, dict.fromkeys(("train", "query", "gallery"), (1, 1))),
     )
-    lines = catalogs.verify_counts("inshop", catalog)
+    lines = builders.verify_counts("inshop", catalog)
     assert len(lines) == 3 and all("as published" in line for line in lines)
-    assert catalogs.verify_counts("emoji", catalog) == []
+    assert builders.verify_counts("emoji", catalog) == []

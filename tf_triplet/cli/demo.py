@@ -94,15 +94,14 @@ def _timed(stage: str, seconds: dict[str, float]):
 
 def _choose_source() -> str:
     """emoji, or rendered where the registries cannot be reached."""
-    from tf_triplet.builders import data as catalogs
-    from tf_triplet.builders import model as experiment
+    from tf_triplet import builders
     from tf_triplet.data import fetch
 
     config = configs.base_config()
     config.data.source = "emoji"
     try:
-        catalogs.build_catalog(config)
-        experiment.fetch_registry_weights()
+        builders.build_catalog(config)
+        builders.fetch_registry_weights()
     except fetch.FetchError as error:
         print(
             f"The emoji cannot be fetched: {error}\n"
@@ -142,12 +141,10 @@ def _ask(workdir: Path, query_domain: str) -> float:
 
 
 def _query_all(workdir: Path, query_domain: str, address: str) -> float:
-    from tf_triplet import client
-    from tf_triplet.builders import data as catalogs
-    from tf_triplet.builders import model as experiment
+    from tf_triplet import builders, client
 
-    config = experiment.load_config(workdir)
-    test = catalogs.build_catalog(config).split("test")
+    config = builders.load_config(workdir)
+    test = builders.build_catalog(config).split("test")
     queries = test.domain(query_domain)
     others = set(
         test.row_product_ids[

@@ -181,14 +181,12 @@ def main(argv) -> None:
     ks = _parse_ks(_KS.value)
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.INFO)  # How far the embedding is.
-    from tf_triplet import evaluation
-    from tf_triplet.builders import data as catalogs
-    from tf_triplet.builders import model as experiment
+    from tf_triplet import builders, evaluation
 
     workdir = Path(_WORKDIR.value)
-    config = experiment.load_config(workdir)
+    config = builders.load_config(workdir)
     options = _read_options(config, ks)
-    whole = catalogs.build_catalog(config)
+    whole = builders.build_catalog(config)
     catalog = whole.split(options.split)
     # Before the minutes that embedding takes.
     evaluation.check_protocol(
@@ -210,17 +208,17 @@ def main(argv) -> None:
 
 def _encoders(workdir: Path, config, catalog, options: _Options) -> dict:
     """What is scored, in order: a function that makes each."""
-    from tf_triplet.builders import model as experiment
+    from tf_triplet import builders
 
     encoders = {}
     if _BASELINE.value == "pretrained":
-        encoders["baseline"] = lambda: experiment.build_baseline(config)
+        encoders["baseline"] = lambda: builders.build_baseline(config)
     if _BASELINE.value == "neural_codes":
-        encoders["baseline"] = lambda: experiment.build_neural_codes(
+        encoders["baseline"] = lambda: builders.build_neural_codes(
             config, catalog, _COMPONENTS.value or 0, options.batch_size
         )
     if _CHECKPOINT.value != "none":
-        encoders["trained"] = lambda: experiment.load_encoder(
+        encoders["trained"] = lambda: builders.load_encoder(
             workdir, _CHECKPOINT.value, options.layer
         )
     return encoders
@@ -258,10 +256,9 @@ def _read_options(config, ks: tuple[int, ...] | None) -> _Options:
 
 
 def _score(encoder, catalog, config, options: _Options):
-    from tf_triplet import evaluation
-    from tf_triplet.builders import model as experiment
+    from tf_triplet import builders, evaluation
 
-    embeddings = experiment.compute_embeddings(
+    embeddings = builders.compute_embeddings(
         config, encoder, catalog, options.batch_size
     )
     result = evaluation.evaluate(
@@ -278,13 +275,12 @@ def _score(encoder, catalog, config, options: _Options):
 
 
 def _save(workdir: Path, kind: str, embeddings, catalog, options) -> None:
-    from tf_triplet import evaluation
-    from tf_triplet.builders import model as experiment
+    from tf_triplet import builders, evaluation
 
     name = source = _BASELINE.value
     if kind == "trained":
         name = _CHECKPOINT.value
-        encoder = workdir / experiment.CHECKPOINTS[name]
+        encoder = workdir / builders.CHECKPOINTS[name]
         source = f"sha256:{hashlib.sha256(encoder.read_bytes()).hexdigest()}"
         if options.layer:
             name += f"-{options.layer}"

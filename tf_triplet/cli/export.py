@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from tf_triplet.builders import validation
+from tf_triplet import builders
 from tf_triplet.cli import errors
 from tf_triplet.cli import export_flags as publishing_flags
 
@@ -32,7 +32,7 @@ _LAYER = flags.DEFINE_string(
 _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
-    validation.CHOICES["export.precision"],
+    builders.CHOICES["export.precision"],
     "Of the encoder: bfloat16 multiplies in it, int8 keeps its weights in a "
     "quarter of the file. Default: the config's export.precision.",
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from tf_triplet.builders import validation
+from tf_triplet import builders
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 _CHECKPOINT = flags.DEFINE_enum(
@@ -26,7 +26,7 @@ _DOMAINS = flags.DEFINE_list(
 _INDEX = flags.DEFINE_enum(
     "index",
     None,
-    validation.CHOICES["export.index"],
+    builders.CHOICES["export.index"],
     "scann, or exact (no custom op: any server loads it).",
 )
 _K = flags.DEFINE_integer(
@@ -41,7 +41,7 @@ _COLUMNS = flags.DEFINE_list(
 _STORAGE = flags.DEFINE_enum(
     "storage",
     None,
-    validation.CHOICES["export.storage"],
+    builders.CHOICES["export.storage"],
     "Of the vectors in ScaNN; int8 takes a quarter and costs some recall, "
     "which is measured.",
 )

@@ -28,8 +28,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from tf_triplet import builders
 from tf_triplet import config as configs
-from tf_triplet.builders import validation
 from tf_triplet.cli import errors
 
 with errors.unknown_fields():
@@ -68,7 +68,7 @@ def main(argv) -> None:
             "which does not exist. Left out, it is the paper's recipe."
         )
     config = _CONFIG.value
-    validation.validate(config)
+    builders.validate(config)
     if _VERIFY.value:
         return _verify(config)
     if _CHECK.value:
@@ -82,36 +82,36 @@ def main(argv) -> None:
 
 def _verify(config) -> None:
     """A subset is no mistake: it is told, not refused."""
-    from tf_triplet.builders import data as catalogs
+    from tf_triplet import builders
 
-    if config.data.source not in catalogs.BENCHMARKS:
+    if config.data.source not in builders.BENCHMARKS:
         raise ValueError(
             "--verify knows the published counts of "
-            f"{', '.join(catalogs.BENCHMARKS)}. Received: "
+            f"{', '.join(builders.BENCHMARKS)}. Received: "
             f"data.source={config.data.source}. Your own images: --check."
         )
-    catalog = catalogs.build_catalog(config)
+    catalog = builders.build_catalog(config)
     print(catalog)
-    for line in catalogs.verify_counts(config.data.source, catalog):
+    for line in builders.verify_counts(config.data.source, catalog):
         print(line)
 
 
 def _check(config) -> None:
     from rich.console import Console
 
-    from tf_triplet.builders import data as catalogs
+    from tf_triplet import builders
     from tf_triplet.data import preflight
 
-    catalog = catalogs.build_catalog(config)
-    for line in catalogs.verify_counts(config.data.source, catalog):
+    catalog = builders.build_catalog(config)
+    for line in builders.verify_counts(config.data.source, catalog):
         print(line)
     report = preflight.inspect(catalog)
     Console().print(preflight.render(report))
     # What training would say first: no such split, too few products.
-    training = catalogs.training_catalog(config, catalog)
+    training = builders.training_catalog(config, catalog)
     catalog.split(config.evaluation.split)
     if config.training.steps:
-        catalogs.build_sampler(config, training)
+        builders.build_sampler(config, training)
     if report.problems:
         sys.exit(2)
 

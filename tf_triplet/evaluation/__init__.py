@@ -1,3 +1,8 @@
-"""An encoder and a catalog to metrics: embed once, then score."""
+"""An encoder and a catalog to metrics: embed once, then score.
 
-from tf_triplet.evaluation.scoring import *  # noqa: F403
+The public names stand in `__init__.pyi`; each is imported when first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

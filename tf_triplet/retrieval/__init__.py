@@ -1,0 +1,8 @@
+"""Exact search, retrieval metrics, protocols and clustering, in NumPy.
+
+The public names stand in `__init__.pyi`; each is imported when first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,8 +23,8 @@ from typing import Any
 import ml_collections
 import pandas as pd
 
+from tf_triplet import builders
 from tf_triplet import config as configs
-from tf_triplet.builders import validation
 
 RESULT = "result.json"
 # What a method is allowed to differ in, and still be one budget.
@@ -99,7 +99,7 @@ def check(study: Mapping[str, Method], free: Iterable[str] = ()) -> None:
                 f"any of . + = - _. Received: {name!r}"
             )
         try:
-            validation.validate(method.config)
+            builders.validate(method.config)
         except ValueError as error:
             raise ValueError(f"Method {name!r}: {error}") from error
         for field, value in _budget(method.config).items():

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from tf_triplet import evaluation
-from tf_triplet.builders import model as experiment
+from tf_triplet import builders, evaluation
 from tf_triplet.data import pipeline
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.models import branches
+from tf_triplet.progress import show_progress
 from tf_triplet.servable import embedding_cache
 
 
@@ -127,7 +127,7 @@ class _Images:
         """`[n]`, of all images."""
         found = []
         total = len(self.catalog)
-        with evaluation.show_progress("Reading", total, progress) as advance:
+        with show_progress("Reading", total, progress) as advance:
             # Hashing leaves Python to other threads.
             with futures.ThreadPoolExecutor(8) as pool:
                 for key in pool.map(self.key, range(total)):
@@ -145,10 +145,8 @@ def _embed_new(
     bad = pipeline.BadImages(config.data.on_bad_image)
     done = []
     chosen = images.catalog.select(new)
-    with evaluation.show_progress("Embedding", len(new), progress) as advance:
-        for rows, batch in experiment.embed_batches(
-            config, encoder, chosen, bad
-        ):
+    with show_progress("Embedding", len(new), progress) as advance:
+        for rows, batch in builders.embed_batches(config, encoder, chosen, bad):
             evaluation.check_finite(batch, chosen.paths[rows])
             same = []
             for row in new[rows]:

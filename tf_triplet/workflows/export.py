@@ -16,16 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from tf_triplet import evaluation
-from tf_triplet.builders import (
-    data as catalogs,
-)
-from tf_triplet.builders import (
-    model as experiment,
-)
-from tf_triplet.builders import (
-    validation,
-)
+from tf_triplet import builders, evaluation
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import manifest
 from tf_triplet.models import branches
@@ -113,7 +104,7 @@ def publish(
             `TuningError`). Nothing is published then.
     """
     workdir = Path(workdir)
-    config = experiment.load_config(workdir)
+    config = builders.load_config(workdir)
     given = {
         "index": index or None,
         "k": k or None,
@@ -135,13 +126,13 @@ def publish(
             _override(config.export, last.get("export", {}))
         _override(config.export, given)
         checkpoint = checkpoint or "best"
-        validation.validate(config)
+        builders.validate(config)
         which = (checkpoint, layer, config.export.precision)
-        sha256 = experiment.encoder_sha256(config, workdir, *which)
+        sha256 = builders.encoder_sha256(config, workdir, *which)
         if known and not new_encoder:
             fingerprint.check_same_encoder(target / str(known[-1]), sha256)
         catalog = _read_catalog(config, catalog_path, split)
-        encoder = experiment.load_encoder(workdir, *which)
+        encoder = builders.load_encoder(workdir, *which)
         embeddings, work = embedding.embed(
             config, encoder, sha256, catalog, workdir / CACHE, progress
         )
@@ -206,7 +197,7 @@ def _read_catalog(config, path, split) -> Catalog:
         catalog = manifest.read_manifest(path, columns=columns)
         catalog = catalog.split(split or "all")
     else:
-        catalog = catalogs.build_catalog(config, columns)
+        catalog = builders.build_catalog(config, columns)
         catalog = catalog.split(config.export.split)
     domains = list(config.export.domains)
     unknown = set(domains) - set(catalog.domain_names)
@@ -311,8 +302,8 @@ def _cost_of_precision(
     rows = precision_cost.draw(catalog, config.seed)
     want, _ = embedding.embed(
         config,
-        experiment.load_encoder(workdir, checkpoint, layer),
-        experiment.encoder_sha256(config, workdir, checkpoint, layer),
+        builders.load_encoder(workdir, checkpoint, layer),
+        builders.encoder_sha256(config, workdir, checkpoint, layer),
         catalog.select(rows),
         workdir / CACHE,
         progress,

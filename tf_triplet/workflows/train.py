@@ -16,20 +16,8 @@ from pathlib import Path
 import ml_collections
 import tensorflow as tf
 
+from tf_triplet import builders, evaluation
 from tf_triplet import config as configs
-from tf_triplet import evaluation
-from tf_triplet.builders import (
-    data as catalogs,
-)
-from tf_triplet.builders import (
-    model as experiment,
-)
-from tf_triplet.builders import (
-    objective as objectives,
-)
-from tf_triplet.builders import (
-    validation,
-)
 from tf_triplet.data import pipeline
 from tf_triplet.training import distribution
 from tf_triplet.training import loop as run
@@ -50,14 +38,14 @@ def train(
         ValueError: a field is wrong, or the folder holds a run of another
             config.
     """
-    validation.validate(config)
+    builders.validate(config)
     _claim(workdir, config, resume)
     strategy = distribution.build_strategy(config.training.replicas)
     (workdir / "versions.json").write_text(
         json.dumps(_versions(), indent=2) + "\n"
     )
-    catalog = catalogs.build_catalog(config)
-    training = catalogs.training_catalog(config, catalog)
+    catalog = builders.build_catalog(config)
+    training = builders.training_catalog(config, catalog)
     held_out = catalog.split(config.evaluation.split)
     evaluate = _evaluator(config, held_out)
     monitor = f"recall@{min(config.evaluation.ks)}"
@@ -66,11 +54,11 @@ def train(
         run.finish_untrained(build, evaluate, workdir, monitor, resume)
         print(f"Built without training: {workdir / 'encoder.keras'}")
         return
-    sampler = catalogs.build_sampler(config, training)
+    sampler = builders.build_sampler(config, training)
     _describe(training, held_out, sampler, strategy)
     bad_images = pipeline.BadImages(config.data.on_bad_image)
-    tasks = objectives.build_tasks(config, training)
-    branches = experiment.build_branches(config, training)
+    tasks = builders.build_tasks(config, training)
+    branches = builders.build_branches(config, training)
     # Now, and not at the first evaluation, hours from here.
     evaluation.branch_of_rows(branches, held_out)
 
@@ -79,14 +67,14 @@ def train(
             training,
             sampler,
             config.data.image_size,
-            catalogs.build_augmentation(config),
+            builders.build_augmentation(config),
             start_step=start_step,
             seed=config.seed,
             rows_together=2 if config.sampling.units == "pairs" else 1,
             resize=config.data.resize,
             use_boxes=config.data.use_boxes,
             bad_images=bad_images,
-            sides=catalogs.sampling_sides(config, training),
+            sides=builders.sampling_sides(config, training),
             branches=evaluation.branch_of_rows(branches, training),
             targets=tasks.targets if tasks else (),
         )
@@ -95,7 +83,7 @@ def train(
     if (
         config.loss.scope == "replica"
         and sampler.batch_size % whole
-        and objectives.build_loss(config).in_pairs
+        and builders.build_loss(config).in_pairs
     ):
         raise ValueError(
             "`loss.scope=replica` gives each replica whole pairs, so "
@@ -104,12 +92,12 @@ def train(
         )
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
-        network = experiment.build_network(config, training, branches)
+        network = builders.build_network(config, training, branches)
         # A resumed run's head is in its checkpoint.
         saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
         if config.model.whitening and not (resume and saved):
-            experiment.whiten(config, network.encoder, training)
-        learner = experiment.build_learner(config, network, training)
+            builders.whiten(config, network.encoder, training)
+        learner = builders.build_learner(config, network, training)
     settings = run.Settings(
         steps=config.training.steps,
         checkpoint_every=config.training.checkpoint_every,
@@ -170,7 +158,7 @@ def _evaluator(config, held_out):
     """An encoder to its metrics on the held-out images."""
 
     def evaluate(encoder):
-        embeddings = experiment.compute_embeddings(
+        embeddings = builders.compute_embeddings(
             config, encoder, held_out, progress=False
         )
         result = evaluation.evaluate(
@@ -188,9 +176,9 @@ def _evaluator(config, held_out):
 
 
 def _build_untrained(config, training):
-    encoder = experiment.build_encoder(config)
+    encoder = builders.build_encoder(config)
     if config.model.whitening:
-        experiment.whiten(config, encoder, training)
+        builders.whiten(config, encoder, training)
     return encoder
 
 

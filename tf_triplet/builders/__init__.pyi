@@ -1,0 +1,71 @@
+from .data import (
+    BENCHMARKS,
+    build_augmentation,
+    build_catalog,
+    build_sampler,
+    sampling_domains,
+    sampling_sides,
+    training_catalog,
+    verify_counts,
+)
+from .model import (
+    build_baseline,
+    build_branches,
+    build_encoder,
+    build_learner,
+    build_network,
+    build_neural_codes,
+    compute_embeddings,
+    embed_batches,
+    fetch_registry_weights,
+    whiten,
+)
+from .objective import (
+    LOSSES,
+    build_loss,
+    build_optimizer,
+    build_tasks,
+)
+from .run_folder import (
+    CHECKPOINTS,
+    encoder_path,
+    encoder_sha256,
+    load_config,
+    load_encoder,
+)
+from .validation import (
+    CHOICES,
+    validate,
+)
+
+__all__ = [
+    "BENCHMARKS",
+    "CHECKPOINTS",
+    "CHOICES",
+    "LOSSES",
+    "build_augmentation",
+    "build_baseline",
+    "build_branches",
+    "build_catalog",
+    "build_encoder",
+    "build_learner",
+    "build_loss",
+    "build_network",
+    "build_neural_codes",
+    "build_optimizer",
+    "build_sampler",
+    "build_tasks",
+    "compute_embeddings",
+    "embed_batches",
+    "encoder_path",
+    "encoder_sha256",
+    "fetch_registry_weights",
+    "load_config",
+    "load_encoder",
+    "sampling_domains",
+    "sampling_sides",
+    "training_catalog",
+    "validate",
+    "verify_counts",
+    "whiten",
+]

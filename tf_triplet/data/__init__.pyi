@@ -1,0 +1,47 @@
+from .augmentation import (
+    Augmentation,
+)
+from .catalog import (
+    Catalog,
+)
+from .pipeline import (
+    BadImages,
+    evaluation_batches,
+    training_batches,
+)
+from .preprocessing import (
+    decode_image,
+    load_image,
+    load_images,
+)
+from .sampling import (
+    GroupedSampler,
+)
+from .sources.emoji import (
+    read_emoji,
+)
+from .sources.folder import (
+    read_folder,
+)
+from .sources.manifest import (
+    read_manifest,
+)
+from .sources.rendered import (
+    read_rendered,
+)
+
+__all__ = [
+    "Augmentation",
+    "BadImages",
+    "Catalog",
+    "GroupedSampler",
+    "decode_image",
+    "evaluation_batches",
+    "load_image",
+    "load_images",
+    "read_emoji",
+    "read_folder",
+    "read_manifest",
+    "read_rendered",
+    "training_batches",
+]

@@ -1,0 +1,31 @@
+from .embeddings import (
+    Embeddings,
+    SavedEmbeddings,
+    branch_names,
+    branch_of_rows,
+    check_finite,
+    compute_embeddings,
+    embed_batches,
+    load_embeddings,
+    save_embeddings,
+)
+from .scoring import (
+    Evaluation,
+    check_protocol,
+    evaluate,
+)
+
+__all__ = [
+    "Embeddings",
+    "Evaluation",
+    "SavedEmbeddings",
+    "branch_names",
+    "branch_of_rows",
+    "check_finite",
+    "check_protocol",
+    "compute_embeddings",
+    "embed_batches",
+    "evaluate",
+    "load_embeddings",
+    "save_embeddings",
+]

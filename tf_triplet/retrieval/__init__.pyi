@@ -1,0 +1,33 @@
+from .clustering import (
+    evaluate_clusters,
+)
+from .exact import (
+    top_k,
+)
+from .metrics import (
+    QueryMetrics,
+    RetrievalMetrics,
+    evaluate,
+    evaluate_queries,
+    summarize,
+)
+from .protocols import (
+    Protocol,
+    cross_domain,
+    leave_one_out,
+    within_category,
+)
+
+__all__ = [
+    "Protocol",
+    "QueryMetrics",
+    "RetrievalMetrics",
+    "cross_domain",
+    "evaluate",
+    "evaluate_clusters",
+    "evaluate_queries",
+    "leave_one_out",
+    "summarize",
+    "top_k",
+    "within_category",
+]

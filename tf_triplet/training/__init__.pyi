@@ -1,0 +1,39 @@
+from .callbacks import (
+    CollapseError,
+    CollapseGuard,
+    DivergedError,
+)
+from .distribution import (
+    build_strategy,
+)
+from .learner import (
+    Learner,
+)
+from .loop import (
+    Settings,
+    train,
+)
+from .memory import (
+    CrossBatchMemory,
+)
+from .schedules import (
+    build_optimizer,
+    build_schedule,
+)
+from .tasks import (
+    Tasks,
+)
+
+__all__ = [
+    "CollapseError",
+    "CollapseGuard",
+    "CrossBatchMemory",
+    "DivergedError",
+    "Learner",
+    "Settings",
+    "Tasks",
+    "build_optimizer",
+    "build_schedule",
+    "build_strategy",
+    "train",
+]
