@@ -68,7 +68,7 @@ def publish(folder, **more):
 
 
 def embed(folder, path=""):
-    """The first half of publishing alone."""
+    """The first half of an export alone."""
     config = builders.load_config(folder)
     catalog = version._read_catalog(config, path, "")
     sha256 = builders.encoder_sha256(config, folder)
@@ -87,7 +87,9 @@ def counts(work):
 
 
 def work(published):
-    return counts(embedding.Work(**published.record["work"]))
+    record = dict(published.record["work"])
+    assert record.pop("pictures") == record["images"]  # Its former name.
+    return counts(embedding.Work(**record))
 
 
 @pytest.fixture(scope="module")
@@ -428,11 +430,11 @@ def test_one_at_a_time(again):
 
 
 def test_columns_that_there_are_not(again):
-    with pytest.raises(ValueError, match="no further column 'color'. It has"):
+    with pytest.raises(ValueError, match="no extra column 'color'. It has"):
         publish(again, columns=("color",))
     config = builders.load_config(again)
     config.data.source = "rendered"
-    with pytest.raises(ValueError, match="Only a manifest has further colum"):
+    with pytest.raises(ValueError, match="Only a manifest has extra colum"):
         builders.build_catalog(config, ("price",))
 
 
@@ -446,9 +448,9 @@ def test_too_little_recall_publishes_nothing(again, monkeypatch):
 
 KILLER = """
     import os, signal, sys, time
-    from tf_triplet.publishing import version
+    from tf_triplet.workflows import export as version
     from tf_triplet.cli import index
-    from tf_triplet.serving import embedding_cache, saved_model
+    from tf_triplet.servable import embedding_cache, saved_model
 
     # A shard a batch.
     embedding_cache.SHARD_IMAGES = 5

@@ -18,10 +18,9 @@ from __future__ import annotations
 from absl import flags
 
 from tf_triplet import builders
-from tf_triplet.cli import errors
-from tf_triplet.cli import export_flags as publishing_flags
+from tf_triplet.cli import errors, export_flags
 
-flags.adopt_module_key_flags(publishing_flags)
+flags.adopt_module_key_flags(export_flags)
 
 _LAYER = flags.DEFINE_string(
     "layer",
@@ -42,7 +41,7 @@ _PRECISION = flags.DEFINE_enum(
 def main(argv) -> None:
     """Embeds, builds, checks and publishes."""
     errors.refuse_arguments(argv)
-    arguments = publishing_flags.arguments()
+    arguments = export_flags.arguments()
     from tf_triplet.workflows import export as version
 
     published = version.publish(

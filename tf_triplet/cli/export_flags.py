@@ -58,7 +58,7 @@ _MIN_RECALL = flags.DEFINE_float(
 
 
 def arguments() -> dict[str, Any]:
-    """What `publishing.version.publish` takes of them.
+    """What `workflows.export.publish` takes of them.
 
     Raises:
         ValueError: no --workdir.

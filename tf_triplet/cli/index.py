@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from tf_triplet.cli import errors
-from tf_triplet.cli import export_flags as publishing_flags
+from tf_triplet.cli import errors, export_flags
 
-flags.adopt_module_key_flags(publishing_flags)
+flags.adopt_module_key_flags(export_flags)
 
 _CATALOG = flags.DEFINE_string(
     "catalog",
@@ -31,7 +30,7 @@ _CATALOG = flags.DEFINE_string(
 def main(argv) -> None:
     """Embeds what is new, builds, checks and publishes."""
     errors.refuse_arguments(argv)
-    arguments = publishing_flags.arguments()
+    arguments = export_flags.arguments()
     from tf_triplet.workflows import export as version
 
     published = version.publish(**arguments, catalog_path=_CATALOG.value)

@@ -49,7 +49,7 @@ class EmbeddingCache:
 
     Use it as a context: what was added is written when it ends, also by an
     exception. Only one writer at a time may hold a folder (see
-    `tf_triplet.publishing.version`).
+    `tf_triplet.workflows.export`).
     """
 
     def __init__(self, folder: str | Path, encoder: str, dim: int):

@@ -205,7 +205,7 @@ def _check_columns(
     extra = [c for c in columns if not _is_known(c)]
     if own:
         raise ValueError(
-            f"{path} has no further column {', '.join(map(repr, own))}. It "
+            f"{path} has no extra column {', '.join(map(repr, own))}. It "
             f"has: {', '.join(extra) or 'none'}. Leave it out of --columns "
             "(--columns= takes none), or add it to the file."
         )
