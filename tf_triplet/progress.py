@@ -1,4 +1,8 @@
-"""Shows how far long work is: a bar on a terminal, else lines of log."""
+"""Shows how far long work has come.
+
+On a terminal this is a progress bar. Elsewhere (a log file, a CI job) it is a
+line of log every ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -14,40 +18,62 @@ _LOG_SECONDS = 10.0
 
 @contextlib.contextmanager
 def show_progress(
-    what: str, total: int, show: bool = True
+    what: str, total: int | None, show: bool = True, unit: str = "images"
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many images are done.
+    """Shows the progress of the work done inside the `with` block.
+
+    The bar disappears at the end of the block.
 
     Args:
-        what: Is being done: "Embedding".
-        total: Images.
-        show: A bar on a terminal, else a line of log every ten seconds.
+        what: The work, as a participle: "Embedding".
+        total: The amount of work, in `unit`. `None` means unknown.
+        show: Whether to show anything at all.
+        unit: What is counted. Amounts of "bytes" are shown in kB, MB or GB.
+
+    Yields:
+        A function to call with the amount of work done since the block began.
+        Each call takes the whole amount, not the increment.
+
+    Example:
+
+    >>> with show_progress("Checking", total=3) as advance:
+    ...     for i, path in enumerate(["a.jpg", "b.jpg", "c.jpg"]):
+    ...         advance(i + 1)
     """
     if not show:
         yield lambda done: None
-        return
-    if not sys.stderr.isatty():
-        yield _LogProgress(what, total)
-        return
-    import rich.console
-    import rich.progress
+    elif sys.stderr.isatty():
+        with _build_bar(unit) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
+    else:
+        yield _LogProgress(what, total, unit)
 
-    with rich.progress.Progress(
-        rich.progress.TextColumn(what),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
+
+def _build_bar(unit: str):
+    # Rich takes a moment to import, and most callers never need it.
+    from rich import console, progress
+
+    if unit == "bytes":
+        amount = [progress.DownloadColumn(), progress.TransferSpeedColumn()]
+    else:
+        amount = [progress.MofNCompleteColumn(), progress.TextColumn(unit)]
+    return progress.Progress(
+        # Square brackets in the text are no markup of Rich's.
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        *amount,
+        progress.TimeRemainingColumn(),
+        console=console.Console(stderr=True),
+        transient=True,
+    )
 
 
 class _LogProgress:
-    """Logs how far it is every ten seconds."""
+    """Logs the progress every ten seconds."""
 
-    def __init__(self, what: str, total: int):
-        self._what, self._total = what, total
+    def __init__(self, what: str, total: int | None, unit: str):
+        self._what, self._total, self._unit = what, total, unit
         self._start = self._last = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -55,10 +81,17 @@ class _LogProgress:
         if now - self._last < _LOG_SECONDS:
             return
         self._last = now
-        logging.info(
-            "%s: %d of %d images, %.0f a second.",
-            self._what,
-            done,
-            self._total,
-            done / (now - self._start),
-        )
+        amount = self._format(done)
+        if self._total is not None:
+            amount += f" of {self._format(self._total)}"
+        rate = self._format(done / (now - self._start))
+        if self._unit != "bytes":
+            amount += f" {self._unit}"
+        logging.info("%s: %s, %s per second.", self._what, amount, rate)
+
+    def _format(self, amount: float) -> str:
+        if self._unit != "bytes":
+            return f"{amount:.0f}"
+        from rich import filesize
+
+        return filesize.decimal(int(amount))
