@@ -31,8 +31,9 @@ def build(paths, **columns):
     )
 
 
-def evaluated(catalog, **more):
-    batches = pipeline.evaluation_batches(catalog, SIZE, 5, **more)
+def evaluated(catalog, use_boxes=True, **more):
+    inputs = preprocessing.InputSpec(SIZE, use_boxes=use_boxes)
+    batches = pipeline.evaluation_batches(catalog, inputs, 5, **more)
     rows, pixels = zip(*batches.as_numpy_iterator())
     return np.concatenate(rows), np.concatenate(pixels)
 

@@ -10,6 +10,7 @@ from .pipeline import (
     training_batches,
 )
 from .preprocessing import (
+    InputSpec,
     decode_image,
     load_image,
     load_images,
@@ -35,6 +36,7 @@ __all__ = [
     "BadImages",
     "Catalog",
     "GroupedSampler",
+    "InputSpec",
     "decode_image",
     "evaluation_batches",
     "load_image",

@@ -99,10 +99,8 @@ def read_bytes(path: tf.Tensor) -> tf.Tensor:
 
 def evaluation_batches(
     catalog: Catalog,
-    image_size: int,
+    inputs: preprocessing.InputSpec,
     batch_size: int,
-    resize: str = "area",
-    use_boxes: bool = True,
     on_bad_image: str = "stop",
     bad_images: BadImages | None = None,
 ) -> tf.data.Dataset:
@@ -110,10 +108,8 @@ def evaluation_batches(
 
     Args:
         catalog: the images.
-        image_size: pixels a side.
+        inputs: How a file becomes pixels.
         batch_size: images a batch.
-        resize: "area" or "bilinear".
-        use_boxes: crop to the box where there is one.
         on_bad_image: "stop" or "skip".
         bad_images: collects the names; overrides `on_bad_image`.
 
@@ -122,18 +118,18 @@ def evaluation_batches(
         smaller where images were skipped.
     """
     bad = bad_images or BadImages(on_bad_image)
-    boxes = _boxes(catalog, use_boxes)
+    boxes = _boxes(catalog, inputs.use_boxes)
+    size = inputs.image_size
 
     def load(row, path, box):
         del row
-        return (
-            preprocessing.load_image(read_bytes(path), image_size, box, resize),
-        )
+        data = read_bytes(path)
+        return (preprocessing.load_image(data, size, box, inputs.resize),)
 
     dataset = tf.data.Dataset.from_tensor_slices(
         (np.arange(len(catalog)), catalog.paths.astype(str), boxes)
     )
-    loaded = _load(dataset, load, (tf.zeros([image_size, image_size, 3]),))
+    loaded = _load(dataset, load, (tf.zeros([size, size, 3]),))
     batches = loaded.batch(batch_size).map(
         lambda row, path, pixels, good: (
             *_leave_out(good, path, bad, 1, row, pixels),

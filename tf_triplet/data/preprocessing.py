@@ -13,11 +13,45 @@ TensorFlow cannot read (WebP, TIFF, …) becomes a PNG first, see
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
 
+RESIZE_METHODS = ("area", "bilinear")
 # EXIF sits in the first segments of a JPEG, each at most 64 KiB.
 _HEAD_BYTES = 1 << 18
 _ORIENTATION_TAG = 0x0112
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """How an image file becomes the pixels that an encoder takes.
+
+    Evaluation and the exported model must agree on it, so that both compute
+    the same embedding.
+
+    Attributes:
+        image_size: Side of the square result, in pixels. The aspect ratio
+            is not kept.
+        resize: Resize method, "area" (the paper's) or "bilinear"
+            (antialiased).
+        use_boxes: Whether an image is cropped to its box, where it has one.
+
+    Raises:
+        ValueError: If `resize` is not a known method.
+
+    Example:
+
+    >>> InputSpec(image_size=224)
+    InputSpec(image_size=224, resize='area', use_boxes=True)
+    """
+
+    image_size: int
+    resize: str = "area"
+    use_boxes: bool = True
+
+    def __post_init__(self) -> None:
+        _check_resize(self.resize)
 
 
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -83,10 +117,7 @@ def resize_image(
     pixels: tf.Tensor, image_size: int, resize: str = "area"
 ) -> tf.Tensor:
     """`[h, w, 3]` uint8 to `[image_size, image_size, 3]` in [0, 1]."""
-    if resize not in ("area", "bilinear"):
-        raise ValueError(
-            f"`resize` must be area or bilinear. Received: {resize!r}"
-        )
+    _check_resize(resize)
     resized = tf.image.resize(
         tf.cast(pixels, tf.float32) / 255.0,
         [image_size, image_size],
@@ -95,6 +126,13 @@ def resize_image(
     )
     resized.set_shape([image_size, image_size, 3])
     return tf.clip_by_value(resized, 0.0, 1.0)
+
+
+def _check_resize(resize: str) -> None:
+    if resize not in RESIZE_METHODS:
+        raise ValueError(
+            f"`resize` must be area or bilinear. Received: {resize!r}"
+        )
 
 
 def crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

@@ -130,11 +130,13 @@ def embed_batches(
     import tensorflow as tf
 
     from tf_triplet.data import pipeline
+    from tf_triplet.data.preprocessing import InputSpec
     from tf_triplet.models import branches
 
     branch = branch_of_rows(branches.find(encoder), catalog)
+    inputs = InputSpec(image_size, resize, use_boxes)
     batches = pipeline.evaluation_batches(
-        catalog, image_size, batch_size, resize, use_boxes, bad_images=bad
+        catalog, inputs, batch_size, bad_images=bad
     )
 
     @tf.function(reduce_retracing=True)
