@@ -9,7 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_triplet import evaluation
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.models import branches
+from tf_triplet.retrieval import ProtocolSpec
+
+INPUTS = InputSpec(image_size=4)
+STREET_TO_SHOP = ProtocolSpec("auto", "street", "shop")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def embeddings(encoder, catalog):
-    return evaluation.compute_embeddings(encoder, catalog, 4, 4)
+    return evaluation.compute_embeddings(encoder, catalog, INPUTS, 4)
 
 
 def test_embeddings_are_of_their_rows(embeddings, catalog):
@@ -58,10 +63,15 @@ def test_scores(embeddings, catalog):
 
 
 def test_one_domain_queries_another(embeddings, catalog):
-    result = evaluation.evaluate(embeddings, catalog, (1,), "street", "shop")
+    result = evaluation.evaluate(embeddings, catalog, (1,), STREET_TO_SHOP)
     assert result.queries == 4 and result.gallery == 5
-    with pytest.raises(ValueError, match="attic"):
-        evaluation.evaluate(embeddings, catalog, (1,), "attic", "shop")
+    attic = ProtocolSpec("auto", "attic", "shop")
+    for check in (
+        lambda: evaluation.check_protocol(catalog, attic),
+        lambda: evaluation.evaluate(embeddings, catalog, (1,), attic),
+    ):
+        with pytest.raises(ValueError, match="attic"):
+            check()
 
 
 def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
@@ -72,7 +82,7 @@ def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
     branched.get_layer("weight_roots").set_weights([roots])
     # Selected and without a name of the first rows: labels are others now.
     chosen = catalog.select(np.arange(8, 0, -1))
-    got = evaluation.compute_embeddings(branched, chosen, 4, 3)
+    got = evaluation.compute_embeddings(branched, chosen, INPUTS, 3)
     pixels = np.float32([np.asarray(Image.open(p)) for p in chosen.paths])
     names = chosen.domain_names[chosen.domains]
     want = pixels.mean((1, 2)) * roots[(names == "shop").astype(int)]
@@ -84,7 +94,7 @@ def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
     with pytest.raises(
         ValueError, match=r"category 'y' \(of 5 images\); it has 'x', 'z'"
     ):
-        evaluation.compute_embeddings(other, catalog, 4, 4)
+        evaluation.compute_embeddings(other, catalog, INPUTS, 4)
 
 
 def test_nothing_to_find_is_an_error(embeddings, catalog):
@@ -97,7 +107,7 @@ def test_nothing_to_find_is_an_error(embeddings, catalog):
 def test_diverged_weights_are_told(catalog):
     with pytest.raises(ValueError, match="9 of 9 embeddings hold NaN"):
         evaluation.compute_embeddings(
-            lambda x, training: x[:, 0, 0] * np.nan, catalog, 4, 4
+            lambda x, training: x[:, 0, 0] * np.nan, catalog, INPUTS, 4
         )
 
 
@@ -106,16 +116,16 @@ def test_unreadable_images(encoder, catalog, tmp_path):
     paths = [str(tmp_path / "bad.png"), *catalog.paths[1:]]
     spoiled = reference.catalog(paths, catalog.row_product_ids)
     with pytest.raises(ValueError, match="bad.png.*on_bad_image=skip"):
-        evaluation.compute_embeddings(encoder, spoiled, 4, 4)
+        evaluation.compute_embeddings(encoder, spoiled, INPUTS, 4)
     got = evaluation.compute_embeddings(
-        encoder, spoiled, 4, 4, on_bad_image="skip"
+        encoder, spoiled, INPUTS, 4, on_bad_image="skip"
     )
     assert got.skipped == (paths[0],)
     assert got.rows.tolist() == list(range(1, 9))
     nothing = spoiled.select(np.array([0]))
     with pytest.raises(ValueError, match="1 unreadable"):
         evaluation.compute_embeddings(
-            encoder, nothing, 4, 4, on_bad_image="skip"
+            encoder, nothing, INPUTS, 4, on_bad_image="skip"
         )
 
 
@@ -163,7 +173,7 @@ def test_protocols_against_hand_computed_ranks():
 
     def recall(protocol, ks=(1, 2, 3)):
         result = evaluation.evaluate(
-            embeddings, catalog, ks, "street", "shop", protocol=protocol
+            embeddings, catalog, ks, ProtocolSpec(protocol, "street", "shop")
         )
         return result, [result.overall.recall[k] for k in ks]
 
@@ -190,7 +200,7 @@ def test_the_lines_of_a_list_weigh_its_queries():
     frame = catalog.to_frame().assign(pairs=pairs, split="test")
     catalog = type(catalog).from_frame(frame, "lines", extras=("pairs",))
     result = evaluation.evaluate(
-        embeddings, catalog, (1,), "street", "shop", protocol="per_pair"
+        embeddings, catalog, (1,), ProtocolSpec("per_pair", "street", "shop")
     )
     assert result.queries == 10
     assert result.overall.recall[1] == pytest.approx(0.7)

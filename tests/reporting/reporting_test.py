@@ -31,7 +31,7 @@ def vectors():
 
 
 def test_neighbors_are_found_and_framed(catalog, vectors, tmp_path):
-    protocol = protocols.choose(catalog.domains, catalog.domain_names, "", "")
+    protocol = protocols.leave_one_out(np.arange(len(catalog)))
     queries, found = neighbors.find_neighbors(
         vectors, catalog, [protocol], 4, k=3
     )

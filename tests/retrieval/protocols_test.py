@@ -48,34 +48,36 @@ def test_an_unknown_domain_lists_the_known(query, gallery, argument):
         protocols.cross_domain(DOMAINS, NAMES, query, gallery)
 
 
-def test_choose_by_the_names_given():
-    everyone = protocols.choose(DOMAINS, NAMES)
-    np.testing.assert_array_equal(everyone.queries, np.arange(5))
-    crossed = protocols.choose(DOMAINS, NAMES, "street", "shop")
-    np.testing.assert_array_equal(crossed.gallery, [1, 3])
-    with pytest.raises(ValueError, match="Received: 'street' and ''"):
-        protocols.choose(DOMAINS, NAMES, "street")
-
-
 CATEGORIES = np.array([0, 1, 1, 1, 0], np.int32)
 
 
-def test_within_category_one_domain_queries_its_own_kind():
-    parts = protocols.within_category(
-        CATEGORIES, DOMAINS, NAMES, "street", "shop"
+def build(*spec):
+    return protocols.build_protocols(
+        protocols.ProtocolSpec(*spec), CATEGORIES, DOMAINS, NAMES
     )
+
+
+def test_auto_follows_the_domains():
+    (everyone,) = build()
+    np.testing.assert_array_equal(everyone.queries, np.arange(5))
+    (crossed,) = build("auto", "street", "shop")
+    np.testing.assert_array_equal(crossed.gallery, [1, 3])
+
+
+def test_within_category_one_domain_queries_its_own_kind():
+    split = build("within_category", "street", "shop")
     # Images 0 and 4 find no shop image of category 0.
-    assert [p.queries.tolist() for p in parts] == [[0, 4], [2]]
-    assert [p.gallery.tolist() for p in parts] == [[], [1, 3]]
-    assert [p.exclude.tolist() for p in parts] == [[-1, -1], [-1]]
-    assert parts[0].description.endswith("within a category")
+    assert [p.queries.tolist() for p in split] == [[0, 4], [2]]
+    assert [p.gallery.tolist() for p in split] == [[], [1, 3]]
+    assert [p.exclude.tolist() for p in split] == [[-1, -1], [-1]]
+    assert split[0].description.endswith("within a category")
 
 
 def test_within_category_without_domains_leaves_each_out_at_its_place():
-    parts = protocols.within_category(CATEGORIES, DOMAINS, NAMES)
-    assert [p.queries.tolist() for p in parts] == [[0, 4], [1, 2, 3]]
-    for part in parts:
-        np.testing.assert_array_equal(part.gallery[part.exclude], part.queries)
+    split = build("within_category")
+    assert [p.queries.tolist() for p in split] == [[0, 4], [1, 2, 3]]
+    for one in split:
+        np.testing.assert_array_equal(one.gallery[one.exclude], one.queries)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,10 @@ def test_within_category_without_domains_leaves_each_out_at_its_place():
         ("per_pair", ("", ""), "`protocol=per_pair` needs `query_domain`"),
         ("query_gallery", ("street", ""), "needs `query_domain` and"),
         ("leave_one_out", ("street", "shop"), "has no domains"),
+        ("auto", ("street", ""), "go together. Received: 'street' and ''"),
+        ("within_category", ("", "shop"), "go together. Received: '' and"),
     ],
 )
-def test_protocols_and_domains_fit_together(name, domains, message):
+def test_a_specification_needs_domains_that_fit(name, domains, message):
     with pytest.raises(ValueError, match=message):
-        protocols.named(name, CATEGORIES, DOMAINS, NAMES, *domains)
+        protocols.ProtocolSpec(name, *domains)

@@ -18,6 +18,7 @@ from .model import (
     compute_embeddings,
     embed_batches,
     fetch_registry_weights,
+    input_spec,
     whiten,
 )
 from .objective import (
@@ -60,6 +61,7 @@ __all__ = [
     "encoder_path",
     "encoder_sha256",
     "fetch_registry_weights",
+    "input_spec",
     "load_config",
     "load_encoder",
     "sampling_domains",

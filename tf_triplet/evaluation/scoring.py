@@ -1,4 +1,4 @@
-"""An encoder and a catalog to metrics: embed once, then score."""
+"""Scores the embeddings of a catalog with a retrieval protocol."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ import numpy as np
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.evaluation.embeddings import Embeddings
 from tf_triplet.retrieval import metrics as retrieval_metrics
-from tf_triplet.retrieval import protocols
+from tf_triplet.retrieval import protocols as retrieval_protocols
+from tf_triplet.retrieval.protocols import Protocol, ProtocolSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The outcome of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
-        catalog: The catalog's name.
-        protocol: Who queried whom, in words.
-        ties: How ties were counted.
-        overall: Metrics over all queries. `overall.by_group` holds those of
-            each category of the query image, where there are several.
-        gallery: Images searched among, the query itself included; the
-            largest gallery where there are several.
+        catalog: Name of the catalog.
+        protocol: Description of the protocol.
+        ties: How ties were counted, see `evaluate`.
+        overall: Metrics over all queries. If the catalog has several
+            categories, `overall.by_group` holds the metrics of each, by the
+            category of the query.
+        gallery: Number of gallery images, including the query itself under
+            leave-one-out. It is the size of the largest gallery if the
+            protocol has several.
         skipped: Paths of images that could not be read.
-        clustering: `nmi` and `f1`, where asked for.
+        clustering: `nmi` and `f1`, if they were requested, otherwise empty.
+
+    Example: See `evaluate`.
     """
 
     catalog: str
@@ -40,21 +45,21 @@ class Evaluation:
 
     @property
     def queries(self) -> int:
-        """Queries that counted."""
+        """Number of queries that were scored."""
         return self.overall.queries
 
     @property
     def left_out(self) -> int:
-        """Queries without another image of their product to find."""
+        """Number of queries with no other image of their product to find."""
         return self.overall.left_out
 
     @property
     def by_category(self) -> dict[str, retrieval_metrics.RetrievalMetrics]:
-        """Metrics of each category, empty where there is only one."""
+        """Metrics of each category; empty if there is only one."""
         return self.overall.by_group
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything in the types that JSON has."""
+        """Returns all values as types that JSON can hold."""
         return {
             "catalog": self.catalog,
             "protocol": self.protocol,
@@ -73,39 +78,53 @@ def evaluate(
     embeddings: Embeddings,
     catalog: Catalog,
     ks: Sequence[int],
-    query_domain: str = "",
-    gallery_domain: str = "",
+    protocol: ProtocolSpec | None = None,
     ties: str = "against",
-    protocol: str = "auto",
     clustering: bool = False,
 ) -> Evaluation:
-    """Scores embeddings: are the nearest images of the same product?
+    """Measures how well the nearest images show the query's product.
 
     Args:
-        embeddings: Of this very catalog.
+        embeddings: Embeddings of `catalog`.
         catalog: The images.
-        ks: Ranks for Recall@K and Precision@K.
-        query_domain: With `gallery_domain`: the images that query.
-        gallery_domain: The images they are searched among. Both empty:
-            every image queries all others.
-        ties: `against` the system, or their `expected` value.
-        protocol: `auto` is what the domains say; `leave_one_out`,
-            `query_gallery`; `per_pair`, where a query counts once for each
-            pair it stands in (`catalog.extras["pairs"]`, or the gallery's
-            images of its product); `within_category`, where only the
-            images of its own category are searched.
-        clustering: NMI and F1 too, over all images that take part.
+        ks: Values of K for Recall@K and Precision@K.
+        protocol: Which images are queries, and which are searched. None
+            stands for `ProtocolSpec()`. Under `per_pair`, a query counts
+            `catalog.extras["pairs"]` times if the catalog has that column,
+            otherwise once for each gallery image of its product.
+        ties: How an incorrect image with the score of a correct one is
+            ranked. "against" ranks it first; "expected" averages over all
+            orders of equal scores.
+        clustering: Whether to compute NMI and F1 too, over all images of the
+            protocol.
+
+    Returns:
+        The metrics and the counts.
 
     Raises:
-        ValueError: an unknown domain, or no query has anything to find.
+        ValueError: If a domain is unknown, or if no query has another image
+            of its product to find.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"path": list("abcd"), "product_id": [1, 1, 2, 2]})
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [1, 0.3]], np.float32)
+    >>> result = evaluate(Embeddings(vectors, np.arange(4)), catalog, ks=[1])
+    >>> result.protocol
+    'every image queries all others'
+    >>> result.overall.recall
+    {1: 0.75}
     """
+    protocol = protocol or ProtocolSpec()
     readable = catalog.select(embeddings.rows)
-    _check_domains(catalog, readable, query_domain, gallery_domain)
-    parts = _parts(readable, query_domain, gallery_domain, protocol)
-    metrics, queries = _score(embeddings.vectors, readable, parts, ks, ties)
-    description = parts[0].description
-    if protocol == "per_pair":
-        times = _pairs(readable, parts[0])
+    _check_domains(catalog, readable, protocol)
+    protocols = build_protocols(readable, protocol)
+    metrics, queries = _score(embeddings.vectors, readable, protocols, ks, ties)
+    description = protocols[0].description
+    if protocol.name == "per_pair":
+        times = _pairs(readable, protocols[0])
         metrics, queries = metrics.repeat(times), np.repeat(queries, times)
         description += ", once for each pair"
     groups = None
@@ -126,55 +145,94 @@ def evaluate(
         protocol=description,
         ties=ties,
         overall=metrics,
-        gallery=max(len(part.gallery) for part in parts),
+        gallery=max(len(one.gallery) for one in protocols),
         skipped=embeddings.skipped,
-        clustering=_cluster(embeddings.vectors, readable, parts)
+        clustering=_cluster(embeddings.vectors, readable, protocols)
         if clustering
         else {},
     )
 
 
-def check_protocol(
-    catalog: Catalog, query_domain: str, gallery_domain: str, protocol: str
-) -> None:
-    """Raises what `evaluate` would of its protocol and domains."""
-    _parts(catalog, query_domain, gallery_domain, protocol)
+def build_protocols(catalog: Catalog, spec: ProtocolSpec) -> list[Protocol]:
+    """Applies a protocol to the images of a catalog.
 
+    Args:
+        catalog: The images.
+        spec: The protocol and its domains.
 
-def _parts(catalog: Catalog, query_domain, gallery_domain, protocol: str):
-    """Who queries whom."""
-    return protocols.named(
-        protocol,
-        catalog.categories,
-        catalog.domains,
-        catalog.domain_names,
-        query_domain,
-        gallery_domain,
+    Returns:
+        One protocol, or one per category for `within_category`.
+
+    Raises:
+        ValueError: If the catalog has no such domain.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "p"]})
+    >>> frame["domain"] = ["street", "shop"]
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> spec = ProtocolSpec("query_gallery", "street", "shop")
+    >>> build_protocols(catalog, spec)[0].description
+    'street images query shop images'
+    """
+    return retrieval_protocols.build_protocols(
+        spec, catalog.categories, catalog.domains, catalog.domain_names
     )
 
 
+def check_protocol(catalog: Catalog, spec: ProtocolSpec) -> None:
+    """Raises the error that `evaluate` would raise for this protocol.
+
+    Embedding a catalog can take minutes, so call this first.
+
+    Args:
+        catalog: The images.
+        spec: The protocol and its domains.
+
+    Raises:
+        ValueError: If the catalog has no such domain.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "p"]})
+    >>> frame["domain"] = ["street", "shop"]
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> check_protocol(catalog, ProtocolSpec("auto", "web", "shop"))
+    Traceback (most recent call last):
+        ...
+    ValueError: `query_domain` must be one of 'shop', 'street'. Received: 'web'
+    """
+    build_protocols(catalog, spec)
+
+
 def _score(
-    vectors: np.ndarray, catalog: Catalog, parts, ks, ties: str
+    vectors: np.ndarray,
+    catalog: Catalog,
+    protocols: Sequence[Protocol],
+    ks: Sequence[int],
+    ties: str,
 ) -> tuple[retrieval_metrics.QueryMetrics, np.ndarray]:
-    """The metrics of each query of all parts, and its row."""
+    """Returns the metrics of the queries of all protocols, and their rows."""
     metrics = [
         retrieval_metrics.evaluate_queries(
-            vectors[part.queries],
-            catalog.products[part.queries],
-            vectors[part.gallery],
-            catalog.products[part.gallery],
+            vectors[one.queries],
+            catalog.products[one.queries],
+            vectors[one.gallery],
+            catalog.products[one.gallery],
             ks,
-            exclude=part.exclude,
+            exclude=one.exclude,
             ties=ties,
         )
-        for part in parts
+        for one in protocols
     ]
-    queries = np.concatenate([part.queries for part in parts])
+    queries = np.concatenate([one.queries for one in protocols])
     return retrieval_metrics.QueryMetrics.concatenate(metrics), queries
 
 
-def _pairs(catalog: Catalog, protocol: protocols.Protocol) -> np.ndarray:
-    """`[q]` pairs that each query stands in."""
+def _pairs(catalog: Catalog, protocol: Protocol) -> np.ndarray:
+    """Returns `[q]` the number of pairs that each query belongs to."""
     if "pairs" in catalog.extras:
         return catalog.extras["pairs"][protocol.queries]
     in_gallery = np.bincount(
@@ -184,19 +242,26 @@ def _pairs(catalog: Catalog, protocol: protocols.Protocol) -> np.ndarray:
     return in_gallery[catalog.products[protocol.queries]]
 
 
-def _cluster(vectors: np.ndarray, catalog: Catalog, parts) -> dict[str, float]:
+def _cluster(
+    vectors: np.ndarray, catalog: Catalog, protocols: Sequence[Protocol]
+) -> dict[str, float]:
     # scikit-learn takes a second to load.
     from tf_triplet.retrieval import clustering
 
     rows = np.unique(
-        np.concatenate([[*part.queries, *part.gallery] for part in parts])
+        np.concatenate([[*one.queries, *one.gallery] for one in protocols])
     )
     return clustering.evaluate_clusters(vectors[rows], catalog.products[rows])
 
 
-def _check_domains(catalog: Catalog, readable: Catalog, *wanted: str) -> None:
-    """Tells a domain that lost all its images from one that never was."""
-    for name in filter(None, wanted):
+def _check_domains(
+    catalog: Catalog, readable: Catalog, spec: ProtocolSpec
+) -> None:
+    """Raises an error for a domain of which no image could be read.
+
+    The protocol would call such a domain unknown, which it is not.
+    """
+    for name in filter(None, (spec.query_domain, spec.gallery_domain)):
         if name in catalog.domain_names and name not in readable.domain_names:
             raise ValueError(
                 f"No image of domain {name!r} could be read, so it can "

@@ -13,6 +13,8 @@ from .metrics import (
 )
 from .protocols import (
     Protocol,
+    ProtocolSpec,
+    build_protocols,
     cross_domain,
     leave_one_out,
     within_category,
@@ -20,8 +22,10 @@ from .protocols import (
 
 __all__ = [
     "Protocol",
+    "ProtocolSpec",
     "QueryMetrics",
     "RetrievalMetrics",
+    "build_protocols",
     "cross_domain",
     "evaluate",
     "evaluate_clusters",

@@ -1,4 +1,8 @@
-"""Who queries whom."""
+"""Protocols: which images are queries, and which are searched.
+
+A `ProtocolSpec` names a protocol. `build_protocols` applies it to the labels
+of a catalog and returns the rows to search as `Protocol` objects.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import dataclasses
 
 import numpy as np
 
-# auto is query_gallery where domains are named, else leave_one_out.
 PROTOCOLS = (
     "auto",
     "leave_one_out",
@@ -16,17 +19,91 @@ PROTOCOLS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Protocol:
-    """Which images are queries, and which they are searched among.
+@dataclasses.dataclass(frozen=True)
+class ProtocolSpec:
+    """The name of a protocol and the domains that it compares.
+
+    The protocols are:
+
+    * `leave_one_out`: Every image queries all other images.
+    * `query_gallery`: The images of one domain query those of another.
+    * `per_pair`: The same, but a query counts once for each pair of images
+      that it forms with a correct gallery image.
+    * `within_category`: A query searches only the images of its own category.
+      Domains are optional.
+    * `auto`: `query_gallery` if domains are given, otherwise `leave_one_out`.
 
     Attributes:
-        description: For a report.
-        queries: `[q]` int64 rows.
-        gallery: `[g]` int64 rows.
-        exclude: `[q]` int64 positions in `gallery` of the query itself, -1
-            where it is not in there. Masked by position and never by rank:
-            an exact copy of the query may come before it.
+        name: One of `PROTOCOLS`.
+        query_domain: Domain of the queries, for instance `street`. Empty to
+            use the images of all domains.
+        gallery_domain: Domain of the images to search, for instance `shop`.
+            Give both domains or neither. The same domain twice means
+            leave-one-out within it.
+
+    Raises:
+        ValueError: If the name is unknown, or if the domains do not fit the
+            protocol.
+
+    Example:
+
+    >>> ProtocolSpec("query_gallery", "street", "shop").query_domain
+    'street'
+    >>> ProtocolSpec("per_pair")
+    Traceback (most recent call last):
+        ...
+    ValueError: `protocol=per_pair` needs `query_domain` and \
+`gallery_domain`. Received: '' and ''
+    """
+
+    name: str = "auto"
+    query_domain: str = ""
+    gallery_domain: str = ""
+
+    def __post_init__(self) -> None:
+        if self.name not in PROTOCOLS:
+            raise ValueError(
+                f"`protocol` must be one of {', '.join(PROTOCOLS)}. "
+                f"Received: {self.name!r}"
+            )
+        domains = (self.query_domain, self.gallery_domain)
+        if self.name in ("query_gallery", "per_pair") and not all(domains):
+            raise ValueError(
+                f"`protocol={self.name}` needs `query_domain` and "
+                f"`gallery_domain`. Received: {domains[0]!r} and "
+                f"{domains[1]!r}"
+            )
+        if self.name == "leave_one_out" and any(domains):
+            raise ValueError(
+                "`protocol=leave_one_out` has no domains: every image queries "
+                f"all others. Received: {domains[0]!r} and {domains[1]!r}. "
+                "Leave them empty, or take query_gallery."
+            )
+        if any(domains) and not all(domains):
+            raise ValueError(
+                "`query_domain` and `gallery_domain` go together. Received: "
+                f"{domains[0]!r} and {domains[1]!r}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Protocol:
+    """The queries and the gallery of one evaluation, as rows of a catalog.
+
+    Attributes:
+        description: One phrase for a report.
+        queries: `[q]` int64 rows of the catalog.
+        gallery: `[g]` int64 rows of the catalog.
+        exclude: `[q]` int64 positions in `gallery` at which the query itself
+            is found, or -1 if the gallery does not contain it. A search must
+            hide this position. It must not drop the best result instead,
+            because an exact copy of the query can rank above the query.
+
+    Example:
+
+    >>> protocol = leave_one_out(np.array([4, 7]))
+    >>> protocol.gallery[protocol.exclude].tolist()
+    [4, 7]
     """
 
     description: str
@@ -36,11 +113,19 @@ class Protocol:
 
 
 def leave_one_out(rows: np.ndarray, description: str = "") -> Protocol:
-    """Every image queries all others.
+    """Lets every image query all others.
 
     Args:
-        rows: `[n]` integers.
-        description: In place of the usual one.
+        rows: `[n]` integers, the rows of the images in the catalog.
+        description: Replaces the default description.
+
+    Returns:
+        A protocol in which queries and gallery are the same rows.
+
+    Example:
+
+    >>> leave_one_out(np.array([4, 7])).exclude.tolist()
+    [0, 1]
     """
     rows = np.asarray(rows, np.int64)
     return Protocol(
@@ -57,18 +142,26 @@ def cross_domain(
     query_domain: str,
     gallery_domain: str,
 ) -> Protocol:
-    """The images of one domain query those of another.
-
-    The same domain twice is leave-one-out within it.
+    """Lets the images of one domain query those of another.
 
     Args:
-        domains: `[n]` integers into `domain_names`.
+        domains: `[n]` integers, each image's position in `domain_names`.
         domain_names: `[domains]` strings.
-        query_domain: For instance `street`.
-        gallery_domain: For instance `shop`.
+        query_domain: Domain of the queries, for instance `street`.
+        gallery_domain: Domain of the images to search, for instance `shop`.
+
+    Returns:
+        The protocol. If both domains are the same, it is leave-one-out within
+        that domain.
 
     Raises:
-        ValueError: a domain that there is not.
+        ValueError: If a domain is not in `domain_names`.
+
+    Example:
+
+    >>> protocol = cross_domain([1, 0, 1], ["shop", "street"], "street", "shop")
+    >>> protocol.queries.tolist(), protocol.gallery.tolist()
+    ([0, 2], [1])
     """
     queries = _rows_of(domains, domain_names, "query_domain", query_domain)
     gallery = _rows_of(domains, domain_names, "gallery_domain", gallery_domain)
@@ -84,126 +177,88 @@ def cross_domain(
     )
 
 
-def choose(
-    domains: np.ndarray,
-    domain_names: np.ndarray,
-    query_domain: str = "",
-    gallery_domain: str = "",
-) -> Protocol:
-    """Returns leave-one-out, or query domain to gallery domain where named.
-
-    Args:
-        domains: `[n]` integers into `domain_names`.
-        domain_names: `[domains]` strings.
-        query_domain: Empty for every image.
-        gallery_domain: Empty for every image.
-
-    Raises:
-        ValueError: an unknown domain, or one of the two without the other.
-    """
-    if not query_domain and not gallery_domain:
-        return leave_one_out(np.arange(len(domains)))
-    if not query_domain or not gallery_domain:
-        raise ValueError(
-            "`query_domain` and `gallery_domain` go together. Received: "
-            f"{query_domain!r} and {gallery_domain!r}"
-        )
-    return cross_domain(domains, domain_names, query_domain, gallery_domain)
-
-
 def within_category(
-    categories: np.ndarray,
-    domains: np.ndarray,
-    domain_names: np.ndarray,
-    query_domain: str = "",
-    gallery_domain: str = "",
+    protocol: Protocol, categories: np.ndarray
 ) -> list[Protocol]:
-    """A query is searched for among images of its own category alone.
+    """Restricts each query to the gallery images of its own category.
 
     Args:
-        categories: `[n]` integers.
-        domains: `[n]` integers into `domain_names`.
-        domain_names: `[domains]` strings.
-        query_domain: As in `choose`.
-        gallery_domain: As in `choose`.
+        protocol: The queries and the whole gallery.
+        categories: `[n]` integers, the category of each image of the catalog.
 
     Returns:
-        A protocol a category that has queries, in order of category.
+        One protocol per category that has a query, in rising order of
+        category. A gallery can be empty.
 
-    Raises:
-        ValueError: an unknown domain, or one of the two without the other.
+    Example:
+
+    >>> everyone = leave_one_out(np.arange(3))
+    >>> split = within_category(everyone, np.array([5, 3, 5]))
+    >>> [one.gallery.tolist() for one in split]
+    [[1], [0, 2]]
     """
-    categories = np.asarray(categories)
-    whole = choose(domains, domain_names, query_domain, gallery_domain)
-    parts = []
-    for category in np.unique(categories[whole.queries]):
-        asks = categories[whole.queries] == category
-        searched = categories[whole.gallery] == category
-        places = np.append(np.cumsum(searched) - 1, -1)
-        parts.append(
+    query_categories = np.asarray(categories)[protocol.queries]
+    gallery_categories = np.asarray(categories)[protocol.gallery]
+    protocols = []
+    for category in np.unique(query_categories):
+        is_query = query_categories == category
+        in_gallery = gallery_categories == category
+        # New position of each gallery row; the last entry maps -1 to -1.
+        positions = np.append(np.cumsum(in_gallery) - 1, -1)
+        protocols.append(
             Protocol(
-                f"{whole.description}, within a category",
-                whole.queries[asks],
-                whole.gallery[searched],
-                places[whole.exclude[asks]],
+                f"{protocol.description}, within a category",
+                protocol.queries[is_query],
+                protocol.gallery[in_gallery],
+                positions[protocol.exclude[is_query]],
             )
         )
-    return parts
+    return protocols
 
 
-def named(
-    name: str,
+def build_protocols(
+    spec: ProtocolSpec,
     categories: np.ndarray,
     domains: np.ndarray,
     domain_names: np.ndarray,
-    query_domain: str = "",
-    gallery_domain: str = "",
 ) -> list[Protocol]:
-    """The protocol that a config picks, a part for each gallery.
+    """Applies a specification to the labels of a catalog.
 
     Args:
-        name: Of `PROTOCOLS`. `per_pair` is `query_gallery` whose queries the
-            caller counts once for each pair they stand in.
-        categories: `[n]` integers.
-        domains: `[n]` integers into `domain_names`.
+        spec: The protocol and its domains. `per_pair` gives the same rows as
+            `query_gallery`; the caller weights the queries.
+        categories: `[n]` integers, the category of each image.
+        domains: `[n]` integers, each image's position in `domain_names`.
         domain_names: `[domains]` strings.
-        query_domain: As in `choose`.
-        gallery_domain: As in `choose`.
+
+    Returns:
+        One protocol, or one per category for `within_category`.
 
     Raises:
-        ValueError: an unknown name or domain, or domains that the protocol
-            has no use for, or lacks.
+        ValueError: If a domain is not in `domain_names`.
+
+    Example:
+
+    >>> spec = ProtocolSpec("within_category")
+    >>> protocols = build_protocols(spec, [0, 1, 0], [0, 0, 0], ["shop"])
+    >>> [protocol.queries.tolist() for protocol in protocols]
+    [[0, 2], [1]]
     """
-    check_domains(name, query_domain, gallery_domain)
-    if name == "within_category":
-        return within_category(
-            categories, domains, domain_names, query_domain, gallery_domain
+    if spec.query_domain:
+        protocol = cross_domain(
+            domains, domain_names, spec.query_domain, spec.gallery_domain
         )
-    return [choose(domains, domain_names, query_domain, gallery_domain)]
+    else:
+        protocol = leave_one_out(np.arange(len(domains)))
+    if spec.name == "within_category":
+        return within_category(protocol, categories)
+    return [protocol]
 
 
-def check_domains(name: str, query_domain: str, gallery_domain: str) -> None:
-    """Raises ValueError where protocol and domains do not fit together."""
-    if name not in PROTOCOLS:
-        raise ValueError(
-            f"`protocol` must be one of {', '.join(PROTOCOLS)}. "
-            f"Received: {name!r}"
-        )
-    named_both = bool(query_domain and gallery_domain)
-    if name in ("query_gallery", "per_pair") and not named_both:
-        raise ValueError(
-            f"`protocol={name}` needs `query_domain` and `gallery_domain`. "
-            f"Received: {query_domain!r} and {gallery_domain!r}"
-        )
-    if name == "leave_one_out" and (query_domain or gallery_domain):
-        raise ValueError(
-            "`protocol=leave_one_out` has no domains: every image queries "
-            f"all others. Received: {query_domain!r} and {gallery_domain!r}. "
-            "Leave them empty, or take query_gallery."
-        )
-
-
-def _rows_of(domains, domain_names, argument: str, name: str) -> np.ndarray:
+def _rows_of(
+    domains: np.ndarray, domain_names: np.ndarray, argument: str, name: str
+) -> np.ndarray:
+    """Returns the rows of a domain; `argument` is named in the error."""
     found = np.flatnonzero(np.asarray(domain_names) == name)
     if not len(found):
         raise ValueError(

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tf_triplet import builders, evaluation
 from tf_triplet import config as configs
 from tf_triplet.data import pipeline
+from tf_triplet.retrieval import ProtocolSpec
 from tf_triplet.training import distribution
 from tf_triplet.training import loop as run
 from tf_triplet.version import __version__
@@ -165,10 +166,12 @@ def _evaluator(config, held_out):
             embeddings,
             held_out,
             ks=config.evaluation.ks,
-            query_domain=config.evaluation.query_domain,
-            gallery_domain=config.evaluation.gallery_domain,
+            protocol=ProtocolSpec(
+                config.evaluation.protocol,
+                config.evaluation.query_domain,
+                config.evaluation.gallery_domain,
+            ),
             ties=config.evaluation.ties,
-            protocol=config.evaluation.protocol,
         )
         return result.overall.named()
 
