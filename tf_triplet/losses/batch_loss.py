@@ -48,24 +48,39 @@ class BatchLoss(tf.keras.losses.Loss):
     Under a strategy, plain `compile` sees each replica's share;
     `tf_triplet.Learner` gathers the global batch.
 
+    The attributes below say what a loss needs and can do. Subclasses
+    override them. Read them from the class; where the answer depends on the
+    constructor's arguments, a subclass makes the attribute a property, and
+    only an instance can tell (each subclass says which).
+
     Attributes:
-        in_pairs: Whether rows 2i and 2i + 1 must be a query and its
-            positive.
-        takes_keys: Whether `compute` takes `keys` (a cross-batch memory).
-        metric_names: What `compute` puts into its metrics, always.
-        parameters: A Keras layer that holds the loss's own variables
-            (proxies, boundaries), or None. `build` makes it.
+        in_pairs: Whether the batch must consist of pairs: rows 2i and
+            2i + 1 are a query and its positive.
+        needs_positives: Whether the loss learns nothing from a batch in
+            which no anchor has a positive.
+        takes_keys: Whether `compute` accepts `keys` (a cross-batch memory).
+        takes_sides: Whether `compute` accepts `[batch, 2]` labels, product
+            and side (two domains).
+        has_variables: Whether the loss has trainable variables, which
+            `build` creates.
+        loss_at_collapse: The loss when all embeddings are equal, or None
+            where it is not known.
+        collapse_advice: Config overrides that make a collapse of the
+            embeddings less likely, such as `"loss.soft=true"`.
+        metric_names: The names of the metrics that `compute` returns.
+        parameters: A Keras layer that holds the loss's variables, or None
+            before `build` and for a loss without variables.
     """
 
     in_pairs: bool = False
+    needs_positives: bool = True
     takes_keys: bool = False
+    takes_sides: bool = True
+    has_variables: bool = False
+    loss_at_collapse: float | None = None
+    collapse_advice: tuple[str, ...] = ()
     metric_names: tuple[str, ...] = ()
     parameters: tf.keras.layers.Layer | None = None
-
-    @property
-    def loss_at_collapse(self) -> float | None:
-        """The loss when all embeddings are equal, where that is known."""
-        return None
 
     def build(self, products: int, embedding_size: int) -> None:
         """Makes the variables, if there are any, under the current strategy.

@@ -101,8 +101,24 @@ class EnsembleLoss(BatchLoss):
         return self._base.in_pairs
 
     @property
+    def needs_positives(self) -> bool:
+        return self._base.needs_positives
+
+    @property
     def takes_keys(self) -> bool:
         return self._base.takes_keys
+
+    @property
+    def takes_sides(self) -> bool:
+        return self._base.takes_sides
+
+    @property
+    def has_variables(self) -> bool:
+        return self._base.has_variables
+
+    @property
+    def collapse_advice(self) -> tuple[str, ...]:
+        return self._base.collapse_advice
 
     @property
     def metric_names(self) -> tuple[str, ...]:

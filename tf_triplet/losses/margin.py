@@ -164,6 +164,11 @@ class MarginLoss(BatchLoss):
         self._beta_regularization = float(beta_regularization)
 
     @property
+    def has_variables(self) -> bool:
+        """Whether the boundary is learned."""
+        return self._learn_beta
+
+    @property
     def loss_at_collapse(self) -> float | None:
         """Only of a fixed boundary: every negative pair, and no positive
         one, has a loss then."""

@@ -99,6 +99,8 @@ class ProxyLoss(BatchLoss):
     either side are compared with the proxies, which have none.
     """
 
+    needs_positives = False
+    has_variables = True
     metric_names = ("accuracy", "own_proxy")
     _least_products = 1
 

@@ -46,6 +46,8 @@ _FOREIGN = {
     "tfsim_soft_nn": _Foreign(_SIMILARITY, "SoftNearestNeighborLoss", {}),
 }
 FOREIGN_LOSSES = tuple(_FOREIGN)
+# The losses whose batches must consist of pairs (`BatchLoss.in_pairs`).
+PAIRED = tuple(name for name, loss in _FOREIGN.items() if loss.in_pairs)
 
 _SCALING = (
     "Under plain compile its steps on N replicas are N times too long "
@@ -105,6 +107,8 @@ class ThirdPartyLoss(BatchLoss):
         al., 2020, https://arxiv.org/abs/2002.10857 (tfsim_circle); Frosst et
         al., 2019, https://arxiv.org/abs/1902.01889 (tfsim_soft_nn).
     """
+
+    takes_sides = False
 
     def __init__(self, name: str, **arguments):
         """Imports the package, which takes seconds, and makes its loss.

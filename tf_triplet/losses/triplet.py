@@ -176,6 +176,7 @@ class TripletLoss(BatchLoss):
     """
 
     takes_keys = True
+    collapse_advice = ("loss.soft=true", "loss.mining=semi_hard")
     metric_names = ("active", "positive", "negative")
 
     def __init__(

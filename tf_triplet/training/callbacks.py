@@ -13,9 +13,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_triplet.losses.ensemble import EnsembleLoss
-from tf_triplet.losses.triplet import TripletLoss
-
 # Steps in a row, all of whose float16 gradients overflowed, that end a run.
 _OVERFLOWS = 20
 
@@ -331,12 +328,8 @@ class CollapseGuard(StepCounter):
             return
         self._bad_looks += 1
         advice = ["a lower optimizer.learning_rate", "optimizer.warmup_steps"]
-        # A loss has its own words for what makes it milder.
         loss_object = getattr(self.model, "batch_loss", None)
-        if isinstance(loss_object, EnsembleLoss):
-            loss_object = loss_object.copies[0]
-        if isinstance(loss_object, TripletLoss):
-            advice += ["loss.soft=true", "loss.mining=semi_hard"]
+        advice += getattr(loss_object, "collapse_advice", ())
         message = (
             f"step {self.step}: the embeddings have collapsed: mean pairwise "
             f"distance {distance:.2g} (of at most 2), effective rank "
