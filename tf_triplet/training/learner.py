@@ -58,26 +58,14 @@ class Learner(tf.keras.Model):
             **kwargs: for `keras.Model`.
         """
         super().__init__(**kwargs)
-        if scope not in SCOPES:
-            raise ValueError(
-                f"`scope` must be global or replica. Received: {scope!r}"
-            )
-        if memory is not None and not batch_loss.takes_keys:
-            raise ValueError(
-                f"`memory` needs a loss over pairs; {batch_loss.name} compares "
-                "with proxies or within the batch only."
-            )
-        if memory is not None and scope != "global":
-            raise ValueError(
-                "`memory` must be the same on every replica, so it needs "
-                f"`scope=global`. Received: {scope!r}"
-            )
-        if micro_batch < 0:
-            raise ValueError(
-                "`micro_batch` must be at least 0; 0 takes all images at "
-                f"once. Received: {micro_batch}"
-            )
-        _check_tasks(encoder, network, tasks, micro_batch)
+        check_options(
+            batch_loss,
+            scope,
+            memory=memory is not None,
+            micro_batch=micro_batch,
+            tasks=tasks is not None,
+        )
+        _check_tasks(encoder, network, tasks)
         if micro_batch:
             gradient_cache.check_repeatable(encoder)
         self.encoder = encoder
@@ -271,7 +259,58 @@ class Learner(tf.keras.Model):
             self._means[name].update_state(tf.stop_gradient(value))
 
 
-def _check_tasks(encoder, network, tasks, micro_batch: int) -> None:
+def check_options(
+    batch_loss: BatchLoss,
+    scope: str = "global",
+    *,
+    memory: bool = False,
+    micro_batch: int = 0,
+    tasks: bool = False,
+) -> None:
+    """Checks options that are known before there is an encoder.
+
+    `Learner` checks them, and the validation of a config asks here too, so
+    that a mistake is found before images and networks are loaded.
+
+    Args:
+        batch_loss: The loss to train with.
+        scope: See `Learner`.
+        memory: Whether there is a memory of past embeddings.
+        micro_batch: See `Learner`.
+        tasks: Whether attributes or landmarks are learned too.
+
+    Raises:
+        ValueError: If a value is wrong, or if two of them exclude each other.
+    """
+    if scope not in SCOPES:
+        raise ValueError(
+            f"`scope` must be one of {', '.join(SCOPES)}. Received: {scope!r}"
+        )
+    if memory and not batch_loss.takes_keys:
+        raise ValueError(
+            "`memory` needs a loss over pairs that accepts `keys`. Received: "
+            f"{batch_loss.name}, which compares with proxies or within the "
+            "batch only."
+        )
+    if memory and scope != "global":
+        raise ValueError(
+            "`memory` must be the same on every replica, so it needs "
+            f"`scope=global`. Received: {scope!r}"
+        )
+    if micro_batch < 0:
+        raise ValueError(
+            "`micro_batch` must be at least 0; 0 takes all images at once. "
+            f"Received: {micro_batch}"
+        )
+    if tasks and micro_batch:
+        raise ValueError(
+            "`micro_batch` carries the gradients of the embeddings alone, so "
+            "it does not go with `tasks` (attributes, landmarks). Received: "
+            f"micro_batch={micro_batch}. Set it to 0, or train without tasks."
+        )
+
+
+def _check_tasks(encoder, network, tasks) -> None:
     if (network is None) != (tasks is None):
         raise ValueError(
             "`network` and `tasks` go together: the heads, and what they "
@@ -279,12 +318,6 @@ def _check_tasks(encoder, network, tasks, micro_batch: int) -> None:
         )
     if tasks is None:
         return
-    if micro_batch:
-        raise ValueError(
-            "`micro_batch` carries the gradients of embeddings alone, so it "
-            "does not go with `tasks` (attributes, landmarks). Received: "
-            f"micro_batch={micro_batch}. Set it to 0, or both tasks' weights."
-        )
     mine = {id(variable) for variable in network.variables}
     if not all(id(variable) in mine for variable in encoder.variables):
         raise ValueError(
