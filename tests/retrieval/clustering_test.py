@@ -41,11 +41,11 @@ def test_pairwise_f1_equals_the_count_over_pairs(seed):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.6])
-def test_figures_are_those_of_its_own_clusters(noise, monkeypatch):
+def test_nmi_and_f1_describe_the_clusters_found(noise, monkeypatch):
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(6), 5)
     vectors = np.eye(6)[labels] + noise * random.normal(size=(30, 6))
-    # The length of a vector says nothing.
+    # The length of a vector must not matter.
     vectors *= random.uniform(0.5, 9, (30, 1))
     seen = []
     fit = clustering.cluster.KMeans.fit_predict

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from tf_triplet.retrieval import exact
+from tf_triplet.retrieval import exact, unit_vectors
+from tf_triplet.retrieval.ranks import positive_ranks
 
 
 def cosines(queries, gallery):
@@ -33,8 +34,8 @@ def sorted_top_k(queries, gallery, k, exclude):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Many blocks, the last of them partial."""
-    monkeypatch.setattr(exact, "_GALLERY_BLOCK", 7)
-    monkeypatch.setattr(exact, "_QUERY_BLOCK", 5)
+    monkeypatch.setattr(unit_vectors, "GALLERY_BLOCK", 7)
+    monkeypatch.setattr(unit_vectors, "QUERY_BLOCK", 5)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -120,7 +121,7 @@ def test_positive_ranks_equal_counting(seed, many_positives, small_blocks):
     vectors = rng.integers(-1, 2, (31, 4)).astype(np.float32)
     scores = cosines(vectors, vectors)
     seen = []
-    for ranks in exact.positive_ranks(
+    for ranks in positive_ranks(
         vectors, labels, vectors, labels, np.arange(31)
     ):
         for i, row in enumerate(ranks.rows):
@@ -170,7 +171,7 @@ def test_exclude_must_name_gallery_rows(exclude, received):
         exact.top_k(vectors[:2], vectors, 1, exclude)
 
 
-def test_other_mistakes_are_told():
+def test_other_mistakes_are_errors():
     vectors = np.ones((3, 2))
     with pytest.raises(ValueError, match="at least 1. Received: 0"):
         exact.top_k(vectors, vectors, 0)

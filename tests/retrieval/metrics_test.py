@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tf_triplet.retrieval import exact, metrics
+from tf_triplet.retrieval import metrics, ranks, unit_vectors
 
 
 def ranked_metrics(right, ks):
@@ -79,8 +79,8 @@ def near_collapse(mean_distance, seed, rows=120, dim=16):
 @pytest.mark.parametrize("blocks", [5, 4096])
 @pytest.mark.parametrize("seed", range(30))
 def test_metrics_equal_a_full_sort(seed, blocks, monkeypatch):
-    monkeypatch.setattr(exact, "_GALLERY_BLOCK", blocks)
-    monkeypatch.setattr(exact, "_QUERY_BLOCK", blocks)
+    monkeypatch.setattr(unit_vectors, "GALLERY_BLOCK", blocks)
+    monkeypatch.setattr(unit_vectors, "QUERY_BLOCK", blocks)
     rng = np.random.default_rng(seed)
     rows = int(rng.integers(5, 60))
     # Ids that are not contiguous, from one product an image to few.
@@ -311,10 +311,10 @@ def test_many_positives_in_little_memory(monkeypatch):
     labels = rng.integers(0, 3, 300)
     arguments = (vectors, labels, vectors, labels, (1, 5), np.arange(300))
     expected = metrics.evaluate(*arguments)
-    monkeypatch.setattr(exact, "_MAX_POSITIVES", 250)
+    monkeypatch.setattr(ranks, "_MAX_POSITIVES", 250)
     widths = [
-        r.above.size
-        for r in exact.positive_ranks(
+        block.above.size
+        for block in ranks.positive_ranks(
             vectors, labels, vectors, labels, np.arange(300)
         )
     ]
@@ -340,7 +340,7 @@ def test_ranks_must_be_positive(ks):
         metrics.evaluate(np.eye(2), [0, 0], np.eye(2), [0, 0], ks)
 
 
-def test_other_mistakes_are_told():
+def test_other_mistakes_are_errors():
     eye = np.eye(2)
     with pytest.raises(ValueError, match="Received: 'random'"):
         metrics.evaluate(eye, [0, 0], eye, [0, 0], (1,), ties="random")

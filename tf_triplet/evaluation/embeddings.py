@@ -112,9 +112,8 @@ def compute_embeddings(
 
     >>> import tempfile
     >>> import pandas as pd
-    >>> import tensorflow as tf
     >>> from PIL import Image
-    >>> from tf_triplet.data.preprocessing import InputSpec
+    >>> from tf_triplet.data import Catalog, InputSpec
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     Image.new("RGB", (9, 9), (255, 0, 51)).save(f"{folder}/a.png")
     ...     frame = pd.DataFrame({"path": [f"{folder}/a.png"]})
@@ -181,11 +180,26 @@ def embed_batches(
 
     Example:
 
-    ```python
-    bad = pipeline.BadImages("skip")
-    for rows, vectors in embed_batches(encoder, catalog, inputs, 64, bad):
-        index.add(catalog.paths[rows], vectors)
-    ```
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from PIL import Image
+    >>> from tf_triplet.data import Catalog, InputSpec
+    >>> from tf_triplet.data.pipeline import BadImages
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [f"{folder}/{i}.png" for i in range(3)]
+    ...     for path in paths:
+    ...         Image.new("RGB", (9, 9), (255, 0, 51)).save(path)
+    ...     frame = pd.DataFrame({"path": paths, "product_id": [1, 1, 2]})
+    ...     for rows, vectors in embed_batches(
+    ...         lambda images, training: tf.reduce_mean(images, [1, 2]),
+    ...         Catalog.from_frame(frame, "tiny"),
+    ...         InputSpec(image_size=8),
+    ...         batch_size=2,
+    ...         bad=BadImages("stop"),
+    ...     ):
+    ...         print(rows, vectors.shape)
+    [0 1] (2, 3)
+    [2] (1, 3)
     """
     import tensorflow as tf
 
@@ -237,6 +251,7 @@ def branch_of_rows(
     Example:
 
     >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
     >>> from tf_triplet.models import Branches
     >>> columns = {"path": ["a", "b"], "product_id": ["p", "p"]}
     >>> frame = pd.DataFrame({**columns, "domain": ["street", "shop"]})
@@ -262,6 +277,7 @@ def branch_names(by: str, catalog: Catalog) -> np.ndarray:
     Example:
 
     >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
     >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "q"]})
     >>> frame["category"] = ["bags", "hats"]
     >>> branch_names("category", Catalog.from_frame(frame, "tiny")).tolist()
@@ -291,6 +307,7 @@ def save_embeddings(
 
     >>> import tempfile
     >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
     >>> frame = pd.DataFrame({"path": ["a.jpg"], "product_id": ["p1"]})
     >>> catalog = Catalog.from_frame(frame, "tiny")
     >>> vectors = np.array([[1, 0]], np.float32)
@@ -332,7 +349,19 @@ def load_embeddings(path: str | Path) -> SavedEmbeddings:
     Raises:
         ValueError: If the file is not an embeddings file.
 
-    Example: See `save_embeddings`.
+    Example:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
+    >>> frame = pd.DataFrame({"path": ["a.jpg"], "product_id": ["p1"]})
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> embeddings = Embeddings(np.float32([[1, 0]]), np.array([0]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_embeddings(f"{folder}/test.npz", embeddings, catalog)
+    ...     saved = load_embeddings(f"{folder}/test.npz")
+    >>> saved.vectors.tolist(), saved.paths.tolist()
+    ([[1.0, 0.0]], ['a.jpg'])
     """
     names = [field.name for field in dataclasses.fields(SavedEmbeddings)]
     with np.load(path, allow_pickle=False) as file:

@@ -32,7 +32,21 @@ class Evaluation:
         skipped: Paths of images that could not be read.
         clustering: `nmi` and `f1`, if they were requested, otherwise empty.
 
-    Example: See `evaluate`.
+    Example:
+
+    >>> from tf_triplet.retrieval import RetrievalMetrics
+    >>> result = Evaluation(
+    ...     catalog="shop",
+    ...     protocol="every image queries all others",
+    ...     ties="against",
+    ...     overall=RetrievalMetrics({1: 0.9}, {1: 0.9}, 0.8, 0.85, 99, 1),
+    ...     gallery=100,
+    ...     skipped=(),
+    ... )
+    >>> result.queries, result.left_out
+    (99, 1)
+    >>> result.to_dict()["overall"]["recall@1"]
+    0.9
     """
 
     catalog: str
@@ -108,6 +122,7 @@ def evaluate(
     Example:
 
     >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
     >>> frame = pd.DataFrame({"path": list("abcd"), "product_id": [1, 1, 2, 2]})
     >>> catalog = Catalog.from_frame(frame, "tiny")
     >>> vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [1, 0.3]], np.float32)
@@ -169,9 +184,11 @@ def build_protocols(catalog: Catalog, spec: ProtocolSpec) -> list[Protocol]:
     Example:
 
     >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
     >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "p"]})
     >>> frame["domain"] = ["street", "shop"]
     >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> from tf_triplet.retrieval import ProtocolSpec
     >>> spec = ProtocolSpec("query_gallery", "street", "shop")
     >>> build_protocols(catalog, spec)[0].description
     'street images query shop images'
@@ -196,9 +213,11 @@ def check_protocol(catalog: Catalog, spec: ProtocolSpec) -> None:
     Example:
 
     >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
     >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "p"]})
     >>> frame["domain"] = ["street", "shop"]
     >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> from tf_triplet.retrieval import ProtocolSpec
     >>> check_protocol(catalog, ProtocolSpec("auto", "web", "shop"))
     Traceback (most recent call last):
         ...

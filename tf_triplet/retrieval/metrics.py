@@ -1,18 +1,29 @@
-"""Recall@K, Precision@K, R-Precision and MAP@R, exact and tie-safe.
+"""Recall@K, Precision@K, R-Precision and MAP@R.
 
-With R the number of gallery images that show the query's product:
+A gallery image of the query's product is a positive; every other one is a
+negative. With R the number of positives of a query:
 
-* Recall@K: 1 where one of the K nearest is right, else 0.
-* Precision@K: right ones among the K nearest, over K.
-* R-Precision: right ones among the R nearest, over R.
+* Recall@K: 1 if one of the K nearest images is a positive, otherwise 0.
+* Precision@K: the number of positives among the K nearest, divided by K.
+* R-Precision: the number of positives among the R nearest, divided by R.
 * MAP@R: `(1/R) * sum over i <= R of P(i) * rel(i)`, where P(i) is the
-  precision at i and rel(i) is 1 where the i-th nearest is right.
+  precision at i, and rel(i) is 1 if the i-th nearest image is a positive.
 
-Each is the mean over the queries with R > 0; the others are left out and
-counted. Ties between a right and a wrong image count against the system
-(`against`: an encoder that maps everything to one point scores 0), or every
-metric is its expected value under a random order (`expected`: it scores what
-chance would).
+Each metric is the mean over the queries that have a positive. Queries without
+one are left out and counted. The metrics are exact: they equal those of a full
+sort of float64 cosines.
+
+A positive and a negative can have the same score. The argument `ties` chooses
+between two rules:
+
+* `against`: The negatives come first. An encoder that maps every image to the
+  same point scores 0.
+* `expected`: Each metric is its expected value over a random order of equal
+  scores. An encoder that maps every image to the same point scores as well as
+  chance.
+
+References:
+    Musgrave et al., 2020, https://arxiv.org/abs/2003.08505 (MAP@R).
 """
 
 from __future__ import annotations
@@ -23,23 +34,37 @@ from typing import Any
 
 import numpy as np
 
-from tf_triplet.retrieval import exact
+from tf_triplet.retrieval import tie_groups
+from tf_triplet.retrieval.ranks import positive_ranks
 
 TIES = ("against", "expected")
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalMetrics:
-    """What a set of queries scores, NaN where there is nothing to score.
+    """Mean metrics over a set of queries; NaN if no query was scored.
 
     Attributes:
         recall: Recall@K by K.
         precision: Precision@K by K.
         map_at_r: MAP@R.
         r_precision: R-Precision.
-        queries: Queries that have a positive, over which the means go.
-        left_out: Queries that have none.
-        by_group: The same for each group of queries, in order of name.
+        queries: Number of queries that have a positive and were scored.
+        left_out: Number of queries that have no positive.
+        by_group: Metrics of each group of queries, in order of group name.
+
+    Example:
+
+    >>> metrics = RetrievalMetrics(
+    ...     recall={1: 0.5},
+    ...     precision={1: 0.5},
+    ...     map_at_r=0.25,
+    ...     r_precision=0.5,
+    ...     queries=2,
+    ...     left_out=1,
+    ... )
+    >>> metrics.named()
+    {'recall@1': 0.5, 'precision@1': 0.5, 'map@r': 0.25, 'r_precision': 0.5}
     """
 
     recall: dict[int, float]
@@ -62,7 +87,7 @@ class RetrievalMetrics:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns `named()` and the counts; null for NaN, as JSON has none."""
+        """Returns `named()` and the counts for JSON, with None for NaN."""
         metrics = {
             name: None if np.isnan(value) else value
             for name, value in self.named().items()
@@ -76,13 +101,23 @@ class RetrievalMetrics:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryMetrics:
-    """The metrics of each query, NaN where it has no positive.
+    """Metrics of each query; NaN for a query that has no positive.
 
     Attributes:
         recall: `[ks, q]` float64.
         precision: `[ks, q]` float64.
         map_at_r: `[q]` float64.
         r_precision: `[q]` float64.
+
+    Example:
+
+    >>> # The first query has a positive, the second has none.
+    >>> vectors = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> metrics = evaluate_queries(
+    ...     vectors, ["bag", "hat"], vectors, ["bag", "bag"], ks=[1]
+    ... )
+    >>> metrics.recall.tolist()
+    [[1.0, nan]]
     """
 
     recall: np.ndarray
@@ -91,17 +126,33 @@ class QueryMetrics:
     r_precision: np.ndarray
 
     @classmethod
-    def concatenate(cls, parts: Sequence[QueryMetrics]) -> QueryMetrics:
-        """The queries of several galleries, one after another."""
+    def concatenate(cls, several: Sequence[QueryMetrics]) -> QueryMetrics:
+        """Joins the queries of several searches.
+
+        Args:
+            several: Metrics of each search, for the same ranks.
+
+        Returns:
+            The metrics of all queries, in the given order.
+        """
         return cls(
             *(
-                np.concatenate([getattr(p, field.name) for p in parts], -1)
+                np.concatenate(
+                    [getattr(one, field.name) for one in several], -1
+                )
                 for field in dataclasses.fields(cls)
             )
         )
 
     def repeat(self, times: np.ndarray) -> QueryMetrics:
-        """Each query as often as `[q]` integers say."""
+        """Repeats each query, which weights it in a mean.
+
+        Args:
+            times: `[q]` integers.
+
+        Returns:
+            The metrics of `sum(times)` queries.
+        """
         return QueryMetrics(
             *(
                 np.repeat(getattr(self, field.name), times, -1)
@@ -112,29 +163,44 @@ class QueryMetrics:
 
 def evaluate(
     queries: np.ndarray,
-    query_labels: np.ndarray,
+    query_labels: np.ndarray | Sequence,
     gallery: np.ndarray,
-    gallery_labels: np.ndarray,
+    gallery_labels: np.ndarray | Sequence,
     ks: Sequence[int],
     exclude: np.ndarray | None = None,
     ties: str = "against",
     groups: np.ndarray | None = None,
 ) -> RetrievalMetrics:
-    """Scores retrieval: are the nearest images of the query's product?
+    """Measures how well the nearest images show the query's product.
 
     Args:
-        queries: `[q, dim]` floats.
-        query_labels: `[q]` labels, integers or strings.
+        queries: `[q, dim]` floats. Vectors need not have unit length.
+        query_labels: `[q]` product labels, integers or strings.
         gallery: `[g, dim]` floats.
-        gallery_labels: `[g]` labels of the same kind.
-        ks: Ranks for Recall@K and Precision@K; they may exceed g.
-        exclude: `[q]` integers, the gallery row that is the query itself,
-            or -1.
-        ties: `against` or `expected`.
-        groups: `[q]` names, for instance the queries' categories.
+        gallery_labels: `[g]` product labels of the same type.
+        ks: Values of K for Recall@K and Precision@K. They may exceed g.
+        exclude: `[q]` integers, the gallery row that is the query itself and
+            must not be found, or -1 if there is none.
+        ties: How to rank positives and negatives of equal score, "against" or
+            "expected"; see the description of this module.
+        groups: `[q]` group names, for instance the category of each query.
+
+    Returns:
+        Means over the queries and, with `groups`, over those of each group.
 
     Raises:
-        ValueError: a shape, a rank or a vector that cannot be.
+        ValueError: If a shape is wrong, a rank is not a positive integer, a
+            vector is not finite, or `ties` is unknown.
+
+    Example:
+
+    >>> vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [1, 0.3]])
+    >>> labels = ["bag", "bag", "hat", "hat"]
+    >>> metrics = evaluate(
+    ...     vectors, labels, vectors, labels, ks=[1, 2], exclude=np.arange(4)
+    ... )
+    >>> metrics.recall
+    {1: 0.75, 2: 0.75}
     """
     metrics = evaluate_queries(
         queries, query_labels, gallery, gallery_labels, ks, exclude, ties
@@ -147,14 +213,32 @@ def summarize(
     ks: Sequence[int],
     groups: np.ndarray | None = None,
 ) -> RetrievalMetrics:
-    """The means over queries.
+    """Averages metrics over the queries that have a positive.
 
     Args:
-        metrics: Of `evaluate_queries`.
-        ks: The ranks that it was given.
-        groups: `[q]` names, for instance the queries' categories.
+        metrics: Metrics of `q` queries, from `evaluate_queries`.
+        ks: The ranks that were given to `evaluate_queries`.
+        groups: `[q]` group names, for instance the category of each query.
+
+    Returns:
+        The means over all queries and, with `groups`, over each group.
+
+    Raises:
+        ValueError: If `groups` does not have one entry per query.
+
+    Example:
+
+    >>> metrics = QueryMetrics(
+    ...     recall=np.array([[1.0, 0.0]]),
+    ...     precision=np.array([[1.0, 0.0]]),
+    ...     map_at_r=np.array([0.5, 0.0]),
+    ...     r_precision=np.array([0.5, 0.0]),
+    ... )
+    >>> summary = summarize(metrics, ks=[1], groups=np.array(["bags", "hats"]))
+    >>> summary.recall[1], summary.by_group["bags"].recall[1]
+    (0.5, 1.0)
     """
-    everything = _mean(metrics, ks, slice(None), {})
+    everything = _mean(metrics, ks, slice(None))
     if groups is None:
         return everything
     groups = np.asarray(groups)
@@ -166,7 +250,7 @@ def summarize(
         )
     names, members = np.unique(groups, return_inverse=True)
     by_group = {
-        name: _mean(metrics, ks, members == i, {})
+        name: _mean(metrics, ks, members == i)
         for i, name in enumerate(names.tolist())
     }
     return dataclasses.replace(everything, by_group=by_group)
@@ -174,14 +258,45 @@ def summarize(
 
 def evaluate_queries(
     queries: np.ndarray,
-    query_labels: np.ndarray,
+    query_labels: np.ndarray | Sequence,
     gallery: np.ndarray,
-    gallery_labels: np.ndarray,
+    gallery_labels: np.ndarray | Sequence,
     ks: Sequence[int],
     exclude: np.ndarray | None = None,
     ties: str = "against",
 ) -> QueryMetrics:
-    """As `evaluate`, query by query."""
+    """Computes the metrics of each query; see `evaluate`.
+
+    Args:
+        queries: `[q, dim]` floats. Vectors need not have unit length.
+        query_labels: `[q]` product labels, integers or strings.
+        gallery: `[g, dim]` floats.
+        gallery_labels: `[g]` product labels of the same type.
+        ks: Values of K for Recall@K and Precision@K. They may exceed g.
+        exclude: `[q]` integers, the gallery row that is the query itself and
+            must not be found, or -1 if there is none.
+        ties: "against" or "expected".
+
+    Returns:
+        The metrics of `q` queries.
+
+    Raises:
+        ValueError: If a shape is wrong, a rank is not a positive integer, a
+            vector is not finite, or `ties` is unknown.
+
+    Example:
+
+    >>> # The negative scores the same as the positive, and is ranked first.
+    >>> query, gallery = np.array([[1.0, 0.0]]), np.array([[1.0, 0], [1.0, 0]])
+    >>> metrics = evaluate_queries(query, [7], gallery, [8, 7], ks=[1, 2])
+    >>> metrics.recall.tolist()
+    [[0.0], [1.0]]
+    >>> metrics = evaluate_queries(
+    ...     query, [7], gallery, [8, 7], ks=[1], ties="expected"
+    ... )
+    >>> metrics.recall.round(6).tolist()
+    [[0.5]]
+    """
     ks = _check_ks(ks)
     if ties not in TIES:
         raise ValueError(
@@ -197,108 +312,31 @@ def evaluate_queries(
         np.full(count, np.nan),
         np.full(count, np.nan),
     )
-    # Log-factorials and harmonic numbers, up to any rank there can be.
-    log_factorials = _running_sum(np.log(np.arange(1, size + 1)))
-    harmonics = _running_sum(1 / np.arange(1, size + 1))
-    for ranks in exact.positive_ranks(
+    # Tables up to the highest possible rank.
+    log_factorials = tie_groups.log_factorials(size)
+    harmonics = tie_groups.harmonic_numbers(size)
+    for ranks in positive_ranks(
         queries, query_labels, gallery, gallery_labels, exclude
     ):
-        groups = _tie_groups(ranks, ties)
+        groups = tie_groups.tie_groups(ranks, ties)
         rows, relevant = ranks.rows, ranks.counts
         for i, k in enumerate(ks):
-            metrics.recall[i, rows] = _recall(groups, k, log_factorials)
-            metrics.precision[i, rows] = _hits(groups, k) / k
-        metrics.r_precision[rows] = _hits(groups, relevant[:, None]) / relevant
-        metrics.map_at_r[rows] = _map_at_r(groups, relevant, harmonics)
+            metrics.recall[i, rows] = tie_groups.recall(
+                groups, k, log_factorials
+            )
+            metrics.precision[i, rows] = tie_groups.hits(groups, k) / k
+        metrics.r_precision[rows] = (
+            tie_groups.hits(groups, relevant[:, None]) / relevant
+        )
+        metrics.map_at_r[rows] = tie_groups.map_at_r(
+            groups, relevant, harmonics
+        )
     return metrics
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _TieGroups:
-    """Stretches of the ranking whose order is open, `[b, groups]` each.
-
-    Attributes:
-        before: Images ranked before the group.
-        right_before: Right images among them.
-        right: Right images in the group; 0 for an entry that is none.
-        size: Images in the group.
-    """
-
-    before: np.ndarray
-    right_before: np.ndarray
-    right: np.ndarray
-    size: np.ndarray
-
-
-def _tie_groups(ranks: exact.PositiveRanks, ties: str) -> _TieGroups:
-    columns = np.broadcast_to(
-        np.arange(ranks.above.shape[1]), ranks.above.shape
-    )
-    real = columns < ranks.counts[:, None]
-    if ties == "against":
-        # Every wrong one first: each positive has a definite place.
-        return _TieGroups(
-            before=ranks.above + ranks.tied + columns,
-            right_before=columns,
-            right=real.astype(np.int64),
-            size=np.ones_like(columns),
-        )
-    return _TieGroups(
-        before=ranks.above + columns,
-        right_before=columns,
-        right=np.where(real & (ranks.leaders == columns), ranks.sizes, 0),
-        size=ranks.sizes + ranks.tied,
-    )
-
-
-def _recall(
-    groups: _TieGroups, k: int, log_factorials: np.ndarray
-) -> np.ndarray:
-    """Returns `[b]` probabilities that a right one is among the first k."""
-    # The nearest positive's group decides.
-    size, right = groups.size[:, 0], groups.right[:, 0]
-    wrong = size - right
-    drawn = np.clip(k - groups.before[:, 0], 0, size)
-    # None right among `drawn` of the group: C(wrong, drawn) / C(size, drawn).
-    some = np.minimum(drawn, wrong)
-    miss = np.exp(
-        log_factorials[wrong]
-        - log_factorials[wrong - some]
-        + log_factorials[size - some]
-        - log_factorials[size]
-    )
-    return np.where(drawn > wrong, 1.0, 1.0 - miss)
-
-
-def _hits(groups: _TieGroups, k: int | np.ndarray) -> np.ndarray:
-    """Returns `[b]` expected numbers of right ones among the first k."""
-    drawn = np.clip(k - groups.before, 0, groups.size)
-    return (groups.right * drawn / groups.size).sum(axis=1)
-
-
-def _map_at_r(
-    groups: _TieGroups, relevant: np.ndarray, harmonics: np.ndarray
-) -> np.ndarray:
-    """Returns `[b]` MAP@R, its expected value over the orders of each group.
-
-    At place s of a group of m with p right ones, after an images of which c
-    are right, `P(a + s) * rel` has the expected value
-    `p/m * (c + 1 + (s - 1)(p - 1)/(m - 1)) / (a + s)`.
-    Over s = 1 ... t the terms sum up by `h = H(a + t) - H(a)`:
-    `1 / (a + s)` to h, and `(s - 1) / (a + s)` to `t - (a + 1) h`.
-    """
-    a, m, p = groups.before, groups.size, groups.right
-    limit = relevant[:, None]
-    t = np.clip(limit - a, 0, m)
-    start = np.minimum(a, limit)
-    # Exact where a group has one place, as it is without ties.
-    h = np.where(m == 1, t / (a + 1), harmonics[start + t] - harmonics[start])
-    pace = (p - 1) / np.maximum(m - 1, 1)
-    total = p / m * ((groups.right_before + 1) * h + pace * (t - (a + 1) * h))
-    return total.sum(axis=1) / relevant
-
-
-def _mean(metrics: QueryMetrics, ks, members, by_group) -> RetrievalMetrics:
+def _mean(
+    metrics: QueryMetrics, ks: Sequence[int], members: np.ndarray | slice
+) -> RetrievalMetrics:
     """Averages over the members that have a positive."""
     scored = ~np.isnan(metrics.map_at_r[members])
     queries = int(scored.sum())
@@ -313,12 +351,7 @@ def _mean(metrics: QueryMetrics, ks, members, by_group) -> RetrievalMetrics:
         r_precision=mean(metrics.r_precision),
         queries=queries,
         left_out=len(scored) - queries,
-        by_group=by_group,
     )
-
-
-def _running_sum(terms: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0.0], np.cumsum(terms)])
 
 
 def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
@@ -329,9 +362,12 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
 
 
 def _dense(
-    query_labels, queries: int, gallery_labels, gallery: int
+    query_labels: np.ndarray | Sequence,
+    queries: int,
+    gallery_labels: np.ndarray | Sequence,
+    gallery: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the labels as integers, equal where the labels are."""
+    """Replaces labels by integers that are equal where the labels are."""
     query_labels = np.asarray(query_labels)
     gallery_labels = np.asarray(gallery_labels)
     for name, labels, rows in (
