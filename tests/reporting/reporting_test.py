@@ -6,8 +6,7 @@ import reference
 from PIL import Image
 from rich.console import Console
 
-from tf_triplet.reporting import neighbors as neighbors
-from tf_triplet.reporting import projector, tables
+from tf_triplet.reporting import neighbors, projector, tables
 from tf_triplet.retrieval import metrics as retrieval_metrics
 from tf_triplet.retrieval import protocols
 
@@ -38,7 +37,7 @@ def test_neighbors_are_found_and_framed(catalog, vectors, tmp_path):
     paths = catalog.paths.tolist()
     for query, row in zip(queries, found):
         partner = paths[paths.index(query) ^ 1]
-        assert [n.right for n in row] == [True, False, False]
+        assert [n.correct for n in row] == [True, False, False]
         assert row[0].path == partner
         assert row[0].score == pytest.approx(np.cos(0.01), abs=1e-5)
     path = tmp_path / "deep" / "sheet.png"

@@ -171,7 +171,7 @@ def _query_all(workdir: Path, query_domain: str, address: str) -> float:
 
 
 def _draw(path: Path, shown) -> None:
-    from tf_triplet.reporting import neighbors as neighbors
+    from tf_triplet.reporting import neighbors
 
     neighbors.neighbor_grid(
         path,
@@ -181,7 +181,7 @@ def _draw(path: Path, shown) -> None:
                 neighbors.Neighbor(
                     path=found.path,
                     score=found.score,
-                    right=found.product_id == product,
+                    correct=found.product_id == product,
                     label=found.product_id,
                 )
                 for found in answer

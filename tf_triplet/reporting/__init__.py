@@ -1,0 +1,1 @@
+"""Shows results to people: tables, sheets of neighbors, a map of embeddings."""

@@ -1,23 +1,26 @@
-"""A map of the embeddings to hover over, by TensorFlow Similarity."""
+"""An interactive map of the embeddings, drawn by TensorFlow Similarity."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
+import types
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 from absl import logging
 
-from tf_triplet.reporting import neighbors as neighbors
+from tf_triplet.reporting import neighbors
 
-# UMAP's neighborhood; fewer points have no map worth looking at.
+# UMAP looks at 15 neighbors of each point, so it needs more points than that.
 _LEAST_POINTS = 16
-# Telling more colors apart takes TF Similarity minutes, and nobody can.
+# Choosing more distinct colors takes TF Similarity minutes, and people cannot
+# tell them apart.
 _MOST_COLORS = 24
 
 
@@ -31,27 +34,29 @@ def write_projector(
     thumbnail_size: int = 64,
     seed: int = 0,
 ) -> int:
-    """Writes one HTML file that shows the embeddings in the plane (UMAP).
+    """Writes an HTML file with a two-dimensional UMAP map of embeddings.
 
-    It holds everything it needs, thumbnails too, and opens without network.
-    Colors are the categories, or the products where there is one category
-    and few products.
+    The file contains the thumbnails and all scripts, so it opens without a
+    network. Colors stand for categories. If there is only one category, they
+    stand for products, provided that there are few.
 
     Args:
-        path: The HTML file; its folder is made.
-        vectors: `[n, dim]` embeddings.
+        path: The HTML file to write. Missing folders are created.
+        vectors: `[n, dim]` float embeddings.
         paths: `[n]` image files.
         products: `[n]` product ids.
-        categories: `[n]` categories.
-        limit: Points at most; of more, so many are drawn at random.
-        thumbnail_size: Pixels a side.
-        seed: Of the draw.
+        categories: `[n]` category names.
+        limit: Maximum number of points. If there are more embeddings, a
+            random sample is shown.
+        thumbnail_size: Side of a thumbnail in pixels.
+        seed: Seed of the random sample.
 
     Returns:
-        The number of points.
+        The number of points on the map.
 
     Raises:
-        ValueError: too few points, or a package that it needs is missing.
+        ValueError: If there are too few points, or if a required package is
+            not installed.
     """
     if len(vectors) < _LEAST_POINTS:
         raise ValueError(
@@ -76,9 +81,9 @@ def write_projector(
         colorize=len(set(names)) <= _MOST_COLORS,
         pt_size=6,
         plot_size=900,
-        # The default names a tool that newer Bokeh does not offer.
+        # The default is a tool that newer versions of Bokeh do not have.
         active_drag="pan",
-        # Density-preserving UMAP fails on duplicates, which catalogs have.
+        # Density-preserving UMAP fails on duplicates, which catalogs contain.
         densmap=False,
     )
     from bokeh.embed import file_html
@@ -90,9 +95,10 @@ def write_projector(
     return len(rows)
 
 
-def _import_projector():
+def _import_projector() -> types.ModuleType:
     try:
-        # The package shows a function of this name in place of the module.
+        # Imported by name, because an attribute of the package hides the
+        # module: a function that is called `projector` too.
         with contextlib.redirect_stdout(io.StringIO()):
             return importlib.import_module(
                 "tensorflow_similarity.visualization.projector"
@@ -104,8 +110,10 @@ def _import_projector():
         ) from error
 
 
-def _project(module, vectors: np.ndarray, **arguments):
-    """Runs the projector, which can only show, and returns its figure."""
+def _project(
+    module: types.ModuleType, vectors: np.ndarray, **arguments: Any
+) -> Any:
+    """Returns the Bokeh figure that the projector would display."""
     shown = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(
@@ -116,7 +124,7 @@ def _project(module, vectors: np.ndarray, **arguments):
         stack.enter_context(
             mock.patch.object(module, "output_notebook", lambda: None)
         )
-        # It prints, and draws a bar, for a notebook's reader.
+        # The projector prints a progress bar that belongs in a notebook.
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         stack.enter_context(warnings.catch_warnings())
@@ -129,6 +137,6 @@ def _thumbnail(path: str, size: int) -> np.ndarray:
     try:
         image = neighbors.open_image(path, size)
     except OSError as error:
-        logging.warning("No thumbnail of %s: %s", path, error)
+        logging.warning("Cannot make a thumbnail of %s: %s", path, error)
         return np.full((size, size, 3), 221, np.uint8)
     return np.asarray(image)

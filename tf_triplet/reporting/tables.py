@@ -1,4 +1,4 @@
-"""Metrics as tables for a terminal."""
+"""Tables of metrics for a terminal."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ def overall_table(
     title: str = "",
     caption: str = "",
 ) -> Table:
-    """A row a metric: its value, with a baseline before, after and change.
+    """Makes a table with one row per metric.
 
     Args:
-        metrics: What to show.
-        baseline: The same metrics of the untrained features.
-        title: Over the table.
-        caption: Under the table.
+        metrics: The metrics to show.
+        baseline: Metrics to compare with, for instance those of the untrained
+            features. With a baseline, the table shows the value before, the
+            value after, and the change.
+        title: Title above the table.
+        caption: Caption below the table.
+
+    Returns:
+        A table that `rich` can print.
     """
     table = Table(
-        # Names are a user's: a bracket in one is no markup.
+        # Catalog names can contain brackets, which Rich reads as markup.
         title=escape(title) or None,
         caption=escape(caption) or None,
     )
@@ -51,12 +56,18 @@ def category_table(
     baseline: RetrievalMetrics | None = None,
     title: str = "",
 ) -> Table:
-    """A row a category: its queries, Recall@K and MAP@R.
+    """Makes a table with one row per category, and a last row for all.
+
+    The columns are the number of queries, Recall@K and MAP@R.
 
     Args:
-        metrics: What to show, with `by_group`.
-        baseline: Where given, the change against it stands in brackets.
-        title: Over the table.
+        metrics: The metrics to show, including `by_group`.
+        baseline: Metrics to compare with. With a baseline, each cell shows
+            the change in parentheses.
+        title: Title above the table.
+
+    Returns:
+        A table that `rich` can print.
     """
     table = Table(title=escape(title) or None)
     table.add_column("category")
@@ -90,15 +101,15 @@ def category_table(
 
 
 def format_metric(name: str) -> str:
-    """Returns `Recall@1` for `recall@1`."""
+    """Returns the title of a metric: `Recall@1` for `recall@1`."""
     return _TITLES.get(name, name.capitalize())
 
 
 def format_value(value: float) -> str:
-    """Returns three decimals, a dash for NaN."""
+    """Formats a value with three decimals, or a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def format_change(value: float) -> str:
-    """Returns three decimals with their sign, a dash for NaN."""
+    """Formats a difference with sign and three decimals; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:+.3f}"
