@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from tf_triplet.models import safe_loading
+
 BACKBONES = ("resnet50v2", "resnet50")
 # ImageNet means of the Caffe models that ResNet50's weights come from, RGB,
 # 0 to 255 (keras.applications.resnet50.preprocess_input).
@@ -123,6 +125,7 @@ def _load_file(network: tf.keras.Model, path: Path) -> None:
             f"of a Keras weights file. Received: {str(path)!r}, and there is "
             "no such file."
         )
+    safe_loading.check_weights(path)
     before = [w.copy() for w in network.get_weights()]
     try:
         # By name: files with and without the classifier both load.

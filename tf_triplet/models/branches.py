@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_triplet.models import encoder as embedding
+from tf_triplet.models.pooling import Pooling
 
 CHOSEN_BY = ("domain", "category")
 KINDS = ("heads", "networks", "weights")
@@ -137,7 +138,7 @@ def build_branched_encoder(
     kind: str = "heads",
     batch_norm: str = "train",
     seed: int | None = None,
-    pooling: str = "average",
+    pooling: Pooling = "average",
 ) -> tf.keras.Model:
     """Builds (images, branches) → embeddings.
 
@@ -171,7 +172,8 @@ def build_branched_encoder(
         ValueError: an unknown kind, or one that does not go with the other
             arguments.
     """
-    _check(backbone, embedding_size, branches, kind)
+    check_kind(kind, embedding_size)
+    _check_count(backbone, branches, kind)
     layers = tf.keras.layers
     networks = [backbone] if isinstance(backbone, tf.keras.Model) else backbone
     pixels = layers.Input(networks[0].input_shape[1:], name="pixels")
@@ -198,11 +200,33 @@ def build_branched_encoder(
     return tf.keras.Model(inputs, unit, name="encoder")
 
 
-def _check(backbone, embedding_size: int, branches: Branches, kind: str):
+def check_kind(kind: str, embedding_size: int) -> None:
+    """Checks a kind of branches before there is a backbone.
+
+    Args:
+        kind: See `build_branched_encoder`.
+        embedding_size: Width of the linear head; 0 leaves it out.
+
+    Raises:
+        ValueError: If the kind is unknown, or does not go with the width.
+    """
     if kind not in KINDS:
         raise ValueError(
             f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}"
         )
+    if kind == "heads" and embedding_size < 1:
+        raise ValueError(
+            "`kind=heads` needs `embedding_size` of at least 1. "
+            f"Received: {embedding_size}"
+        )
+    if kind == "weights" and embedding_size:
+        raise ValueError(
+            "`kind=weights` weighs the features of the backbone itself, so it "
+            f"needs `embedding_size=0`. Received: {embedding_size}"
+        )
+
+
+def _check_count(backbone, branches: Branches, kind: str) -> None:
     count = 1 if isinstance(backbone, tf.keras.Model) else len(backbone)
     wanted = len(branches.names) if kind == "networks" else 1
     if count != wanted:
@@ -210,20 +234,10 @@ def _check(backbone, embedding_size: int, branches: Branches, kind: str):
             f"`kind={kind}` with the branches {', '.join(branches.names)} "
             f"needs {wanted} backbones. Received: {count}"
         )
-    if kind == "heads" and embedding_size < 1:
-        raise ValueError(
-            "`kind=heads` needs an `embedding_size` of at least 1. "
-            f"Received: {embedding_size}"
-        )
-    if kind == "weights" and embedding_size:
-        raise ValueError(
-            "`kind=weights` weighs the backbone's own features, so it needs "
-            f"`embedding_size=0`. Received: {embedding_size}"
-        )
 
 
 def _trunk(
-    backbone: tf.keras.Model, batch_norm: str, pooling: str, name: str
+    backbone: tf.keras.Model, batch_norm: str, pooling: Pooling, name: str
 ) -> tf.keras.Model:
     """Its pooled features, as one layer: two networks may share names."""
     backbone = embedding.with_batch_norm(backbone, batch_norm)

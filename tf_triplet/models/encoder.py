@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tf_triplet.models import backbones, cutting, ensemble
-from tf_triplet.models.pooling import build_pooling
+from tf_triplet.models.pooling import Pooling, build_pooling
 
 BATCH_NORMS = ("train", "frozen", "sync")
 
@@ -21,7 +21,7 @@ def build_encoder(
     image_size: int = 224,
     batch_norm: str = "train",
     seed: int | None = None,
-    pooling: str = "average",
+    pooling: Pooling = "average",
     learners: int = 0,
     attention_at: str = "",
     unit_features: bool = False,
@@ -54,7 +54,7 @@ def build_encoder(
         pooling "gem" or "rmac": then import `tf_triplet.models.pooling`
         first.
     """
-    _check(embedding_size, learners)
+    check_sizes(embedding_size, learners)
     if isinstance(backbone, str):
         backbone = backbones.build_backbone(backbone, image_size, weights)
     backbone = with_batch_norm(backbone, batch_norm)
@@ -72,7 +72,17 @@ def build_encoder(
     return tf.keras.Model(backbone.input, unit, name="encoder")
 
 
-def _check(embedding_size: int, learners: int) -> None:
+def check_sizes(embedding_size: int, learners: int) -> None:
+    """Checks the width of an encoder before there is a backbone.
+
+    Args:
+        embedding_size: See `build_encoder`.
+        learners: See `build_encoder`.
+
+    Raises:
+        ValueError: If one is negative, or `learners` does not divide
+            `embedding_size`.
+    """
     if embedding_size < 0:
         raise ValueError(
             f"`embedding_size` must be at least 0. Received: {embedding_size}"
@@ -103,7 +113,7 @@ def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
     return backbone
 
 
-def pooled_by(backbone: tf.keras.Model, pooling: str) -> Callable:
+def pooled_by(backbone: tf.keras.Model, pooling: Pooling) -> Callable:
     """A function from what the backbone gives to `[batch, features]`.
 
     Args:
@@ -115,7 +125,8 @@ def pooled_by(backbone: tf.keras.Model, pooling: str) -> Callable:
     """
     if backbone.output.shape.rank == 2 and pooling != "average":
         raise ValueError(
-            f"`pooling={pooling}` needs a backbone that gives a map. Received "
+            f"`pooling={pooling if isinstance(pooling, str) else '<own>'}` "
+            "needs a backbone that gives a map. Received "
             f"one that gives {backbone.output.shape}: leave it at average."
         )
     pool = build_pooling(pooling)

@@ -1,7 +1,8 @@
-"""Any Keras model that maps images to features, made a backbone of ours."""
+"""Any Keras model that maps images to features, made a backbone."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from tf_triplet.models import (
     backbones,
     cutting,
     pooling,  # noqa: F401  Registers the layers of saved encoders.
+    safe_loading,
 )
 
 
@@ -18,26 +20,47 @@ def import_backbone(
     image_size: int,
     scaling: str = "0_1",
     layer: str = "",
+    modules: Collection[str] = (),
+    safe_mode: bool = True,
 ) -> tf.keras.Model:
-    """Wraps a foreign model so that it takes pixels in [0, 1].
+    """Wraps any Keras model so that it takes pixels in [0, 1].
 
     Args:
-        source: a `.keras` or `.h5` file, a SavedModel folder, or a model.
-        image_size: pixels a side that it will be fed.
-        scaling: of the pixels that it expects, see `scale_pixels`.
-        layer: take what this layer gives in place of the model's end, for
-            instance "pool" of an encoder of ours, to train a new head.
+        source: A `.keras` or `.h5` file, the folder of a SavedModel, or a
+            model.
+        image_size: Pixels on each side of the images that it will be given.
+        scaling: The pixel values that the model expects: "0_1", "-1_1",
+            "0_255" or "caffe" (see `backbones.scale_pixels`).
+        layer: Name of a layer whose output replaces the model's output, for
+            instance "pool" of an encoder of this package, to train a new
+            head on it. Empty: the model's output.
+        modules: Names of Python modules whose layers a saved model may use
+            (see `safe_loading.load_model`).
+        safe_mode: Whether to refuse a saved model that runs code of its own
+            when it is loaded, such as a `Lambda` layer.
 
     Returns:
         A model for `build_encoder(backbone=...)`.
 
     Raises:
-        ValueError: no such file, not a Keras model, it does not take
-            `[batch, image_size, image_size, 3]`, or there is no such layer.
+        ValueError: If the file does not exist, is refused, or is not a Keras
+            model; if the model does not take `[batch, image_size,
+            image_size, 3]` or has several outputs; or if it has no such
+            layer.
+
+    Example:
+
+    >>> pixels = tf.keras.Input([8, 8, 3])
+    >>> features = tf.keras.layers.GlobalMaxPooling2D()(pixels)
+    >>> network = tf.keras.Model(pixels, features)
+    >>> backbone = import_backbone(network, image_size=8, scaling="0_255")
+    >>> backbone(tf.ones([1, 8, 8, 3])).numpy().tolist()
+    [[255.0, 255.0, 255.0]]
     """
     model = source
     if not isinstance(source, tf.keras.Model):
-        model = _load(Path(source))
+        model = _load(Path(source), modules, safe_mode)
+    name = model.name if model is source else source
     if layer:
         model = cutting.cut(model, layer)
     pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
@@ -45,27 +68,22 @@ def import_backbone(
         features = model(backbones.scale_pixels(pixels, scaling))
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
-            f"{source} does not take [batch, {image_size}, {image_size}, 3] "
+            f"{name} does not take [batch, {image_size}, {image_size}, 3] "
             f"images; set --config.data.image_size to its size. {error}"
         ) from error
     if not tf.is_tensor(features) and not hasattr(features, "shape"):
         raise ValueError(
-            f"{source} must have one output. Received: {type(features)}"
+            f"{name} must have one output. Received: {type(features)}"
         )
     return tf.keras.Model(pixels, features, name="imported")
 
 
-def _load(path: Path) -> tf.keras.Model:
+def _load(
+    path: Path, modules: Collection[str], safe_mode: bool
+) -> tf.keras.Model:
     if not path.exists():
         raise ValueError(
-            f"`model.path` must be a .keras or .h5 file or a SavedModel "
+            "`model.path` must be a .keras or .h5 file or a SavedModel "
             f"folder. Received: {str(path)!r}, which does not exist."
         )
-    try:
-        return tf.keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds here.
-        raise ValueError(
-            f"Keras could not load a model from {path}: {error}. A model "
-            "with layers of its own must be loaded by your code, and given "
-            "to `build_encoder(backbone=model)`."
-        ) from error
+    return safe_loading.load_model(path, modules, safe_mode)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_triplet.models import encoder as embedding
+from tf_triplet.models.pooling import Pooling
 
 EMBEDDINGS = "embeddings"
 ATTRIBUTES = "attributes"
@@ -108,7 +109,7 @@ def build_multitask(
     landmark_features: int = 0,
     batch_norm: str = "train",
     seed: int | None = None,
-    pooling: str = "average",
+    pooling: Pooling = "average",
     unit_features: bool = False,
 ) -> Network:
     """Builds an encoder and the training model around it.

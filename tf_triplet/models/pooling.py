@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Union
 
 import tensorflow as tf
 
 POOLINGS = ("average", "max", "average_max", "gem", "rmac")
+# One of `POOLINGS`, or a function that makes a Keras layer.
+Pooling = Union[str, Callable[[], tf.keras.layers.Layer]]
 
 
-def build_pooling(pooling: str) -> Callable:
+def build_pooling(pooling: Pooling) -> Callable:
     """Makes the layers; what is returned may be called several times.
 
     Args:
         pooling: "average", "max", "average_max" (the sum of both), "gem"
-            (`GeneralizedMean`) or "rmac" (`RegionalMax`).
+            (`GeneralizedMean`) or "rmac" (`RegionalMax`); or a function
+            without arguments that makes a Keras layer of your own from
+            `[batch, height, width, channels]` to `[batch, channels]`.
 
     Returns:
         A function from a `[batch, height, width, channels]` Keras tensor to
@@ -23,6 +28,8 @@ def build_pooling(pooling: str) -> Callable:
         `import tf_triplet.models.pooling`.
     """
     layers = tf.keras.layers
+    if callable(pooling):
+        return _checked(pooling())
     if pooling not in POOLINGS:
         raise ValueError(
             f"`pooling` must be one of {', '.join(POOLINGS)}. "
@@ -41,6 +48,27 @@ def build_pooling(pooling: str) -> Callable:
     if pooling == "max":
         return layers.GlobalMaxPooling2D(name="pool")
     return layers.GlobalAveragePooling2D(name="pool")
+
+
+def _checked(layer: tf.keras.layers.Layer) -> Callable:
+    """The layer, which must give one vector for each image."""
+    if not isinstance(layer, tf.keras.layers.Layer):
+        raise ValueError(
+            "`pooling` must make a `tf.keras.layers.Layer`. Received: "
+            f"{type(layer).__name__}"
+        )
+
+    def pool(features):
+        vectors = layer(features)
+        shape = getattr(vectors, "shape", None)
+        if shape is None or shape.rank != 2 or shape[-1] is None:
+            raise ValueError(
+                f"The pooling layer {layer.name!r} must map {features.shape} "
+                f"to [batch, channels]. Received an output of shape: {shape}"
+            )
+        return vectors
+
+    return pool
 
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
