@@ -4,6 +4,11 @@ from .augmentation import (
 from .catalog import (
     Catalog,
 )
+from .ids import (
+    comparable_ids,
+    normalize_ids,
+    stable_hash,
+)
 from .pipeline import (
     BadImages,
     evaluation_batches,
@@ -37,13 +42,16 @@ __all__ = [
     "Catalog",
     "GroupedSampler",
     "InputSpec",
+    "comparable_ids",
     "decode_image",
     "evaluation_batches",
     "load_image",
     "load_images",
+    "normalize_ids",
     "read_emoji",
     "read_folder",
     "read_manifest",
     "read_rendered",
+    "stable_hash",
     "training_batches",
 ]
