@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet.models import (
-    cutting,
     ensemble,
     keras_import,
+    layer_outputs,
 )
 from tf_triplet.models import (
     encoder as embedding,
@@ -48,7 +48,7 @@ def doubly_nested():
 @pytest.mark.parametrize("name", ["early", "norm", "late"])
 def test_the_two_parts_make_the_whole(make, name):
     model = make()
-    middle, tail = cutting.split(model, name)
+    middle, tail = layer_outputs.split_at_layer(model, name)
     head = tf.keras.Model(model.input, middle)
     got = tail(head(images()))
     np.testing.assert_allclose(got, model(images()), rtol=1e-5, atol=1e-6)
@@ -62,8 +62,8 @@ def test_a_shortcut_cannot_be_cut():
     second = LAYERS.Conv2D(4, 1, name="second")(first)
     model = tf.keras.Model(inputs, LAYERS.Add()([first, second]))
     with pytest.raises(ValueError, match="at layer 'second': a shortcut"):
-        cutting.split(model, "second")
-    cutting.split(model, "first")
+        layer_outputs.split_at_layer(model, "second")
+    layer_outputs.split_at_layer(model, "first")
 
 
 def test_a_model_of_ones_own_class_is_told():
@@ -72,13 +72,13 @@ def test_a_model_of_ones_own_class_is_told():
             return inputs
 
     with pytest.raises(ValueError, match="Only a functional or Seq.*Own"):
-        cutting.cut(Own(), "first")
+        layer_outputs.up_to_layer(Own(), "first")
     inputs = tf.keras.Input([8, 8, 3])
     around = tf.keras.Model(inputs, Own(name="own")(inputs))
-    middle, _ = cutting.split(around, "own")
+    middle, _ = layer_outputs.split_at_layer(around, "own")
     assert middle.shape == (None, 8, 8, 3)
     with pytest.raises(ValueError, match="no layer 'x'.*: own"):
-        cutting.split(around, "x")
+        layer_outputs.split_at_layer(around, "x")
 
 
 def test_an_unknown_layer_lists_the_maps():

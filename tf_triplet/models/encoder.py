@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_triplet.models import backbones, cutting, ensemble
+from tf_triplet.models import backbones, ensemble, layer_outputs
 from tf_triplet.models.pooling import Pooling, build_pooling
 
 BATCH_NORMS = ("train", "frozen", "sync")
@@ -220,7 +220,7 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
             f"branches: it comes before they part. Received: {name!r}. Train "
             "without model.branch_by."
         )
-    features = cutting.output_of(encoder, name)
+    features = layer_outputs.layer_output(encoder, name)
     # Names of their own: those of the encoder's end may be taken.
     average = tf.keras.layers.GlobalAveragePooling2D(
         dtype="float32", name=f"at_{name}_average"

@@ -1,9 +1,12 @@
-"""Layers that keep their kernels in int8, a quarter of the bytes of float32.
+"""Keras layers that store their kernels as int8, a quarter of float32's size.
 
-A kernel is whole numbers from -127 to 127 and one scale an output channel
-(symmetric and per channel: Krishnamoorthi 2018, "Quantizing deep convolutional
-networks for efficient inference", arXiv:1806.08342, section 3). Each call makes
-the floats anew, in plain TensorFlow, which any server loads.
+A kernel is stored as integers from -127 to 127 and one float32 scale per output
+channel. Each call of a layer multiplies the two to get a float32 kernel. This
+takes only plain TensorFlow operations, so any server can load the model.
+
+References:
+    Krishnamoorthi, 2018, https://arxiv.org/abs/1806.08342, section 3
+    (symmetric quantization per channel).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 _LARGEST = 127
-# What Keras calls kernels, with the axes that are not an output's.
+# Names that Keras gives to kernels, with the axes that share a scale.
 _INPUT_AXES = {
     "kernel": (0, 1, 2),
     "depthwise_kernel": (0, 1),
@@ -25,43 +28,50 @@ _INPUT_AXES = {
 def quantize(
     kernel: np.ndarray, axes: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers and their scales.
+    """Rounds a kernel to integers times a scale.
 
     Args:
-        kernel: float32.
-        axes: that share a scale.
+        kernel: Floats of any shape.
+        axes: The axes along which all numbers share a scale.
 
     Returns:
-        int8 of the kernel's shape, and float32 scales that broadcast to it;
-        the largest error is half a scale.
+        int8 numbers of the shape of the kernel, and float32 scales that
+        broadcast to it. No number is off by more than half a scale.
     """
     scale = np.abs(kernel).max(axes, keepdims=True) / np.float32(_LARGEST)
-    # A channel of zeros, or of numbers too small to divide by.
+    # Channels of zeros, or of numbers too small to divide by, become zeros.
     scale = np.where(scale < np.finfo(np.float32).tiny, 1, scale)
     return np.rint(kernel / scale).astype(np.int8), np.float32(scale)
 
 
 @functools.cache
 def with_int8_kernels(kind: type) -> type:
-    """A class of layers like `kind`, its kernels kept in int8."""
+    """Makes a subclass of a layer class that stores its kernels as int8.
+
+    Args:
+        kind: Class of a Keras layer, for instance `tf.keras.layers.Conv2D`.
+
+    Returns:
+        The subclass, which has a method `copy_weights` besides.
+    """
     return type(f"Int8{kind.__name__}", (_Int8Kernels, kind), {})
 
 
 def _kernel(name: str) -> property:
-    """Floats that are made anew at each look."""
+    """Makes a property that computes a float32 kernel when it is read."""
 
     def get(self):
         numbers, scales = self._int8[name]
         return tf.cast(numbers, tf.float32) * scales
 
     def ignore(self, value):
-        """Keras sets what `add_weight` gave."""
+        """Ignores the assignment of what `add_weight` returned."""
 
     return property(get, ignore)
 
 
 class _Int8Kernels:
-    """Mixed into a Keras layer, before its class."""
+    """Mixin that comes before a Keras layer class in the bases."""
 
     kernel = _kernel("kernel")
     depthwise_kernel = _kernel("depthwise_kernel")
@@ -87,10 +97,14 @@ class _Int8Kernels:
             **settings,
         )
         self._int8[name] = numbers, scales
-        return None  # `kernel` above is made of these two.
+        return None  # The property `kernel` reads the two variables.
 
     def copy_weights(self, layer: tf.keras.layers.Layer) -> None:
-        """Takes those of the layer that this one was made from."""
+        """Copies the weights of a layer, and quantizes its kernels.
+
+        Args:
+            layer: A layer of the original class with the same configuration.
+        """
         for name, (numbers, scales) in self._int8.items():
             kernel = getattr(layer, name).numpy()
             whole, scale = quantize(kernel, self._axes(name, kernel.ndim))
@@ -105,11 +119,11 @@ class _Int8Kernels:
 
     @property
     def _int8(self):
-        """Of a kernel's name its numbers and scales; Keras tracks them."""
+        """Maps a kernel's name to its numbers and scales."""
         return self.__dict__.setdefault("_int8_of_kernels", {})
 
     def _axes(self, name, rank):
         if isinstance(self, tf.keras.layers.Conv2DTranspose):
-            return 0, 1, 3  # Outputs come before inputs.
-        # Of a dense layer's kernel the last axis is the output's too.
+            return 0, 1, 3  # The output axis comes before the input axis.
+        # The last axis of a kernel is the output, also in dense layers.
         return tuple(axis for axis in _INPUT_AXES[name] if axis < rank - 1)

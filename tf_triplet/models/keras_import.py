@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_triplet.models import (
     backbones,
-    cutting,
+    layer_outputs,
     pooling,  # noqa: F401  Registers the layers of saved encoders.
     safe_loading,
 )
@@ -62,7 +62,7 @@ def import_backbone(
         model = _load(Path(source), modules, safe_mode)
     name = model.name if model is source else source
     if layer:
-        model = cutting.cut(model, layer)
+        model = layer_outputs.up_to_layer(model, layer)
     pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
     try:
         features = model(backbones.scale_pixels(pixels, scaling))

@@ -1,20 +1,24 @@
-"""A trained encoder in another precision, for serving.
+"""Converts a trained encoder to another precision, for serving.
 
-bfloat16: it multiplies in it. Half the memory traffic, and on processors with
-bfloat16 units several times the rate; weights stay float32 in the file.
-int8: its weights are kept in it. A quarter of the file and of the memory; it
-multiplies in float32, and makes its weights anew at each call.
+* bfloat16: Convolutions and dense layers multiply in bfloat16. This halves the
+  memory traffic, and is several times faster on processors with bfloat16
+  units. The weights in the file remain float32.
+* int8: Convolutions and dense layers store their kernels as int8. The file and
+  the memory are a quarter of the size. The layers multiply in float32, and
+  convert the kernels in every call.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from tf_triplet.models import int8_kernels
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-# Where an encoder's products are. Sums between them stay float32.
-_MULTIPLY = (
+# Layers that are converted. Operations between them stay float32.
+_CONVERTED = (
     tf.keras.layers.Conv2D,
     tf.keras.layers.DepthwiseConv2D,
     tf.keras.layers.SeparableConv2D,
@@ -25,24 +29,22 @@ _MULTIPLY = (
 
 
 def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
-    """The encoder, its convolutions and dense layers in a precision.
+    """Converts the convolutions and dense layers of an encoder.
 
-    All other layers, normalization and what makes the embedding among them,
-    stay in float32. Plain operations between layers (`x * y` on Keras
-    tensors) are no layers, and take what comes.
+    All other layers stay in float32, among them normalization and the head
+    that makes the embedding. Plain operations between layers, such as `x * y`
+    on Keras tensors, compute in the precision of their inputs.
 
     Args:
-        encoder: a functional Keras model in float32.
-        precision: one of `PRECISIONS`; "float32" gives `encoder` back as it
-            was trained.
+        encoder: A functional Keras model in float32.
+        precision: One of `PRECISIONS`. "float32" returns `encoder` itself.
 
     Returns:
-        A copy with the same weights, in int8 rounded.
+        A copy with the same weights. In int8, the weights are rounded.
 
     Raises:
-        ValueError: an unknown precision, an encoder that is not in float32,
-            one without a layer that would change, or with one that Keras
-            cannot copy.
+        ValueError: If the precision is unknown, the encoder is not in
+            float32, no layer would change, or Keras cannot copy a layer.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -54,9 +56,9 @@ def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
     kinds = {layer.compute_dtype for layer in _layers(encoder)} - {"float32"}
     if kinds:
         raise ValueError(
-            f"`precision={precision}` is for an encoder in float32. Received "
+            f"`precision={precision}` needs an encoder in float32. Received "
             f"one that was trained in {', '.join(sorted(kinds))}: leave "
-            "export.precision at float32, which serves it as it is."
+            "export.precision at float32, which serves the encoder unchanged."
         )
     changed = []
     change = {"bfloat16": _in_bfloat16, "int8": _in_int8}[precision]
@@ -65,21 +67,21 @@ def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
         _copy_weights(encoder, copy)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"This encoder has a layer that Keras cannot copy in {precision}: "
-            f"{error}. Take float32."
+            f"The encoder has a layer that Keras cannot copy in {precision}: "
+            f"{error}. Use float32."
         ) from error
     if not changed:
         names = sorted({type(layer).__name__ for layer in _layers(encoder)})
         raise ValueError(
-            f"No layer of the encoder would be in {precision}, only "
-            "convolutions and dense layers before its head are. Received "
-            f"layers: {', '.join(names)}. Take float32."
+            f"No layer of the encoder would change to {precision}: only "
+            "convolutions and dense layers before the head do. Received "
+            f"layers: {', '.join(names)}. Use float32."
         )
     return copy
 
 
 def _layers(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
-    """Those with weights, of models in it too."""
+    """Returns the layers with weights, including those of inner models."""
     return [
         part
         for part in model.submodules
@@ -99,15 +101,26 @@ def _in_int8(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
     return kind.from_config(layer.get_config())
 
 
-def _copy(model: tf.keras.Model, change, changed: list) -> tf.keras.Model:
-    """Without the weights; names the layers that are other ones now."""
-    # What gives the embedding is small, and worth its digits.
+def _copy(
+    model: tf.keras.Model, change: Callable, changed: list[str]
+) -> tf.keras.Model:
+    """Copies a model without its weights.
+
+    Args:
+        model: The model.
+        change: Function from a layer to the layer that replaces it.
+        changed: List to which the names of replaced layers are added.
+
+    Returns:
+        The copy.
+    """
+    # The head is small, and the embedding needs all its digits.
     heads = {id(layer) for layer in model.layers if _is_head(layer)}
 
     def clone(layer):
-        if isinstance(layer, tf.keras.Model):  # An imported one.
+        if isinstance(layer, tf.keras.Model):  # For instance an imported one.
             return _copy(layer, change, changed)
-        if isinstance(layer, _MULTIPLY) and id(layer) not in heads:
+        if isinstance(layer, _CONVERTED) and id(layer) not in heads:
             changed.append(layer.name)
             return change(layer)
         return type(layer).from_config(layer.get_config())
@@ -127,5 +140,5 @@ def _copy_weights(model: tf.keras.Model, copy: tf.keras.Model) -> None:
 
 
 def _is_head(layer: tf.keras.layers.Layer) -> bool:
-    own = ("embedding", "weight_roots")
-    return layer.name in own or layer.name.startswith("head_")
+    names = ("embedding", "weight_roots")
+    return layer.name in names or layer.name.startswith("head_")
