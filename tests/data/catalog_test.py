@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from tf_triplet.data.catalog import Catalog
-from tf_triplet.data.sources import splits
 
 
 def _frame(**columns):
@@ -223,47 +222,3 @@ def test_lengths_must_agree():
     catalog = _full()
     with pytest.raises(ValueError, match="`boxes`.* 4.*Received: 3"):
         Catalog(**{**vars(catalog), "boxes": catalog.boxes[:3]})
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.9])
-def test_split_holds_out_whole_products_within_each_category(fraction):
-    categories = np.repeat([0, 1, 2], [100, 60, 7])
-    products = np.repeat(np.arange(167), 3)
-    held_out = splits.split_products(
-        products, np.repeat(categories, 3), fraction, seed=3
-    )
-
-    by_product = held_out.reshape(167, 3)
-    assert (by_product.all(axis=1) == by_product.any(axis=1)).all()
-    assert by_product[:, 0].sum() == int(167 * fraction + 1e-9)
-    for category in range(3):
-        share = by_product[categories == category, 0]
-        assert abs(share.sum() - fraction * len(share)) <= 1
-
-
-def test_split_depends_on_the_seed_and_not_on_the_order_of_rows():
-    products = np.repeat(np.arange(40), 2)
-    categories = products % 3
-    order = np.random.default_rng(0).permutation(80)
-    held_out = splits.split_products(products, categories, 0.5, seed=1)
-
-    np.testing.assert_array_equal(
-        splits.split_products(products[order], categories[order], 0.5, seed=1),
-        held_out[order],
-    )
-    other = splits.split_products(products, categories, 0.5, seed=2)
-    assert (held_out != other).any()
-
-
-@pytest.mark.parametrize("fraction", [0.01, 0.99])
-def test_two_products_give_one_to_each_side(fraction):
-    held_out = splits.split_products(
-        np.array([0, 1]), np.array([0, 0]), fraction, seed=0
-    )
-    assert sorted(held_out) == [False, True]
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -0.5])
-def test_split_fraction_is_checked(fraction):
-    with pytest.raises(ValueError, match=f"Received: {fraction}"):
-        splits.split_products(np.array([0]), np.array([0]), fraction, seed=0)

@@ -149,6 +149,8 @@ def test_products_are_split_by_the_seed(cache):
     ]
     assert splits[0] == splits[1]
     assert len(set(splits)) > 1
+    former = emoji.read_emoji(cache_dir=cache, draw="permutation")
+    assert len(former.split("test").product_ids) == 2
 
 
 def test_without_network_the_error_is_a_fetch_error(cache):

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from tf_triplet.data.sources import folder
+from tf_triplet.data.sources import folder, splits
 
 
 def _touch(root, *names):
@@ -64,8 +65,12 @@ def test_train_beside_others_is_a_product(tmp_path):
 
 def test_without_splits_products_are_held_out(tmp_path):
     _touch(tmp_path, *(f"p{i}/{j}.png" for i in range(8) for j in range(2)))
+    names = np.array([f"p{i}" for i in range(8)])
+    wanted = names[splits.draw_by_hash(names, 0.25, seed=0)]
     catalog = folder.read_folder(tmp_path, test_fraction=0.25, seed=0)
-    assert len(catalog.split("test").product_ids) == 2
+    assert catalog.split("test").product_ids.tolist() == wanted.tolist()
+    former = folder.read_folder(tmp_path, 0.25, 0, draw="permutation")
+    assert len(former.split("test").product_ids) == 2
 
 
 def test_no_such_folder(tmp_path):

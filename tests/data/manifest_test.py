@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tf_triplet.data.sources import manifest
+from tf_triplet.data.sources import manifest, splits
 
 
 @pytest.fixture
@@ -82,7 +82,12 @@ def test_without_a_split_column_products_are_held_out(images):
     path = _write(images, "\n".join(["path,product_id", *lines]))
     catalog = manifest.read_manifest(path, test_fraction=0.25, seed=1)
 
-    assert len(catalog.split("test").product_ids) == 5
+    tested = splits.draw_by_hash(catalog.product_ids, 0.25, seed=1)
+    assert set(catalog.split("test").product_ids) == set(
+        catalog.product_ids[tested]
+    )
+    former = manifest.read_manifest(path, 0.25, 1, draw="permutation")
+    assert len(former.split("test").product_ids) == 5
     assert not set(catalog.split("test").product_ids) & set(
         catalog.split("train").product_ids
     )

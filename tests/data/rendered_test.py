@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_triplet.data.sources import rendered, shapes
+from tf_triplet.data.sources import rendered, shapes, splits
 
 
 def _pixels(*args):
@@ -19,7 +19,15 @@ def test_the_catalog_is_listed_as_drawn(tmp_path):
     assert list(np.bincount(catalog.products)) == [4] * 12
     assert list(catalog.domain_names) == ["street", "studio"]
     assert list(catalog.category_names) == list(shapes.CATEGORIES)
-    assert len(catalog.split("test").product_ids) == 6
+    tested = splits.draw_by_hash(catalog.product_ids, 0.5, seed=0)
+    assert (
+        catalog.split("test").product_ids.tolist()
+        == catalog.product_ids[tested].tolist()
+    )
+    former = rendered.read_rendered(
+        tmp_path, 12, 4, 0, 0.5, 16, draw="permutation"
+    )
+    assert len(former.split("test").product_ids) == 6
     for path in catalog.paths:
         with Image.open(path) as image:
             assert image.size == (16, 16)

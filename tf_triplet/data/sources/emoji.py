@@ -98,6 +98,7 @@ def read_emoji(
     test_fraction: float = 0.5,
     cache_dir: str | pathlib.Path | None = None,
     show_progress: bool = True,
+    draw: str = "hash",
 ) -> Catalog:
     """Fetches and prepares the images once, and lists them.
 
@@ -106,11 +107,13 @@ def read_emoji(
     alone draws is kept: it has a single image.
 
     Args:
-        seed: Seed of the split.
-        test_fraction: Share of products held out, within each category.
+        seed: The seed of the split.
+        test_fraction: The share of products that is held out.
         cache_dir: Where archives and images are kept; the user's cache
             folder unless given.
         show_progress: Show a progress bar while preparing.
+        draw: "hash", or "permutation" for runs of earlier versions; see
+            `splits`.
 
     Raises:
         FetchError: the archives could not be fetched.
@@ -134,7 +137,7 @@ def read_emoji(
     table = pd.read_csv(folder / _TABLE, dtype=str, keep_default_na=False)
     table["path"] = str(folder) + "/" + table["path"]
     catalog = Catalog.from_frame(table, "emoji")
-    return splits.with_split(catalog, test_fraction, seed)
+    return splits.with_split(catalog, test_fraction, seed, draw)
 
 
 def code_key(code: str) -> str:

@@ -16,7 +16,10 @@ _LAYOUTS = "product/*.jpg or category/product/*.jpg"
 
 
 def read_folder(
-    path: str | pathlib.Path, test_fraction: float = 0.5, seed: int = 0
+    path: str | pathlib.Path,
+    test_fraction: float = 0.5,
+    seed: int = 0,
+    draw: str = "hash",
 ) -> Catalog:
     """Reads `product/*.jpg` or `category/product/*.jpg`.
 
@@ -27,9 +30,11 @@ def read_folder(
 
     Args:
         path: The folder of everything.
-        test_fraction: Share of products held out, within each category,
-            where the folders are no splits.
-        seed: Seed of that draw.
+        test_fraction: The share of products that is held out where the
+            folders are not splits.
+        seed: The seed of that draw.
+        draw: "hash", or "permutation" for runs of earlier versions; see
+            `splits`.
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
@@ -56,7 +61,7 @@ def read_folder(
     catalog = Catalog.from_frame(frame, root.resolve().name)
     if has_splits:
         return catalog
-    return splits.with_split(catalog, test_fraction, seed)
+    return splits.with_split(catalog, test_fraction, seed, draw)
 
 
 def _images(root: pathlib.Path) -> list[str]:

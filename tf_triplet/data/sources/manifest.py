@@ -39,6 +39,7 @@ def read_manifest(
     test_fraction: float = 0.5,
     seed: int = 0,
     columns: Sequence[str] = (),
+    draw: str = "hash",
 ) -> catalog_lib.Catalog:
     """Reads a table of images.
 
@@ -53,11 +54,13 @@ def read_manifest(
 
     Args:
         path: A `.csv` or `.parquet` file.
-        test_fraction: Share of products held out, within each category,
-            where the table has no `split` column.
-        seed: Seed of that draw.
+        test_fraction: The share of products that is held out where the table
+            has no `split` column.
+        seed: The seed of that draw.
         columns: Further ones to keep as strings in `Catalog.extras`; ""
             where a row has none.
+        draw: "hash", or "permutation" for runs of earlier versions; see
+            `splits`.
 
     Raises:
         FileNotFoundError: no such table, or its images are not there.
@@ -96,7 +99,7 @@ def read_manifest(
     catalog = _resolve_paths(catalog, path)
     if "split" in frame:
         return catalog
-    return splits.with_split(catalog, test_fraction, seed)
+    return splits.with_split(catalog, test_fraction, seed, draw)
 
 
 def _spread_attributes(frame: pd.DataFrame) -> pd.DataFrame:

@@ -38,6 +38,7 @@ def read_rendered(
     test_fraction: float = 0.5,
     image_size: int = 64,
     show_progress: bool = True,
+    draw: str = "hash",
 ) -> Catalog:
     """Draws the images, unless they are there already, and lists them.
 
@@ -49,9 +50,11 @@ def read_rendered(
         products: Number of products.
         images_per_product: Images of each, studio and street in turn.
         seed: Seed of the products, their images and the split.
-        test_fraction: Share of products in the "test" split.
+        test_fraction: The share of products in the "test" split.
         image_size: Pixels a side.
         show_progress: Show a progress bar while drawing.
+        draw: "hash", or "permutation" for runs of earlier versions; see
+            `splits`.
     """
     for name, value in (
         ("products", products),
@@ -73,7 +76,7 @@ def read_rendered(
             _write(table, partial, seed, image_size, show_progress)
     table["path"] = [str(folder / file) for file in table["file"]]
     catalog = Catalog.from_frame(table, "rendered")
-    return splits.with_split(catalog, test_fraction, seed)
+    return splits.with_split(catalog, test_fraction, seed, draw)
 
 
 def render(seed: int, product: int, image: int, image_size: int) -> bytes:
