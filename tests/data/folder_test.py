@@ -32,6 +32,7 @@ def test_a_folder_per_product(tmp_path):
     ]
     assert list(catalog.category_names) == [""]
     assert catalog.name == tmp_path.name
+    assert catalog.path_values[2] == "hat/1.webp"
 
 
 def test_categories_make_ids_that_do_not_collide(tmp_path):

@@ -93,6 +93,18 @@ def test_without_a_split_column_products_are_held_out(images):
     )
 
 
+def test_the_paths_of_the_table_are_kept(images):
+    path = _write(
+        images,
+        f"path,product_id\nimages/a.jpg,x\n{images}/images/a.jpg,y\n"
+        "s3://bucket/b.jpg,z\n",
+    )
+    catalog = manifest.read_manifest(path)
+    values = ["images/a.jpg", "images/a.jpg", "s3://bucket/b.jpg"]
+    assert catalog.path_values.tolist() == values
+    assert catalog.select([2, 0]).path_values.tolist() == values[::-2]
+
+
 def test_absolute_paths_and_urls_are_left_alone(images):
     path = _write(
         images,

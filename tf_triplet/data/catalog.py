@@ -49,6 +49,8 @@ class Catalog:
             the first pixel is 0.5. Visibility is 0 (visible), 1 (hidden)
             or 2 (cut off); NaN throughout where not annotated. See
             `annotations` for left and right.
+        root: The folder that relative paths of the owner's table start from.
+            Empty if it is not known.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Catalog:
     attributes: np.ndarray | None = None
     attribute_names: np.ndarray | None = None
     landmarks: np.ndarray | None = None
+    root: str = ""
 
     def __post_init__(self) -> None:
         for name, values in self.extras.items():
@@ -214,6 +217,20 @@ class Catalog:
         """`[n]` the owner's product id of each image."""
         return self.product_ids[self.products]
 
+    @property
+    def path_values(self) -> np.ndarray:
+        """`[n]` the path of each image as the owner's table writes it.
+
+        It is the part below `root`, which stays the same when the whole
+        folder moves. A path that does not lie there is returned as it is.
+        """
+        start = f"{self.root}/"
+        if not self.root:
+            return self.paths
+        return np.array(
+            [path.removeprefix(start) for path in self.paths], object
+        )
+
     def select(self, rows: np.ndarray | Sequence[int]) -> Catalog:
         """Returns some of the images, labels made dense again.
 
@@ -240,7 +257,7 @@ class Catalog:
         for field in ("attributes", "landmarks"):
             values = getattr(self, field)
             columns[field] = None if values is None else values[rows]
-        return Catalog(name=self.name, extras=extras, **columns)
+        return Catalog(name=self.name, extras=extras, root=self.root, **columns)
 
     def split(self, name: str) -> Catalog:
         """Returns the images of one split.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 
@@ -58,7 +59,9 @@ def read_folder(
         frame["product_id"] = frame["category"] + "/" + frame["product_id"]
     if has_splits:
         frame["split"] = parts.str[0]
-    catalog = Catalog.from_frame(frame, root.resolve().name)
+    catalog = dataclasses.replace(
+        Catalog.from_frame(frame, root.resolve().name), root=str(root)
+    )
     if has_splits:
         return catalog
     return splits.with_split(catalog, test_fraction, seed, draw)

@@ -244,4 +244,4 @@ def _resolve_paths(
             "Paths are relative to the manifest's folder. Looked for: "
             f"{local[0]!r}"
         )
-    return dataclasses.replace(catalog, paths=paths)
+    return dataclasses.replace(catalog, paths=paths, root=folder)
