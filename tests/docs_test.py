@@ -1,0 +1,132 @@
+"""What the documentation names exists, and its Python code runs."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tf_triplet import workflows
+from tf_triplet.config import base_config, flatten, sized
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    str(path.relative_to(ROOT))
+    for path in sorted(
+        [
+            *(ROOT / name for name in ("README.md", "BUILD_NOTES.md")),
+            ROOT / "CONTRIBUTING.md",
+            ROOT / "export" / "README.md",
+            *ROOT.glob("docs/**/*.md"),
+        ]
+    )
+]
+FOLDERS = {"tf_triplet", "tests", "docs", "export", "configs", "benchmarks"}
+# A Python block; `title="name.py"` makes it a file that later blocks import.
+PYTHON = re.compile(
+    r'^```python(?: title="(?P<title>[\w.]+)")?\n(?P<code>.*?)^```',
+    re.DOTALL | re.MULTILINE,
+)
+PROGRAM = re.compile(r"^(?:\S+=\S+ )*tf-triplet-\w+\s.*?(?<!\\)$", re.M | re.S)
+
+
+def read(page):
+    return (ROOT / page).read_text()
+
+
+def code_spans(page):
+    return re.findall(r"`([^`\n]+)`", re.sub(r"(?s)```.*?```", "", read(page)))
+
+
+def with_python(pages):
+    return [page for page in pages if PYTHON.search(read(page))]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """The folder of a finished run, which the pages call runs/shop."""
+    folder = tmp_path_factory.mktemp("docs") / "shop"
+    config = sized(base_config(), "smoke")
+    config.data.source = "rendered"
+    config.data.rendered.products = 12
+    workflows.train(config, folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", with_python(PAGES))
+def test_python_code_runs(page, shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "shop").symlink_to(shop)
+    names = {"__name__": "__main__"}
+    for match in PYTHON.finditer(read(page)):
+        if match["title"]:
+            (tmp_path / match["title"]).write_text(match["code"])
+            importlib.invalidate_caches()
+        else:
+            exec(compile(match["code"], page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_exist(page):
+    named = [
+        span.partition("::")[0]
+        for span in code_spans(page)
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?(::\w+)?", span)
+        and span.split("/")[0] in FOLDERS
+    ]
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_and_names_exist(page):
+    for name in code_spans(page):
+        if not re.fullmatch(r"tf_triplet(\.\w+)+", name):
+            continue
+        thing = importlib.import_module("tf_triplet")
+        for part in name.split(".")[1:]:
+            try:
+                thing = getattr(thing, part)
+            except AttributeError:
+                thing = importlib.import_module(f"{thing.__name__}.{part}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_config_fields_exist(page):
+    fields = set(flatten(base_config().to_dict()))
+    sections = {
+        field.rsplit(".", depth)[0]
+        for field in fields
+        for depth in range(field.count(".") + 1)
+    }
+    given = re.findall(r"config\.([a-z_]+(?:\.[a-z_0-9]+)+)\b", read(page))
+    named = [
+        span.partition("=")[0]
+        for span in code_spans(page)
+        if re.match(r"[a-z_]+\.[a-z_]+", span)
+        and span.split(".")[0] in base_config()
+    ]
+    named = [name for name in named if re.fullmatch(r"[a-z_.]+[a-z_]", name)]
+    unknown = set(given + named) - fields - sections
+    assert not {name for name in unknown if not name.endswith((".py", ".json"))}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_flags_exist(page):
+    sources = "".join(
+        path.read_text() for path in (ROOT / "tf_triplet/cli").glob("*.py")
+    )
+    for command in PROGRAM.findall(read(page)):
+        for flag in re.findall(r"--(\w+)(?=[=\s]|$)", command):
+            assert flag == "help" or f'"{flag}"' in sources, (flag, command)
+
+
+def test_diagram_shows_every_package():
+    diagram = (ROOT / "docs/packages.svg").read_text()
+    for path in (ROOT / "tf_triplet").iterdir():
+        name = path.stem
+        if name.startswith("_") or name in ("version", "py"):
+            continue
+        assert f">{name}<" in diagram, name
