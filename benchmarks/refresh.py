@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_triplet import config as configs
-from tf_triplet.workflows import export as version
+from tf_triplet import workflows
 
 SIZE = 32
 
@@ -69,7 +69,9 @@ def main():
 
         def publish(what):
             start = time.perf_counter()
-            record = version.publish(folder, progress=False).record
+            record = workflows.export(
+                folder, same_encoder=True, progress=False
+            ).record
             seconds = time.perf_counter() - start
             work, tuned = record["work"], record["tuning"]
             print(

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet import builders, client
+from tf_triplet import builders, client, workflows
 from tf_triplet import config as configs
 from tf_triplet.models import precisions
 from tf_triplet.servable import parity
 from tf_triplet.serving import server
-from tf_triplet.workflows import export as version
-from tf_triplet.workflows import train as runs
 
 PRODUCTS = {
     "sampling.units": "products",
@@ -159,7 +157,7 @@ def annotate(config, folder):
 
 def ask(config, encoder, workdir):
     """Publishes, and asks a server with an image of the catalog."""
-    published = version.publish(workdir, progress=False)
+    published = workflows.export(workdir, progress=False)
     catalog = builders.build_catalog(config)
     embeddings = builders.compute_embeddings(
         config, encoder, catalog, progress=False
@@ -200,7 +198,7 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     if config.data.source == "manifest":
         annotate(config, tmp_path)
     workdir = tmp_path / "run"
-    runs.train(config, workdir)
+    workflows.train(config, workdir)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     metrics = json.loads(lines[-1])
     assert metrics["step"] == config.training.steps

@@ -1,35 +1,63 @@
-"""Asks a server over TF Serving's gRPC, with the official stubs."""
+"""Asks a server for the products in images, over TensorFlow Serving's gRPC.
+
+It works with TensorFlow Serving as well as with tf-triplet-serve.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from tf_triplet.data import transcode
 
+if TYPE_CHECKING:
+    from tensorflow_serving.apis import predict_pb2
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "ImageError",
+    "Neighbor",
+    "QueryError",
+    "query",
+    "query_files",
+    "read_image",
+]
+
 MAX_MESSAGE_BYTES = 64 << 20
+_SEARCH = ("serving_default", "encode_and_search_exact")
+_OUTPUTS = ("product_ids", "scores", "paths")
+# A score below that of any cosine pads an answer of fewer than k neighbors.
+_PADDING = -2
 
 
 class QueryError(ValueError):
-    """The server could not be asked, or refused."""
+    """The server could not be reached, or refused the request."""
 
 
 class ImageError(QueryError):
-    """The server refused what it was sent."""
+    """The server refused an image or another input of the request."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighbor:
-    """One row of an answer.
+    """One of the products that a server answers.
 
     Attributes:
-        product_id: of the product.
-        score: cosine of the two embeddings.
-        path: of its image.
-        columns: further ones of the catalog that the model answers.
+        product_id: The product's id in the catalog.
+        score: Cosine similarity of the two embeddings, from -1 to 1.
+        path: Path of the product's image in the catalog.
+        columns: Extra columns of the catalog that the model answers, by name.
+
+    Example:
+
+    >>> from tf_triplet.client import Neighbor
+    >>> found = Neighbor("p7", 0.93, "images/7.jpg", {"price": "9.50"})
+    >>> found.columns["price"]
+    '9.50'
     """
 
     product_id: str
@@ -41,16 +69,34 @@ class Neighbor:
 
 
 def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
-    """Returns an image file's bytes as a server can decode them.
+    """Reads an image file in a format that any server can decode.
+
+    JPEG, PNG, GIF and most BMP files are returned unchanged. Other formats,
+    such as WebP and TIFF, are converted to PNG.
 
     Args:
-        path: of the file.
-        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright image: the
-            part to ask for. None: all of it.
+        path: The image file.
+        box: `[4]` floats x1, y1, x2, y2, the part of the image to ask for, in
+            pixels of the upright image. By default, the whole image.
+
+    Returns:
+        The bytes to send.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no image, or the box no box.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not an image, or the box is not a valid
+            rectangle within it.
+
+    Example:
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> from tf_triplet.client import read_image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (8, 8)).save(f"{folder}/photo.webp")
+    ...     data = read_image(f"{folder}/photo.webp")
+    >>> data[1:4]
+    b'PNG'
     """
     path = Path(path)
     if not path.is_file():
@@ -88,61 +134,52 @@ def query(
     only_domain: str = "",
     only_category: str = "",
 ) -> list[list[Neighbor]]:
-    """Sends image bytes; returns each one's neighbors, nearest first.
+    """Asks for the products in some images, in one request.
 
     Args:
-        images: image files' bytes, as `read_image` gives them.
-        server: host:port.
-        model: its name.
-        signature: one that answers products.
-        timeout_s: seconds to wait for the answer.
-        domain: of all the images, for a model with a branch a domain; ""
-            is the domain that queries. None sends none.
-        category: of all the images, for a model with a branch a category.
-        ca_file: PEM certificates that the server's is held against; None
-            asks without TLS.
-        only_domain: answer images of this domain alone; "" of any. With
-            it, or the next, serving_default becomes
-            encode_and_search_filtered.
-        only_category: likewise.
+        images: Bytes of image files, from `read_image`.
+        server: Address of gRPC, `host:port`.
+        model: Name of the model.
+        signature: A signature that answers products. `encode_and_search_exact`
+            searches by all dot products.
+        timeout_s: Seconds to wait for the answer.
+        domain: Domain of the images, for a model with one branch per domain.
+            Empty for the domain that queries. `None` sends none.
+        category: Category of the images, for a model with one branch per
+            category. `None` sends none.
+        ca_file: File with the PEM certificates that the server's certificate
+            is checked with. `None` connects without TLS.
+        only_domain: Search only the images of this domain. Empty for all. A
+            filter always searches by all dot products.
+        only_category: Search only the images of this category. Empty for all.
+
+    Returns:
+        The neighbors of each image, nearest first. A model answers k of them,
+        or fewer if it finds fewer.
 
     Raises:
-        QueryError: no server, an unknown model, a refused image, a domain
-            or category that the model does not take, or a signature that
-            answers no products.
-    """
-    import tensorflow as tf
-    from tensorflow_serving.apis import (
-        predict_pb2,
-        prediction_service_pb2_grpc,
-    )
+        ImageError: If the server refuses an image, a domain or a category.
+        QueryError: If there is no server, if it has no such model, or if the
+            signature answers no products.
 
-    filtered = bool(only_domain or only_category)
-    if filtered and signature == "serving_default":
-        signature = "encode_and_search_filtered"
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = model
-    request.model_spec.signature_name = signature
-    request.inputs["image_bytes"].CopyFrom(
-        tf.make_tensor_proto(list(images), tf.string, [len(images)])
+    Example:
+
+    >>> from tf_triplet import client
+    >>> images = [client.read_image("photo.jpg")]  # doctest: +SKIP
+    >>> (neighbors,) = client.query(images)  # doctest: +SKIP
+    >>> neighbors[0].product_id  # doctest: +SKIP
+    'p7'
+    """
+    request = _build_request(
+        images, model, signature, domain, category, only_domain, only_category
     )
-    inputs = {"domain": domain, "category": category}
-    if filtered:
-        # A filtering signature wants both; "" is any.
-        inputs["domain_filter"] = only_domain
-        inputs["category_filter"] = only_category
-    for name, value in inputs.items():
-        if value is not None:
-            values = [value] * len(images)
-            request.inputs[name].CopyFrom(
-                tf.make_tensor_proto(values, tf.string, [len(images)])
-            )
-    size = MAX_MESSAGE_BYTES
     options = [
-        ("grpc.max_send_message_length", size),
-        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ]
-    with _channel(server, options, ca_file) as channel:
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    with _connect(server, options, ca_file) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         try:
             response = stub.Predict(request, timeout=timeout_s)
@@ -151,35 +188,121 @@ def query(
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 kind = ImageError
             raise kind(_explain(error, server, model)) from error
-    names = ("product_ids", "scores", "paths")
-    if not set(names) <= set(response.outputs):
+    return _read_response(response, request.model_spec.signature_name, model)
+
+
+def query_files(
+    paths: Sequence[str], box: Sequence[float] | None = None, **options: Any
+) -> tuple[dict[str, list[Neighbor]], dict[str, ImageError]]:
+    """Asks for the products in some image files.
+
+    A server refuses a whole request for one bad image, and does not say which
+    one. The images are then asked for one by one.
+
+    Args:
+        paths: The image files.
+        box: The part of the image to ask for, see `read_image`.
+        **options: Arguments of `query` except `images`.
+
+    Returns:
+        The neighbors of each image that the server accepts, and the error of
+        each that it refuses, by path.
+
+    Raises:
+        FileNotFoundError: If one of the files does not exist.
+        ValueError: If one of the files is not an image.
+        QueryError: If the request fails for another reason than an image.
+
+    Example:
+
+    >>> from tf_triplet import client
+    >>> found, refused = client.query_files(
+    ...     ["photo.jpg"], server="localhost:8500"
+    ... )  # doctest: +SKIP
+    >>> found["photo.jpg"][0].product_id  # doctest: +SKIP
+    'p7'
+    """
+    images = [read_image(path, box) for path in paths]
+    try:
+        return dict(zip(paths, query(images, **options))), {}
+    except ImageError as error:
+        if len(paths) == 1:
+            return {}, {paths[0]: error}
+    answers, refused = {}, {}
+    for path, image in zip(paths, images):
+        try:
+            (answers[path],) = query([image], **options)
+        except ImageError as error:
+            refused[path] = error
+    return answers, refused
+
+
+def _build_request(
+    images: Sequence[bytes],
+    model: str,
+    signature: str,
+    domain: str | None,
+    category: str | None,
+    only_domain: str,
+    only_category: str,
+) -> predict_pb2.PredictRequest:
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    inputs = {"domain": domain, "category": category}
+    if only_domain or only_category:
+        # A signature that filters needs both; an empty one matches all.
+        inputs["domain_filter"] = only_domain
+        inputs["category_filter"] = only_category
+        if signature in _SEARCH:
+            signature = "encode_and_search_filtered"
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    request.inputs["image_bytes"].CopyFrom(
+        tf.make_tensor_proto(list(images), tf.string, [len(images)])
+    )
+    for name, value in inputs.items():
+        if value is not None:
+            values = [value] * len(images)
+            request.inputs[name].CopyFrom(
+                tf.make_tensor_proto(values, tf.string, [len(images)])
+            )
+    return request
+
+
+def _read_response(
+    response: predict_pb2.PredictResponse, signature: str, model: str
+) -> list[list[Neighbor]]:
+    import tensorflow as tf
+
+    outputs = {
+        name: tf.make_ndarray(value) for name, value in response.outputs.items()
+    }
+    if not set(_OUTPUTS) <= set(outputs):
         raise QueryError(
             f"Signature {signature} of {model} answers no products, but "
-            f"{', '.join(sorted(response.outputs))}."
+            f"{', '.join(sorted(outputs))}."
         )
-    ids, scores, paths = (
-        tf.make_ndarray(response.outputs[name]) for name in names
-    )
-    more = {
-        name: tf.make_ndarray(response.outputs[name])
-        for name in sorted(set(response.outputs) - set(names))
-    }
+    ids, scores, paths = (outputs.pop(name) for name in _OUTPUTS)
     return [
         [
             Neighbor(
                 ids[at].decode(),
                 float(scores[at]),
                 paths[at].decode(),
-                {name: values[at].decode() for name, values in more.items()},
+                {name: outputs[name][at].decode() for name in sorted(outputs)},
             )
             for at in ((image, rank) for rank in range(scores.shape[1]))
-            if scores[at] > -2  # Padding, where fewer than k were found.
+            if scores[at] > _PADDING
         ]
-        for image in range(len(images))
+        for image in range(len(scores))
     ]
 
 
-def _channel(server, options, ca_file) -> grpc.Channel:
+def _connect(
+    server: str, options: list[tuple[str, int]], ca_file: str | Path | None
+) -> grpc.Channel:
     if ca_file is None:
         return grpc.insecure_channel(server, options)
     credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
@@ -187,11 +310,13 @@ def _channel(server, options, ca_file) -> grpc.Channel:
 
 
 def _explain(error: grpc.RpcError, server: str, model: str) -> str:
+    """Returns a message that says how to fix the error."""
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         return (
             f"No gRPC server answers at {server}. Start one with "
-            "tf-triplet-serve --workdir=..., or pass --server=host:port (of "
-            f"gRPC, not of REST, and without http://). {error.details()}"
+            "tf-triplet-serve --workdir=..., or pass --server=host:port (the "
+            "port of gRPC, not of REST, and without http://). "
+            f"{error.details()}"
         )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{server} did not answer in time."
@@ -199,8 +324,10 @@ def _explain(error: grpc.RpcError, server: str, model: str) -> str:
     if "input size does not match signature" in (error.details() or ""):
         text += (
             " A model with branches needs --domain (empty: the domain that "
-            "queries) or --category; another takes neither."
+            "queries) or --category. A model without branches takes neither."
         )
     if error.code() == grpc.StatusCode.NOT_FOUND:
-        text += f" Its models are its config's. Received: --model={model}"
+        text += (
+            f" The server's config names its models. Received: --model={model}"
+        )
     return text

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
-from tf_triplet.comparison import Method
 from tf_triplet.config import base_config
+from tf_triplet.workflows.compare import Method
 
 
 def recipe(**changes):
@@ -98,7 +98,7 @@ def test_a_study_with_a_method_that_fails(study, tmp_path):
         ([], "--output"),
         (["--output=x"], "--study or --configs"),
         (["--output=x", "--study=nowhere.py"], "nowhere.py does not exist"),
-        (["--output=x", "--study=README.md"], "README.md is no Python file"),
+        (["--output=x", "--study=README.md"], "README.md is not a Python file"),
         (["--output=x", "--study=configs/sop.py"], "not define get_study"),
         (["--output=x", "--configs=configs/emoji.py:a"], "takes no argument"),
         (["--output=x", "--study=emoji_methods.py:9"], "emoji_methods.py does"),
@@ -108,7 +108,7 @@ def test_a_study_with_a_method_that_fails(study, tmp_path):
         ),
         (["--output=x", "--configs=configs/sop.py,a/sop.py"], "'sop'"),
         (["--output=x", "--study=STUDY", "--methods=a"], "plain, paper"),
-        (["--output=x", "--study=STUDY", "--seeds=one"], "--seeds takes"),
+        (["--output=x", "--study=STUDY", "--seeds=one"], "--seeds must be"),
     ],
 )
 def test_mistakes_are_told(study, flags, message):

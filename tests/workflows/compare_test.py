@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from tf_triplet import workflows
 from tf_triplet.config import base_config
-from tf_triplet.workflows import compare as comparison
+from tf_triplet.workflows.comparison import summarize
+from tf_triplet.workflows.study import check_study
 
 
 def config(**changes):
@@ -18,14 +20,14 @@ def config(**changes):
 
 def done(method, seed, value, error="", group=""):
     metrics = {} if error else {"recall@1": value, "map@r": value / 2}
-    return comparison.Run(method, group, seed, metrics, 10.0, error, {})
+    return workflows.StudyRun(method, group, seed, metrics, 10.0, error, {})
 
 
 def test_mean_and_sample_deviation_over_seeds():
     values = [0.5, 0.6, 0.9]
     runs = [done("a", i, value) for i, value in enumerate(values)]
     runs += [done("b", 0, 0.25), done("b", 1, 0, "error: no"), done("c", 0, 1)]
-    table = comparison.summarize(runs).set_index("method")
+    table = summarize(runs).set_index("method")
     assert list(table.index) == ["a", "b", "c"]
     assert table.loc["a", "recall@1 mean"] == pytest.approx(np.mean(values))
     assert table.loc["a", "recall@1 std"] == pytest.approx(
@@ -38,7 +40,7 @@ def test_mean_and_sample_deviation_over_seeds():
 
 
 def test_a_method_without_a_finished_run_stays_in_the_table():
-    table = comparison.summarize([done("a", 0, 0.5), done("b", 0, 0, "error")])
+    table = summarize([done("a", 0, 0.5), done("b", 0, 0, "error")])
     assert table["runs"].tolist() == [1, 0]
     assert math.isnan(table["recall@1 mean"][1])
 
@@ -54,32 +56,32 @@ def test_a_method_without_a_finished_run_stays_in_the_table():
 )
 def test_one_table_needs_one_budget(other, message):
     study = {
-        "a": comparison.Method(config()),
-        "b": comparison.Method(config(**other)),
+        "a": workflows.Method(config()),
+        "b": workflows.Method(config(**other)),
     }
     with pytest.raises(ValueError, match=message):
-        comparison.check(study)
+        check_study(study)
 
 
 def test_a_method_without_training_stands_beside_trained_ones():
     codes = {"training.steps": 0, "model.embedding_size": 0}
     study = {
-        "codes": comparison.Method(config(**codes)),
-        "a": comparison.Method(config()),
+        "codes": workflows.Method(config(**codes)),
+        "a": workflows.Method(config()),
     }
-    comparison.check(study)
-    study["b"] = comparison.Method(config(**{"training.steps": 7}))
+    check_study(study)
+    study["b"] = workflows.Method(config(**{"training.steps": 7}))
     with pytest.raises(ValueError, match="'a' and 'b' differ in `training.st"):
-        comparison.check(study)
+        check_study(study)
 
 
 def test_what_is_allowed_to_differ_may():
     study = {
-        "a": comparison.Method(config()),
-        "b": comparison.Method(config(**{"training.steps": 7})),
+        "a": workflows.Method(config()),
+        "b": workflows.Method(config(**{"training.steps": 7})),
     }
-    comparison.check(study, ["training.steps"])
+    check_study(study, ["training.steps"])
     with pytest.raises(ValueError, match="folder's.*'a/b'"):
-        comparison.check({"a/b": comparison.Method(config())})
+        check_study({"a/b": workflows.Method(config())})
     with pytest.raises(ValueError, match="holds no method"):
-        comparison.check({})
+        check_study({})

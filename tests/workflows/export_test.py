@@ -12,12 +12,18 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_triplet import builders
+from tf_triplet import builders, workflows
 from tf_triplet import config as configs
 from tf_triplet.data import crops
-from tf_triplet.servable import fingerprint, parity, versions, warmup
-from tf_triplet.workflows import embed_catalog as embedding
-from tf_triplet.workflows import export as version
+from tf_triplet.servable import (
+    fingerprint,
+    parity,
+    saved_model,
+    versions,
+    warmup,
+)
+from tf_triplet.workflows.embed_catalog import CACHE
+from tf_triplet.workflows.export import _lock, _read_catalog
 
 
 def encoder(seed=0):
@@ -63,23 +69,20 @@ def make_run(folder, images, **export):
     return frame
 
 
-def publish(folder, **more):
-    return version.publish(folder, progress=False, **more)
-
-
-def embed(folder, path=""):
-    """The first half of an export alone."""
-    config = builders.load_config(folder)
-    catalog = version._read_catalog(config, path, "")
-    sha256 = builders.encoder_sha256(config, folder)
-    return embedding.embed(
-        config,
-        builders.load_encoder(folder),
-        sha256,
-        catalog,
-        folder / version.CACHE,
+def publish(folder, new_encoder=False, **given):
+    return workflows.export(
+        folder,
+        workflows.ExportOptions(**given),
+        same_encoder=not new_encoder,
         progress=False,
     )
+
+
+def embed(folder, path=None):
+    """The first half of an export alone."""
+    options = workflows.ExportOptions(catalog=path)
+    catalog = _read_catalog(builders.load_config(folder), options)
+    return workflows.embed_catalog(folder, catalog, progress=False)
 
 
 def counts(work):
@@ -89,7 +92,7 @@ def counts(work):
 def work(published):
     record = dict(published.record["work"])
     assert record.pop("pictures") == record["images"]  # Its former name.
-    return counts(embedding.Work(**record))
+    return counts(workflows.EmbeddingCounts(**record))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_a_nightly_refresh_embeds_only_what_changed(shop):
     folder, frame, first = shop
     assert work(first) == (0, 400, 0, 0)
     path = nightly(folder, frame)
-    second = publish(folder, catalog_path=str(path))
+    second = publish(folder, catalog=str(path))
     assert second.folder.name == "2"
     assert work(second) == (380, 20, 0, 0)
     assert second.record["encoder"] == first.record["encoder"]
@@ -167,7 +170,7 @@ def test_a_refresh_of_20000_images(tmp_path):
         draw(tmp_path / "run" / "images", f"{i}.png", 50_000 + i)
     frame.to_csv(tmp_path / "run" / "new.csv", index=False)
     second = publish(
-        tmp_path / "run", catalog_path=str(tmp_path / "run" / "new.csv")
+        tmp_path / "run", catalog=str(tmp_path / "run" / "new.csv")
     )
     assert work(second) == (19_000, 1_000, 0, 0)
     assert second.record["parity"]["recall"] >= 0.95
@@ -263,12 +266,14 @@ def test_another_encoder_is_refused_by_index_and_not_by_export(again):
     # Nothing of the other encoder's is taken for this one's.
     assert second.folder.name == "2" and work(second)[:2] == (0, 12)
     (second.folder / fingerprint.FILE).unlink()
-    with pytest.raises(ValueError, match="/2 tells none, and this run's is"):
+    with pytest.raises(
+        ValueError, match="/2 has no fingerprint .*this run's is"
+    ):
         publish(again)
 
 
 def test_embeddings_of_another_encoder_are_refused(again):
-    (cache,) = (again / version.CACHE).iterdir()
+    (cache,) = (again / CACHE).iterdir()
     encoder(seed=1).save(again / "encoder.keras")
     config = builders.load_config(again)
     other = builders.encoder_sha256(config, again)
@@ -332,13 +337,13 @@ def test_a_catalog_of_boxed_images_is_served_their_crops(small, monkeypatch):
     folder, frame = small
     sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
     frame.assign(**sides).to_csv(folder / "boxed.csv", index=False)
-    published = publish(folder, catalog_path=folder / "boxed.csv")
+    published = publish(folder, catalog=folder / "boxed.csv")
     metrics = published.record["parity"]
     assert metrics["images"] == 12 and metrics["largest_difference"] < 1e-6
     # Whole, they are other images.
     monkeypatch.setattr(crops, "crop_image_bytes", lambda data, box: data)
     with pytest.raises(parity.ParityError, match="differs from evaluation"):
-        publish(folder, catalog_path=folder / "boxed.csv")
+        publish(folder, catalog=folder / "boxed.csv")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
@@ -355,7 +360,7 @@ def test_an_encoder_of_less_precision_tells_what_it_costs(again, precision):
     assert 0.5 < cost["neighbors_kept"] <= 1
     # Of three products of four images; noise, so alike in both.
     assert abs(cost["recall_at_1"] - cost["recall_at_1_float32"]) < 0.5
-    text = version.describe(first)
+    text = first.describe()
     assert f"encoder in {precision}, on 12 images: embeddings" in text
     # It is kept from version to version, and no float32 index follows.
     second = publish(again)
@@ -369,12 +374,12 @@ def test_an_encoder_of_less_precision_tells_what_it_costs(again, precision):
 
 
 def test_another_precision_beside_the_embeddings_is_seen(again, monkeypatch):
-    saved = version.saved_model.ServedModel
+    saved = saved_model.ServedModel
 
     def in_float32(encoder, *arguments, **more):
         return saved(builders.load_encoder(again), *arguments, **more)
 
-    monkeypatch.setattr(version.saved_model, "ServedModel", in_float32)
+    monkeypatch.setattr(saved_model, "ServedModel", in_float32)
     with pytest.raises(parity.ParityError, match="differs from evaluation"):
         publish(again, precision="bfloat16", new_encoder=True)
 
@@ -392,7 +397,7 @@ def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
     assert second.record["images"] == 4 and work(second)[:2] == (4, 0)
     assert second.record["checkpoint"] == "last"
     # A manifest of its own is indexed whole.
-    third = publish(again, catalog_path=again / "shop.csv").record
+    third = publish(again, catalog=again / "shop.csv").record
     assert third["images"] == 12
     assert publish(again).record["images"] == 4
     assert publish(again, new_encoder=True).record["images"] == 12
@@ -401,12 +406,12 @@ def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
 def test_what_the_last_version_had_can_be_taken_back(again):
     manifest = again / "shop.csv"
     first = publish(
-        again, catalog_path=manifest, domains=["shop"], columns=["price"]
+        again, catalog=manifest, domains=["shop"], columns=["price"]
     ).record
     assert (first["images"], first["columns"]) == (6, ["price"])
-    second = publish(again, catalog_path=manifest).record
+    second = publish(again, catalog=manifest).record
     assert (second["images"], second["columns"]) == (6, ["price"])
-    third = publish(again, catalog_path=manifest, domains=(), columns=())
+    third = publish(again, catalog=manifest, domains=(), columns=())
     assert (third.record["images"], third.record["columns"]) == (12, [])
 
 
@@ -421,11 +426,11 @@ def test_with_one_neighbor_the_recall_is_of_others(shop):
 
 def test_one_at_a_time(again):
     target = again / "models" / "product_search"
-    with version._alone(target):
-        with pytest.raises(ValueError, match="Another tf-triplet-index or"):
+    with _lock(target):
+        with pytest.raises(ValueError, match="Another process publishes"):
             publish(again)
     (target / ".partial-killed").mkdir()
-    with version._alone(target):
+    with _lock(target):
         assert sorted(p.name for p in target.iterdir()) == [".lock", "1"]
 
 
@@ -439,7 +444,7 @@ def test_columns_that_there_are_not(again):
 
 
 def test_too_little_recall_publishes_nothing(again, monkeypatch):
-    monkeypatch.setattr(version.parity, "_recall", lambda *_: 0.9)
+    monkeypatch.setattr(parity, "_recall", lambda *_: 0.9)
     with pytest.raises(ValueError, match="0.9000 of the exact 3.*min_recall"):
         publish(again)
     target = again / "models" / "product_search"
@@ -448,9 +453,8 @@ def test_too_little_recall_publishes_nothing(again, monkeypatch):
 
 KILLER = """
     import os, signal, sys, time
-    from tf_triplet.workflows import export as version
     from tf_triplet.cli import index
-    from tf_triplet.servable import embedding_cache, saved_model
+    from tf_triplet.servable import embedding_cache, fingerprint, saved_model
 
     # A shard a batch.
     embedding_cache.SHARD_IMAGES = 5
@@ -476,7 +480,7 @@ KILLER = """
         lambda: before(os, "fsync"),
         lambda: second(os, "replace"),
         lambda: after(saved_model.ServedModel, "save"),
-        lambda: before(version.fingerprint, "write"),
+        lambda: before(fingerprint, "write"),
         lambda: before(os, "rename"),
         0.1, 1.0,
     ]

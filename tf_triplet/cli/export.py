@@ -1,61 +1,59 @@
-"""Exports a run: tf-triplet-export --workdir=runs/emoji
+"""Exports a run as a model to serve: tf-triplet-export --workdir=runs/emoji
 
-Writes <workdir>/models/product_search/<version>/, a SavedModel that takes a
-image file's bytes and answers the nearest products. It is published only
-if it answers what evaluation measured. What is not given is as in the run's
-config.export. For the same encoder and another catalog: tf-triplet-index.
+Writes <workdir>/models/product_search/<version>/, a SavedModel that takes the
+bytes of an image file and answers the nearest products. It is published only
+if it answers what evaluation has measured. An option that is not given is
+taken from the run's config. To index another catalog for the same encoder, use
+tf-triplet-index.
 
---layer=pool serves a layer before the embedding in place of it; measure it
-first with tf-triplet-evaluate --layer=pool.
+--layer=pool serves a layer before the embedding. Measure it first with
+tf-triplet-evaluate --layer=pool.
 
---precision=bfloat16 serves an encoder whose convolutions and dense layers
-multiply in bfloat16, --precision=int8 one that keeps their weights in a quarter
-of the bytes; what this costs is measured and told.
+--precision=bfloat16 multiplies convolutions and dense layers in bfloat16.
+--precision=int8 stores their weights in a quarter of the bytes. What this
+costs is measured and printed.
+
+In Python: tf_triplet.workflows.export(workdir, options).
 """
 
 from __future__ import annotations
 
 from absl import flags
 
-from tf_triplet import builders
-from tf_triplet.cli import errors, export_flags
+from tf_triplet import builders, workflows
+from tf_triplet.cli import export_flags, program
 
 flags.adopt_module_key_flags(export_flags)
 
 _LAYER = flags.DEFINE_string(
     "layer",
     "",
-    "Serve this layer of the encoder, averaged over a map and of unit length, "
-    "in place of its embedding; a wrong name lists them.",
+    "Serve this layer of the encoder in place of its embedding. A feature map "
+    "is averaged, and vectors get unit length. A wrong name lists the layers.",
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
     builders.CHOICES["export.precision"],
-    "Of the encoder: bfloat16 multiplies in it, int8 keeps its weights in a "
-    "quarter of the file. Default: the config's export.precision.",
+    "Arithmetic of the encoder. bfloat16 multiplies in it, which is faster on "
+    "hardware that has it; int8 stores the weights in a quarter of the bytes. "
+    "Default: export.precision of the config.",
 )
 
 
-@errors.friendly
-def main(argv) -> None:
+@program.friendly
+def main(argv: list[str]) -> None:
     """Embeds, builds, checks and publishes."""
-    errors.refuse_arguments(argv)
-    arguments = export_flags.arguments()
-    from tf_triplet.workflows import export as version
-
-    published = version.publish(
-        **arguments,
-        layer=_LAYER.value,
-        precision=_PRECISION.value or "",
-        new_encoder=True,
+    program.refuse_arguments(argv)
+    workdir, options = export_flags.parse(
+        layer=_LAYER.value or None, precision=_PRECISION.value
     )
-    print(version.describe(published))
+    print(workflows.export(workdir, options).describe())
 
 
 def run() -> None:
-    """The console script."""
-    errors.start(main)
+    """Runs the program; its console script calls this."""
+    program.start(main)
 
 
 if __name__ == "__main__":

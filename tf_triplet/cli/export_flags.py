@@ -1,81 +1,98 @@
 """Flags that tf-triplet-export and tf-triplet-index share.
 
-What is not given is as in the version before for tf-triplet-index, and as in
-the run's config.export for tf-triplet-export.
+A flag that is not given takes its value from the version before
+(tf-triplet-index), or from the run's config (tf-triplet-export).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from absl import flags
 
-from absl import flags, logging
+from tf_triplet import builders, workflows
+from tf_triplet.cli import program
 
-from tf_triplet import builders
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a run of tf-triplet-train."
+)
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint",
     None,
     ["best", "last"],
-    "Which encoder. Default of an export: best.",
+    "Which encoder to serve: that of the best evaluation (best) or that of "
+    "the last step (last). Default of tf-triplet-export: best.",
 )
-_SPLIT = flags.DEFINE_string("split", None, "Images to index: a split, or all.")
+_SPLIT = flags.DEFINE_string(
+    "split",
+    None,
+    "Split of the catalog to index, several (val+test), or all.",
+)
 _DOMAINS = flags.DEFINE_list(
-    "domains", None, "Index these domains only; --domains= indexes all."
+    "domains",
+    None,
+    "Domains to index, separated by commas. --domains= indexes all.",
 )
 _INDEX = flags.DEFINE_enum(
     "index",
     None,
     builders.CHOICES["export.index"],
-    "scann, or exact (no custom op: any server loads it).",
+    "How the catalog is searched: by ScaNN (scann), which is approximate and "
+    "fast, or by all dot products (exact). An exact model has no custom op, so "
+    "any server can load it.",
 )
 _K = flags.DEFINE_integer(
-    "k", None, "Neighbors that an answer holds.", lower_bound=1
+    "k", None, "Number of neighbors in an answer.", lower_bound=1
 )
 _COLUMNS = flags.DEFINE_list(
     "columns",
     None,
-    "Extra columns of the manifest to answer: --columns=price,title; "
+    "Extra columns of the manifest to answer, as in --columns=price,title. "
     "--columns= answers none.",
 )
 _STORAGE = flags.DEFINE_enum(
     "storage",
     None,
     builders.CHOICES["export.storage"],
-    "Of the vectors in ScaNN; int8 takes a quarter and costs some recall, "
-    "which is measured.",
+    "How ScaNN stores the vectors. int8 takes a quarter of the memory of "
+    "float32 and costs some recall, which is measured.",
 )
 _GROUP_BY_PRODUCT = flags.DEFINE_bool(
-    "group_by_product", None, "Answer each product once, by its best image."
+    "group_by_product",
+    None,
+    "Answer each product only once, by its nearest image.",
 )
 _MIN_RECALL = flags.DEFINE_float(
     "min_recall",
     None,
-    "Share of the exact nearest that ScaNN must find; less publishes nothing.",
+    "Share of the exact nearest neighbors that ScaNN must find, from 0 to 1. "
+    "Nothing is published if it finds fewer.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
 
 
-def arguments() -> dict[str, Any]:
-    """What `workflows.export.publish` takes of them.
+def parse(**more: object) -> tuple[str, workflows.ExportOptions]:
+    """Returns the run's folder and the options that the flags give.
+
+    Args:
+        **more: Options from flags that only one of the programs has.
+
+    Returns:
+        The folder and the options.
 
     Raises:
-        ValueError: no --workdir.
+        ValueError: If --workdir is not given.
     """
-    if not _WORKDIR.value:
-        raise ValueError("Pass --workdir=<folder of a run>.")
-    if flags.FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.INFO)  # How far the embedding is.
-    return {
-        "workdir": _WORKDIR.value,
-        "checkpoint": _CHECKPOINT.value or "",
-        "split": _SPLIT.value or "",
-        "domains": _DOMAINS.value,
-        "index": _INDEX.value or "",
-        "k": _K.value or 0,
-        "columns": _COLUMNS.value,
-        "storage": _STORAGE.value or "",
-        "group_by_product": _GROUP_BY_PRODUCT.value,
-        "min_recall": _MIN_RECALL.value,
-    }
+    workdir = program.require("workdir", _WORKDIR.value, "folder of the run")
+    program.log_progress()
+    return workdir, workflows.ExportOptions(
+        checkpoint=_CHECKPOINT.value,
+        split=_SPLIT.value or None,
+        domains=_DOMAINS.value,
+        index=_INDEX.value,
+        k=_K.value,
+        columns=_COLUMNS.value,
+        storage=_STORAGE.value,
+        group_by_product=_GROUP_BY_PRODUCT.value,
+        min_recall=_MIN_RECALL.value,
+        **more,
+    )

@@ -1,45 +1,49 @@
 """Indexes another catalog: tf-triplet-index --workdir=runs/shop \\
     --catalog=new.csv
 
-Writes the next <workdir>/models/product_search/<version>/: the same encoder,
-another index, no training. Embeddings are kept in <workdir>/index_cache by
-the content of the image, so a nightly run embeds only what is new, and one
-that is stopped goes on where it was. What is not given is as in the version
-before, but all of --catalog is indexed unless --split says otherwise. Nothing
-is published if that version is another encoder's, or if too few of the exact
-nearest are found.
+Writes the next <workdir>/models/product_search/<version>/ with the same
+encoder and another index, without any training. Embeddings are cached in
+<workdir>/index_cache by the content of the image, so a nightly run embeds only
+new images, and a run that was stopped continues where it was.
+
+An option that is not given is the same as in the version before, except that
+the whole --catalog is indexed unless --split is given. Nothing is published if
+the version before has another encoder, or if the index finds too few of the
+exact nearest neighbors.
+
+In Python: tf_triplet.workflows.export(workdir, options, same_encoder=True).
 """
 
 from __future__ import annotations
 
 from absl import flags
 
-from tf_triplet.cli import errors, export_flags
+from tf_triplet import workflows
+from tf_triplet.cli import export_flags, program
 
 flags.adopt_module_key_flags(export_flags)
 
 _CATALOG = flags.DEFINE_string(
     "catalog",
     "",
-    "A manifest, .csv or .parquet: path,product_id[,category,domain,...]. "
-    "Default: the run's own catalog.",
+    "Manifest to index, a .csv or .parquet file with the columns path and "
+    "product_id, and optionally category, domain and others. Default: the "
+    "catalog of the run.",
 )
 
 
-@errors.friendly
-def main(argv) -> None:
+@program.friendly
+def main(argv: list[str]) -> None:
     """Embeds what is new, builds, checks and publishes."""
-    errors.refuse_arguments(argv)
-    arguments = export_flags.arguments()
-    from tf_triplet.workflows import export as version
-
-    published = version.publish(**arguments, catalog_path=_CATALOG.value)
-    print(version.describe(published))
+    program.refuse_arguments(argv)
+    workdir, options = export_flags.parse(catalog=_CATALOG.value or None)
+    published = workflows.export(workdir, options, same_encoder=True)
+    print(published.describe())
 
 
 def run() -> None:
-    """The console script."""
-    errors.start(main)
+    """Runs the program; its console script calls this."""
+    program.start(main)
 
 
 if __name__ == "__main__":

@@ -1,210 +1,159 @@
-"""Several methods under one budget: every config with every seed, one table.
+"""Compares methods under one budget: `compare(study, seeds, folder)`.
 
-A study is a mapping from a method's name to a `Method`. `run` trains each
-with each seed as `tf-triplet-train` would, in a process of its own, and
-keeps the metrics of the *last* step: none is chosen by its test metrics.
+Each method is trained with each seed as tf-triplet-train would train it, in a
+process of its own. The table shows the metrics of the *last* step, so no run
+is chosen by its test metrics.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-import pandas as pd
 
-from tf_triplet import builders
 from tf_triplet import config as configs
+from tf_triplet.version import __version__
+from tf_triplet.workflows.comparison import Comparison, StudyRun
+from tf_triplet.workflows.study import Method, check_study
+from tf_triplet.workflows.train_folder import TrainResult
 
-RESULT = "result.json"
-# What a method is allowed to differ in, and still be one budget.
-_SAME = ("data", "evaluation", "training.steps", "training.mixed_precision")
+__all__ = ["Method", "compare"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """One row of the table.
-
-    Attributes:
-        config: Of the run; `seed` is replaced.
-        group: The question that it answers, a heading in the table.
-        trained: False for the pretrained backbone's features as they are.
-    """
-
-    config: ml_collections.ConfigDict
-    group: str = ""
-    trained: bool = True
+_RESULT = "result.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A method with one seed, done or failed.
-
-    Attributes:
-        method: Its name in the study.
-        group: Its heading.
-        seed: Of weights, sampling and augmentation.
-        metrics: Metrics of the last step on the held-out split, by name;
-            empty where the run failed.
-        seconds: Of the whole process.
-        error: What a failed run ended with, else empty.
-        config: The fields in which the run differs from the defaults.
-    """
-
-    method: str
-    group: str
-    seed: int
-    metrics: dict[str, float]
-    seconds: float
-    error: str
-    config: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the run in the types that JSON has.
-
-        `figures` is the former name of `metrics`, kept for older readers.
-        """
-        return {**dataclasses.asdict(self), "figures": self.metrics}
-
-
-def check(study: Mapping[str, Method], free: Iterable[str] = ()) -> None:
-    """Raises ValueError unless the methods can stand in one table.
-
-    Args:
-        study: The methods.
-        free: Fields that may differ all the same, for instance
-            `training.steps`.
-    """
-    if not study:
-        raise ValueError("The study holds no method.")
-    free = tuple(free)
-    # A method of 0 steps uses less of the budget, whatever that is.
-    trained = [n for n in study if study[n].config.training.steps]
-    first_name = next(iter(trained or study))
-    first = _budget(study[first_name].config)
-    for name, method in study.items():
-        if not re.fullmatch(r"[\w.+=-]+", name):
-            raise ValueError(
-                "A method's name is also its folder's: letters, digits and "
-                f"any of . + = - _. Received: {name!r}"
-            )
-        try:
-            builders.validate(method.config)
-        except ValueError as error:
-            raise ValueError(f"Method {name!r}: {error}") from error
-        for field, value in _budget(method.config).items():
-            if field == "training.steps" and not value:
-                continue
-            if value != first[field] and not field.startswith(free):
-                raise ValueError(
-                    f"Methods {first_name!r} and {name!r} differ in "
-                    f"`{field}`: {first[field]!r} and {value!r}. One table "
-                    "needs one data set, protocol and budget; or allow it by "
-                    f"--differ={field}."
-                )
-
-
-def _budget(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    flat = configs.flatten(config.to_dict())
-    return {k: v for k, v in flat.items() if k.startswith(_SAME)}
-
-
-def run(
+def compare(
     study: Mapping[str, Method],
     seeds: Iterable[int],
-    folder: Path,
+    folder: str | Path,
+    *,
+    metrics: Sequence[str] = ("recall@1", "recall@10", "map@r"),
+    differ: Iterable[str] = (),
     keep_models: bool = False,
-    report: Callable[[Run, int, int], None] = lambda run, done, total: None,
-) -> list[Run]:
-    """Runs what is not done yet, seed by seed.
+    on_run: Callable[[StudyRun, int, int], None] | None = None,
+    command: Sequence[str] = (),
+) -> Comparison:
+    """Trains every method with every seed, and writes one table.
+
+    The folder gets `results.json` (every run), `table.md` (mean and standard
+    deviation over seeds) and `runs/<method>/<seed>/`. A second call continues
+    where the first one stopped, and tries failed runs again.
 
     Args:
-        study: The methods, checked.
-        seeds: Every method runs with each.
-        folder: Gets `runs/<method>/<seed>/` with config, log, metrics and
-            result. A result that is there, of the same config, is taken.
-        keep_models: Keep checkpoints and encoders of finished runs.
-        report: Told of every run when it is there, with how many are done
-            and how many there will be.
+        study: The methods by name.
+        seeds: Seeds of weights, sampling and augmentation.
+        folder: Folder of the comparison.
+        metrics: Columns of the table. `results.json` holds all metrics.
+        differ: Fields of data, evaluation and budget in which the methods may
+            differ, for instance `training.steps`.
+        keep_models: Whether to keep the checkpoints and encoders of finished
+            runs.
+        on_run: Called after each run with the run, how many are done, and how
+            many there are.
+        command: The command to record in `results.json`.
 
     Returns:
-        The runs in the study's order, failed ones among them.
+        The runs and their table. A failed run is not an error; see
+        `Comparison.raise_for_failures`.
+
+    Raises:
+        ValueError: If the methods cannot stand in one table.
+
+    Example:
+
+    >>> from tf_triplet import workflows
+    >>> study = workflows.read_study(
+    ...     "configs/studies/emoji_ablation.py"
+    ... )  # doctest: +SKIP
+    >>> comparison = workflows.compare(
+    ...     study, seeds=[0, 1, 2], folder="runs/ablation"
+    ... )  # doctest: +SKIP
+    >>> comparison.show()  # doctest: +SKIP
     """
+    check_study(study, differ)
+    folder, seeds = Path(folder), list(seeds)
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, name) for seed in seeds for name in study]
     done = {}
     for i, (seed, name) in enumerate(jobs):
         workdir = folder / "runs" / name / str(seed)
-        done[seed, name] = _run_one(
-            name, study[name], seed, workdir, keep_models
-        )
-        report(done[seed, name], i + 1, len(jobs))
-    return [done[seed, name] for name in study for seed in seeds]
+        run = _run_one(name, study[name], seed, workdir, keep_models)
+        done[seed, name] = run
+        if on_run is not None:
+            on_run(run, i + 1, len(jobs))
+    runs = tuple(done[seed, name] for name in study for seed in seeds)
+    comparison = Comparison(runs, tuple(metrics))
+    results = {
+        "command": list(command),
+        "machine": _describe_machine(),
+        "runs": [run.to_dict() for run in runs],
+    }
+    text = json.dumps(results, indent=2)
+    (folder / "results.json").write_text(text + "\n")
+    (folder / "table.md").write_text(comparison.to_markdown())
+    return comparison
 
 
 def _run_one(
     name: str, method: Method, seed: int, workdir: Path, keep_models: bool
-) -> Run:
+) -> StudyRun:
+    """Runs a method, or reads its result if it has run with this config."""
     config = method.config.copy_and_resolve_references()
     config.seed = seed
     text = configs.to_json(config)
-    result = workdir / RESULT
-    if result.exists() and (workdir / "config.json").read_text() == text:
+    result = workdir / _RESULT
+    if result.exists() and _has_config(workdir, text):
         found = json.loads(result.read_text())
-        # Runs of earlier releases call their metrics figures.
+        # Runs of earlier releases have only `figures`.
         metrics = found.pop("figures")
-        return Run(**{"metrics": metrics, **found, "group": method.group})
-    if workdir.exists() and not _same_config(workdir, text):
+        return StudyRun(**{"metrics": metrics, **found, "group": method.group})
+    if workdir.exists() and not _has_config(workdir, text):
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    error = _call(method, config, workdir)
+    error = _run_program(method, config, workdir)
     metrics = {}
-    if not error and method.trained:
-        metrics, step = _last_metrics(workdir)
-        if step != config.training.steps:
-            error = f"stopped at step {step} of {config.training.steps}"
-    elif not error:
-        metrics = _baseline_metrics(workdir)
-    one = Run(
+    if not error:
+        metrics, error = _read_metrics(method, config, workdir)
+    run = StudyRun(
         method=name,
         group=method.group,
         seed=seed,
         metrics=metrics,
         seconds=round(time.monotonic() - start, 1),
         error=error,
-        config=_from_default(config),
+        config=_changes(config),
     )
     if not error:
         if not keep_models:
             _remove_models(workdir)
-        partial = workdir / f"partial-{RESULT}"
-        partial.write_text(json.dumps(one.to_dict(), indent=2) + "\n")
+        partial = workdir / f"partial-{_RESULT}"
+        partial.write_text(json.dumps(run.to_dict(), indent=2) + "\n")
         os.replace(partial, result)
-    return one
+    return run
 
 
-def _same_config(workdir: Path, text: str) -> bool:
+def _has_config(workdir: Path, text: str) -> bool:
     path = workdir / "config.json"
     return path.exists() and path.read_text() == text
 
 
-def _call(
+def _run_program(
     method: Method, config: ml_collections.ConfigDict, workdir: Path
 ) -> str:
-    """Runs the program; returns what it failed with, or nothing."""
+    """Trains or evaluates in a process of its own; returns its error."""
     path = workdir / "config.json"
     if method.trained:
-        # Beside the workdir: train holds it against the workdir's own.
+        # Outside of the folder, where training writes its own config.
         path = workdir.with_name(f"{workdir.name}-config.json")
         command = ["train", f"--config={configs.__file__}:{path.resolve()}"]
     else:
@@ -221,29 +170,24 @@ def _call(
     if not code:
         return ""
     lines = (workdir / "log.txt").read_text(errors="replace").splitlines()
-    told = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-    return f"{' '.join(told)} (exit code {code}, {workdir / 'log.txt'})"
+    errors = [line for line in lines if line.startswith("error: ")]
+    message = " ".join(errors or lines[-1:])
+    return f"{message} (exit code {code}, {workdir / 'log.txt'})"
 
 
-def _baseline_metrics(workdir: Path) -> dict[str, float]:
+def _read_metrics(
+    method: Method, config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[dict[str, float], str]:
+    """Returns the metrics of a run, and an error if it was stopped."""
+    if method.trained:
+        result = TrainResult.read(workdir)
+        steps, error = config.training.steps, ""
+        if result.step != steps:
+            error = f"stopped at step {result.step} of {steps}"
+        return result.metrics, error
     (path,) = (workdir / "report").glob("evaluation-*.json")
     metrics = json.loads(path.read_text())["baseline"]["overall"]
-    return {k: v for k, v in metrics.items() if isinstance(v, float)}
-
-
-def _last_metrics(workdir: Path) -> tuple[dict[str, float], int]:
-    """The last evaluation's metrics, and its step."""
-    last, step = {}, 0
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        values = json.loads(line)
-        metrics = {
-            key.removeprefix("eval/"): value
-            for key, value in values.items()
-            if key.startswith("eval/")
-        }
-        if metrics:
-            last, step = metrics, values["step"]
-    return last, step
+    return {k: v for k, v in metrics.items() if isinstance(v, float)}, ""
 
 
 def _remove_models(workdir: Path) -> None:
@@ -253,54 +197,16 @@ def _remove_models(workdir: Path) -> None:
         path.unlink()
 
 
-def _from_default(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _changes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the fields that differ from the defaults, by name."""
     default = configs.flatten(configs.base_config().to_dict())
     flat = configs.flatten(config.to_dict())
     return {k: v for k, v in flat.items() if v != default[k]}
 
 
-def summarize(runs: Iterable[Run]) -> pd.DataFrame:
-    """A row a method in the order of the runs.
-
-    Returns:
-        Columns group, method, runs (finished), failed, and for every
-        metric `<metric> mean` and `<metric> std`, the sample standard
-        deviation (n - 1) over seeds, NaN for one run.
-    """
-    rows = []
-    for (group, method), members in _by_method(runs).items():
-        finished = [m for m in members if not m.error]
-        frame = pd.DataFrame([m.metrics for m in finished], dtype=float)
-        row = {
-            "group": group,
-            "method": method,
-            "runs": len(finished),
-            "failed": len(members) - len(finished),
-        }
-        for metric in frame:
-            row[f"{metric} mean"] = frame[metric].mean()
-            row[f"{metric} std"] = frame[metric].std(ddof=1)
-        row["seconds mean"] = (
-            sum(m.seconds for m in finished) / len(finished)
-            if finished
-            else float("nan")
-        )
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    members: dict[tuple[str, str], list[Run]] = {}
-    for one in runs:
-        members.setdefault((one.group, one.method), []).append(one)
-    return members
-
-
-def machine() -> dict[str, Any]:
-    """What the metrics were measured on."""
+def _describe_machine() -> dict[str, Any]:
+    """Returns what the metrics were measured on."""
     import tensorflow as tf
-
-    from tf_triplet.version import __version__
 
     return {
         "tf_triplet": __version__,

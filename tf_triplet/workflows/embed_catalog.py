@@ -1,32 +1,56 @@
-"""A catalog's embeddings: from the cache where it knows an image."""
+"""Embeds a catalog with a run's encoder: `embed_catalog(workdir)`.
+
+Embeddings are cached by the content of the image, so a second call embeds
+only the images that are new or have changed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import ml_collections
 import numpy as np
 from absl import logging
 
 from tf_triplet import builders, evaluation
-from tf_triplet.data import pipeline
-from tf_triplet.data.catalog import Catalog
-from tf_triplet.models import branches
 from tf_triplet.progress import show_progress
-from tf_triplet.servable import embedding_cache
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tf_triplet.data.catalog import Catalog
+    from tf_triplet.servable.embedding_cache import EmbeddingCache
+
+# Folder of a run that holds the caches of all its encoders.
+CACHE = "index_cache"
+_READERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """What there was to embed, in images; they add up to `images`.
+class EmbeddingCounts:
+    """Where the embeddings of a catalog came from, in images.
+
+    The other fields add up to `images`.
 
     Attributes:
-        images: of the catalog.
-        cached: embedded by an earlier run.
-        embedded: by this one.
-        repeated: of the same content as another of this catalog.
-        unreadable: left out.
+        images: Images of the catalog.
+        cached: Images whose embedding was in the cache.
+        embedded: Images that went through the encoder.
+        repeated: Images with the same content as another one of the catalog.
+        unreadable: Images that could not be read. They have no embedding.
+
+    Example:
+
+    >>> from tf_triplet.workflows import EmbeddingCounts
+    >>> counts = EmbeddingCounts(
+    ...     images=9, cached=6, embedded=2, repeated=0, unreadable=1
+    ... )
+    >>> counts.describe()
+    '9 images: 6 cached, 2 embedded, 0 repeated, 1 unreadable.'
     """
 
     images: int
@@ -35,29 +59,96 @@ class Work:
     repeated: int
     unreadable: int
 
+    def describe(self) -> str:
+        """Returns the counts as one sentence."""
+        return (
+            f"{self.images} images: {self.cached} cached, "
+            f"{self.embedded} embedded, {self.repeated} repeated, "
+            f"{self.unreadable} unreadable."
+        )
 
-def embed(
-    config,
-    encoder,
-    sha256: str,
-    catalog: Catalog,
-    cache_folder: str | Path,
+
+def embed_catalog(
+    workdir: str | Path,
+    catalog: Catalog | None = None,
+    *,
+    checkpoint: str = "best",
+    layer: str = "",
+    precision: str = "float32",
     progress: bool = True,
-) -> tuple[evaluation.Embeddings, Work]:
-    """Embeds the images that the cache does not know.
+) -> tuple[evaluation.Embeddings, EmbeddingCounts]:
+    """Embeds the images of a catalog, those that the cache lacks.
+
+    Only one process at a time may embed with the encoders of a run.
 
     Args:
-        config: of the run.
-        encoder: the model.
-        sha256: of it, from `experiment.encoder_sha256`.
-        catalog: the images.
-        cache_folder: of the caches of all encoders.
-        progress: show how far it is.
+        workdir: The folder of a run.
+        catalog: The images. By default, all images of the run's own catalog.
+        checkpoint: The encoder, "best" (of the best evaluation) or "last" (of
+            the last step).
+        layer: Layer of the encoder to read in place of its embedding. Empty
+            for the embedding itself.
+        precision: Arithmetic of the encoder: "float32", "bfloat16" or "int8".
+        progress: Whether to show the progress.
+
+    Returns:
+        The embeddings, with the rows of the catalog that they belong to, and
+        where they came from.
 
     Raises:
-        ValueError: as `evaluation.compute_embeddings`, or a cache of another
-            encoder.
+        FileNotFoundError: If the folder holds no run, or no encoder yet.
+        ValueError: If no image can be read, or an embedding is not finite. If
+            one image cannot be read, and `data.on_bad_image` is "stop".
+
+    Example:
+
+    >>> from tf_triplet import workflows
+    >>> embeddings, counts = workflows.embed_catalog(
+    ...     "runs/shop"
+    ... )  # doctest: +SKIP
+    >>> embeddings.vectors.shape  # doctest: +SKIP
+    (1200, 128)
     """
+    workdir = Path(workdir)
+    config = builders.load_config(workdir)
+    which = (checkpoint, layer, precision)
+    return embed_with(
+        config,
+        builders.load_encoder(workdir, *which),
+        builders.encoder_sha256(config, workdir, *which),
+        builders.build_catalog(config) if catalog is None else catalog,
+        workdir / CACHE,
+        progress,
+    )
+
+
+def embed_with(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    sha256: str,
+    catalog: Catalog,
+    cache_folder: Path,
+    progress: bool = True,
+) -> tuple[evaluation.Embeddings, EmbeddingCounts]:
+    """Does what `embed_catalog` does, with objects that are there already.
+
+    Args:
+        config: The config of the run.
+        encoder: The encoder.
+        sha256: Its hash, from `builders.encoder_sha256`.
+        catalog: The images.
+        cache_folder: Folder of the caches of all encoders.
+        progress: Whether to show the progress.
+
+    Returns:
+        As `embed_catalog`.
+
+    Raises:
+        ValueError: As `embed_catalog`, or if the cache holds the embeddings
+            of another encoder.
+    """
+    from tf_triplet.servable import embedding_cache
+
     images = _Images(config, encoder, catalog)
     keys = images.keys(progress)
     dim = int(encoder.output_shape[-1])
@@ -65,7 +156,7 @@ def embed(
         known, vectors = cache.lookup(keys)
         first = {}
         for row in np.flatnonzero(~known):
-            # What could not be read shares no content with anything.
+            # An unreadable image has no key, and so it is like no other one.
             first.setdefault(keys[row] or int(row), row)
         new = np.array(sorted(first.values()), np.int64)
         done = _embed_new(
@@ -73,15 +164,9 @@ def embed(
         )
     ready = known.copy()
     ready[done] = True
-    # Set in one go, after all: a repeated image may precede its twin.
-    row_of = {keys[row]: row for row in done}
-    repeated = np.array(
-        [r for r in np.flatnonzero(~ready) if keys[r] in row_of], np.int64
-    )
-    for row in repeated:
-        vectors[row] = vectors[row_of[keys[row]]]
+    repeated = _copy_repeated(keys, done, ready, vectors)
     ready[repeated] = True
-    work = Work(
+    counts = EmbeddingCounts(
         images=len(catalog),
         cached=int(known.sum()),
         embedded=len(done),
@@ -95,13 +180,20 @@ def embed(
         )
     rows = np.flatnonzero(ready)
     skipped = tuple(map(str, catalog.paths[~ready]))
-    return evaluation.Embeddings(vectors[rows], rows, skipped), work
+    return evaluation.Embeddings(vectors[rows], rows, skipped), counts
 
 
 class _Images:
-    """What makes the embedding of each: its content, its box, its branch."""
+    """Gives each image of a catalog its key in the cache."""
 
-    def __init__(self, config, encoder, catalog: Catalog):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        encoder: tf.keras.Model,
+        catalog: Catalog,
+    ):
+        from tf_triplet.models import branches
+
         self.catalog = catalog
         self._boxes = catalog.boxes
         if not config.data.use_boxes:
@@ -109,27 +201,30 @@ class _Images:
         self._names = [""] * len(catalog)
         own_branches = branches.find(encoder)
         if own_branches is not None:
-            # Before an hour of hashing: each image has a branch.
+            # An image without a branch raises now, before an hour of hashing.
             evaluation.branch_of_rows(own_branches, catalog)
             self._names = evaluation.branch_names(own_branches.by, catalog)
 
     def key(self, row: int) -> bytes | None:
-        """Of the cache; None where there is no file."""
+        """Returns the key of an image, or `None` if it has no file."""
+        from tf_triplet.servable import embedding_cache
+
         try:
             data = Path(self.catalog.paths[row]).read_bytes()
         except OSError:
-            return None  # Told, or refused, when it should be embedded.
+            # Embedding it will skip it or raise, as the config says.
+            return None
         return embedding_cache.image_key(
             data, self._boxes[row], str(self._names[row])
         )
 
     def keys(self, progress: bool) -> list[bytes | None]:
-        """`[n]`, of all images."""
+        """Returns the keys of all images."""
         found = []
         total = len(self.catalog)
         with show_progress("Reading", total, progress) as advance:
-            # Hashing leaves Python to other threads.
-            with futures.ThreadPoolExecutor(8) as pool:
+            # Hashing releases Python's lock, so threads do speed it up.
+            with futures.ThreadPoolExecutor(_READERS) as pool:
                 for key in pool.map(self.key, range(total)):
                     found.append(key)
                     advance(len(found))
@@ -137,9 +232,18 @@ class _Images:
 
 
 def _embed_new(
-    config, encoder, images, keys, new, vectors, cache, progress
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    images: _Images,
+    keys: Sequence[bytes | None],
+    new: np.ndarray,
+    vectors: np.ndarray,
+    cache: EmbeddingCache,
+    progress: bool,
 ) -> np.ndarray:
-    """Fills `vectors` of the rows `new`; returns those that were read."""
+    """Fills in the vectors of the rows `new`; returns the rows it could."""
+    from tf_triplet.data import pipeline
+
     if not len(new):
         return new
     bad = pipeline.BadImages(config.data.on_bad_image)
@@ -148,20 +252,47 @@ def _embed_new(
     with show_progress("Embedding", len(new), progress) as advance:
         for rows, batch in builders.embed_batches(config, encoder, chosen, bad):
             evaluation.check_finite(batch, chosen.paths[rows])
-            same = []
-            for row in new[rows]:
-                now = images.key(row)
-                # Else its old content would have its new embedding for ever.
-                same.append(now is not None and now == keys[row])
-                if not same[-1]:
-                    logging.warning(
-                        "Skipping an image that changed while it was "
-                        "embedded: %s",
-                        images.catalog.paths[row],
-                    )
+            same = [_is_unchanged(images, keys, row) for row in new[rows]]
             kept = new[rows[same]]
             vectors[kept] = batch[same]
             cache.add([keys[row] for row in kept], batch[same])
             done.append(kept)
             advance(int(rows[-1]) + 1)
     return np.concatenate([np.zeros(0, np.int64), *done])
+
+
+def _is_unchanged(
+    images: _Images, keys: Sequence[bytes | None], row: int
+) -> bool:
+    """Returns whether a file still has the content of its key.
+
+    Otherwise the cache would hold the new embedding for the old content.
+    """
+    key = images.key(row)
+    if key is not None and key == keys[row]:
+        return True
+    logging.warning(
+        "Skipping an image that changed while it was embedded: %s",
+        images.catalog.paths[row],
+    )
+    return False
+
+
+def _copy_repeated(
+    keys: Sequence[bytes | None],
+    done: np.ndarray,
+    ready: np.ndarray,
+    vectors: np.ndarray,
+) -> np.ndarray:
+    """Copies new vectors to the images of the same content; returns these.
+
+    It runs after all are embedded, because an image may precede its copy.
+    """
+    row_of = {keys[row]: row for row in done}
+    repeated = np.array(
+        [row for row in np.flatnonzero(~ready) if keys[row] in row_of],
+        np.int64,
+    )
+    for row in repeated:
+        vectors[row] = vectors[row_of[keys[row]]]
+    return repeated

@@ -1,69 +1,165 @@
-"""A config to a trained run, as one function.
-
-`cli/train.py` holds its flags; whoever drives runs from Python calls `train`.
-"""
+"""Trains an encoder from a config: `train(config, workdir)`."""
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import json
-import platform
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_collections
-import tensorflow as tf
 
 from tf_triplet import builders, evaluation
-from tf_triplet import config as configs
-from tf_triplet.data import pipeline
-from tf_triplet.retrieval import ProtocolSpec
-from tf_triplet.training import distribution
-from tf_triplet.training import loop as run
-from tf_triplet.version import __version__
+from tf_triplet.workflows.options import EvaluateOptions
+from tf_triplet.workflows.train_folder import (
+    TrainResult,
+    claim_folder,
+    write_versions,
+)
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tf_triplet.data.catalog import Catalog
+    from tf_triplet.data.pipeline import BadImages
+    from tf_triplet.data.sampling import GroupedSampler
+    from tf_triplet.models import Branches
+
+    # From an encoder to its metrics on the held-out images.
+    Evaluate = Callable[[tf.keras.Model], dict[str, float]]
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: Path, resume: bool = True
-) -> None:
-    """What tf-triplet-train does.
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    resume: bool = True,
+) -> TrainResult:
+    """Trains an encoder, evaluates it and saves the best.
+
+    The first SIGINT (Ctrl-C) or SIGTERM saves a checkpoint and ends the run.
+    A second call with the same config continues it.
 
     Args:
-        config: of the run.
-        workdir: the run's folder. Gets config, checkpoints, metrics, encoder.
-        resume: go on where the folder's run stopped; else begin anew.
+        config: The config of the run, see `tf_triplet.config.base_config`.
+        workdir: The folder of the run. The config, checkpoints, metrics and
+            encoders are written there.
+        resume: Whether to continue the run in the folder. Otherwise the run
+            begins anew, and the former one is deleted.
+
+    Returns:
+        The metrics on the held-out split, and where the encoder is.
 
     Raises:
-        ValueError: a field is wrong, or the folder holds a run of another
-            config.
+        ValueError: If a field of the config is wrong, or if the folder holds
+            a run with another config.
+
+    Example:
+
+    >>> from tf_triplet import config as configs
+    >>> from tf_triplet import workflows
+    >>> config = configs.base_config()
+    >>> config.data.path = "shop/manifest.csv"
+    >>> result = workflows.train(config, "runs/shop")  # doctest: +SKIP
+    >>> result.metrics["recall@1"]  # doctest: +SKIP
+    0.5448
     """
+    from tf_triplet.training import distribution
+
+    workdir = Path(workdir)
     builders.validate(config)
-    _claim(workdir, config, resume)
+    claim_folder(workdir, config, resume)
     strategy = distribution.build_strategy(config.training.replicas)
-    (workdir / "versions.json").write_text(
-        json.dumps(_versions(), indent=2) + "\n"
-    )
+    write_versions(workdir)
     catalog = builders.build_catalog(config)
     training = builders.training_catalog(config, catalog)
     held_out = catalog.split(config.evaluation.split)
-    evaluate = _evaluator(config, held_out)
-    monitor = f"recall@{min(config.evaluation.ks)}"
-    if not config.training.steps:
-        build = functools.partial(_build_untrained, config, training)
-        run.finish_untrained(build, evaluate, workdir, monitor, resume)
-        print(f"Built without training: {workdir / 'encoder.keras'}")
-        return
-    sampler = builders.build_sampler(config, training)
-    _describe(training, held_out, sampler, strategy)
-    bad_images = pipeline.BadImages(config.data.on_bad_image)
-    tasks = builders.build_tasks(config, training)
-    branches = builders.build_branches(config, training)
-    # Now, and not at the first evaluation, hours from here.
-    evaluation.branch_of_rows(branches, held_out)
+    if config.training.steps:
+        _train_encoder(config, workdir, resume, strategy, training, held_out)
+    else:
+        _build_untrained(config, workdir, resume, training, held_out)
+    return TrainResult.read(workdir)
 
-    def batches(start_step):
+
+def _train_encoder(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    resume: bool,
+    strategy: tf.distribute.Strategy,
+    training: Catalog,
+    held_out: Catalog,
+) -> None:
+    import tensorflow as tf
+
+    from tf_triplet.data import pipeline
+    from tf_triplet.training import loop
+
+    sampler = builders.build_sampler(config, training)
+    print(_describe(training, held_out, sampler, strategy))
+    bad_images = pipeline.BadImages(config.data.on_bad_image)
+    branches = builders.build_branches(config, training)
+    # An image without a branch raises now, not at the first evaluation.
+    evaluation.branch_of_rows(branches, held_out)
+    batches = _batches(config, training, sampler, branches, bad_images)
+    _check_whole_pairs(config, sampler, strategy)
+    with strategy.scope():
+        tf.keras.utils.set_random_seed(config.seed)
+        network = builders.build_network(config, training, branches)
+        # A resumed run restores its head from the checkpoint.
+        saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
+        if config.model.whitening and not (resume and saved):
+            builders.whiten(config, network.encoder, training)
+        learner = builders.build_learner(config, network, training)
+    loop.train(
+        learner,
+        batches,
+        _evaluator(config, held_out),
+        bad_images,
+        workdir,
+        loop.Settings(
+            steps=config.training.steps,
+            checkpoint_every=config.training.checkpoint_every,
+            log_every=config.training.log_every,
+            evaluate_every=config.evaluation.every,
+            collapse_every=config.training.collapse_every,
+            stop_on_collapse=config.training.stop_on_collapse,
+            monitor=_monitor(config),
+        ),
+        resume=resume,
+    )
+
+
+def _build_untrained(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    resume: bool,
+    training: Catalog,
+    held_out: Catalog,
+) -> None:
+    """Builds, evaluates and saves the encoder of a run of 0 steps."""
+    from tf_triplet.training import loop
+
+    def build() -> tf.keras.Model:
+        encoder = builders.build_encoder(config)
+        if config.model.whitening:
+            builders.whiten(config, encoder, training)
+        return encoder
+
+    evaluate = _evaluator(config, held_out)
+    loop.finish_untrained(build, evaluate, workdir, _monitor(config), resume)
+
+
+def _batches(
+    config: ml_collections.ConfigDict,
+    training: Catalog,
+    sampler: GroupedSampler,
+    branches: Branches | None,
+    bad_images: BadImages,
+) -> Callable[[int], tf.data.Dataset]:
+    """Returns a function from the first step to the batches from there on."""
+    from tf_triplet.data import pipeline
+
+    tasks = builders.build_tasks(config, training)
+
+    def batches(start_step: int) -> tf.data.Dataset:
         return pipeline.training_batches(
             training,
             sampler,
@@ -80,6 +176,15 @@ def train(
             targets=tasks.targets if tasks else (),
         )
 
+    return batches
+
+
+def _check_whole_pairs(
+    config: ml_collections.ConfigDict,
+    sampler: GroupedSampler,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Raises an error if a replica would get half a pair."""
     whole = 2 * strategy.num_replicas_in_sync
     if (
         config.loss.scope == "replica"
@@ -87,128 +192,50 @@ def train(
         and builders.build_loss(config).in_pairs
     ):
         raise ValueError(
-            "`loss.scope=replica` gives each replica whole pairs, so "
-            f"{sampler.batch_size} images a batch must divide by {whole}. "
-            "Change `sampling.units_per_batch` or `training.replicas`."
+            "`loss.scope=replica` gives each replica whole pairs, so the "
+            f"batch size must be a multiple of {whole}. Received: "
+            f"{sampler.batch_size} images a batch. Change "
+            "`sampling.units_per_batch` or `training.replicas`."
         )
-    with strategy.scope():
-        tf.keras.utils.set_random_seed(config.seed)
-        network = builders.build_network(config, training, branches)
-        # A resumed run's head is in its checkpoint.
-        saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
-        if config.model.whitening and not (resume and saved):
-            builders.whiten(config, network.encoder, training)
-        learner = builders.build_learner(config, network, training)
-    settings = run.Settings(
-        steps=config.training.steps,
-        checkpoint_every=config.training.checkpoint_every,
-        log_every=config.training.log_every,
-        evaluate_every=config.evaluation.every,
-        collapse_every=config.training.collapse_every,
-        stop_on_collapse=config.training.stop_on_collapse,
-        monitor=monitor,
-    )
-    run.train(
-        learner,
-        batches,
-        evaluate,
-        bad_images,
-        workdir,
-        settings,
-        resume=resume,
-    )
-    print(f"Trained: {workdir / 'encoder.keras'}")
 
 
-def _claim(workdir: Path, config, resume: bool) -> None:
-    """Writes the config, or holds it against the one of a run that began.
-
-    What an export holds may change at any time.
-    """
-    path = workdir / "config.json"
-    begun = (workdir / "checkpoints").exists() or (
-        workdir / "metrics.jsonl"
-    ).exists()
-    if path.exists() and begun and resume:
-        lines = [
-            line
-            for line in configs.difference(
-                configs.from_json(path.read_text()), config
-            )
-            if not line.startswith("export.")
-        ]
-        if lines:
-            changes = "\n  ".join(lines)
-            raise ValueError(
-                f"{workdir} holds a run of another config:\n  {changes}\n"
-                "Use the old values to go on, another --workdir, or "
-                "--noresume to begin anew in this one."
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        (workdir / "best.json").unlink(missing_ok=True)
-        (workdir / "metrics.jsonl").unlink(missing_ok=True)
-        # Killed before its first save, this run would go on from the old one.
-        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(configs.to_json(config))
-    partial.replace(path)
+def _monitor(config: ml_collections.ConfigDict) -> str:
+    """Returns the name of the metric by which the best encoder is chosen."""
+    return f"recall@{min(config.evaluation.ks)}"
 
 
-def _evaluator(config, held_out):
-    """An encoder to its metrics on the held-out images."""
+def _evaluator(
+    config: ml_collections.ConfigDict, held_out: Catalog
+) -> Evaluate:
+    options = EvaluateOptions().resolve(config)
 
-    def evaluate(encoder):
+    def evaluate(encoder: tf.keras.Model) -> dict[str, float]:
         embeddings = builders.compute_embeddings(
             config, encoder, held_out, progress=False
         )
         result = evaluation.evaluate(
             embeddings,
             held_out,
-            ks=config.evaluation.ks,
-            protocol=ProtocolSpec(
-                config.evaluation.protocol,
-                config.evaluation.query_domain,
-                config.evaluation.gallery_domain,
-            ),
-            ties=config.evaluation.ties,
+            options.ks,
+            options.protocol_spec,
+            options.ties,
         )
         return result.overall.named()
 
     return evaluate
 
 
-def _build_untrained(config, training):
-    encoder = builders.build_encoder(config)
-    if config.model.whitening:
-        builders.whiten(config, encoder, training)
-    return encoder
-
-
-def _describe(training, held_out, sampler, strategy) -> None:
-    print(
+def _describe(
+    training: Catalog,
+    held_out: Catalog,
+    sampler: GroupedSampler,
+    strategy: tf.distribute.Strategy,
+) -> str:
+    return (
         f"{len(training)} training images of {len(training.product_ids)} "
         f"products ({sampler.dropped_singletons} without a pair left out), "
-        f"{len(held_out)} held-out images of "
-        f"{len(held_out.product_ids)} products; "
-        f"{sampler.batch_size} images a batch, "
+        f"{len(held_out)} held-out images of {len(held_out.product_ids)} "
+        f"products; {sampler.batch_size} images a batch, "
         f"{sampler.steps_per_epoch} batches an epoch, "
         f"{strategy.num_replicas_in_sync} replicas"
     )
-
-
-def _versions() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return {
-        "tf_triplet": __version__,
-        "git_commit": commit or "unknown",
-        "tensorflow": tf.__version__,
-        "keras": importlib.metadata.version("keras"),
-        "python": platform.python_version(),
-    }

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tf_triplet.cli import errors
+from tf_triplet.cli import program
 
 
 def raising(error):
     def main(argv):
         raise error
 
-    return errors.friendly(main)
+    return program.friendly(main)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Scores a run's encoder: `evaluate(workdir)`."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ml_collections
+
+from tf_triplet import builders, evaluation
+from tf_triplet.workflows.evaluation_report import (
+    EvaluationReport,
+    clean_file_name,
+)
+from tf_triplet.workflows.options import EvaluateOptions
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tf_triplet.data.catalog import Catalog
+
+
+def evaluate(
+    workdir: str | Path,
+    options: EvaluateOptions | None = None,
+    *,
+    progress: bool = True,
+) -> EvaluationReport:
+    """Scores a run's encoder on images that it was not trained on.
+
+    Every image of the split queries all others, or one domain queries
+    another. The search is exact. The report and the embeddings are written
+    into the run's folder.
+
+    Args:
+        workdir: The folder of a run.
+        options: What to score and how. A field that is not given comes from
+            the run's config.
+        progress: Whether to show the progress.
+
+    Returns:
+        The metrics of the encoder and of the baseline. It can draw neighbors
+        too.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run, or no encoder yet.
+        ValueError: If an option is wrong, if the catalog has no such split or
+            domain, or if no query has another image of its product to find.
+
+    Example:
+
+    >>> from tf_triplet import workflows
+    >>> options = workflows.EvaluateOptions(baseline="pretrained", ks=[1, 10])
+    >>> report = workflows.evaluate("runs/shop", options)  # doctest: +SKIP
+    >>> report.trained.overall.recall[1]  # doctest: +SKIP
+    0.5448
+    >>> report.baseline.overall.recall[1]  # doctest: +SKIP
+    0.2468
+    """
+    workdir = Path(workdir)
+    config = builders.load_config(workdir)
+    options = (options or EvaluateOptions()).resolve(config)
+    whole = builders.build_catalog(config)
+    catalog = whole.split(options.split)
+    # A wrong domain raises now, not after minutes of embedding.
+    evaluation.check_protocol(catalog, options.protocol_spec)
+    results, seconds, files = {}, {}, []
+    for kind, build in _encoders(config, workdir, whole, options).items():
+        start = time.monotonic()
+        embeddings = builders.compute_embeddings(
+            config, build(), catalog, options.batch_size, progress
+        )
+        results[kind] = evaluation.evaluate(
+            embeddings,
+            catalog,
+            options.ks,
+            options.protocol_spec,
+            options.ties,
+            options.clustering,
+        )
+        seconds[kind] = round(time.monotonic() - start, 1)
+        files.append(
+            _save_embeddings(kind, embeddings, catalog, options, workdir)
+        )
+    report = EvaluationReport(
+        workdir, options, results, seconds, catalog, embeddings, tuple(files)
+    )
+    report.write()
+    return report
+
+
+def _encoders(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    catalog: Catalog,
+    options: EvaluateOptions,
+) -> dict[str, Callable[[], tf.keras.Model]]:
+    """Returns what builds each encoder: one at a time is in memory."""
+    encoders = {}
+    if options.baseline == "pretrained":
+        encoders["baseline"] = lambda: builders.build_baseline(config)
+    if options.baseline == "neural_codes":
+        encoders["baseline"] = lambda: builders.build_neural_codes(
+            config, catalog, options.components or 0, options.batch_size
+        )
+    if options.checkpoint != "none":
+        encoders["trained"] = lambda: builders.load_encoder(
+            workdir, options.checkpoint, options.layer
+        )
+    return encoders
+
+
+def _save_embeddings(
+    kind: str,
+    embeddings: evaluation.Embeddings,
+    catalog: Catalog,
+    options: EvaluateOptions,
+    workdir: Path,
+) -> Path:
+    name = source = options.baseline
+    if kind == "trained":
+        name = options.checkpoint
+        encoder = builders.encoder_path(workdir, name)
+        source = f"sha256:{hashlib.sha256(encoder.read_bytes()).hexdigest()}"
+        if options.layer:
+            name += f"-{options.layer}"
+            source += f", layer {options.layer}"
+    file_name = clean_file_name(f"{options.split}-{name}") + ".npz"
+    path = workdir / "embeddings" / file_name
+    evaluation.save_embeddings(path, embeddings, catalog, source)
+    return path

@@ -1,0 +1,222 @@
+"""The report of an evaluation: on a terminal, as JSON, as images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tf_triplet import evaluation
+from tf_triplet.workflows.options import EvaluateOptions
+
+if TYPE_CHECKING:
+    from tf_triplet.data.catalog import Catalog
+
+# Paths of unreadable images that are printed.
+_LISTED = 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """What `tf_triplet.workflows.evaluate` has measured and written.
+
+    Attributes:
+        workdir: The folder of the run.
+        options: The options, all of them given.
+        results: The evaluation of each encoder: `baseline`, `trained`, or
+            both in this order.
+        seconds: Duration of each evaluation.
+        catalog: The images.
+        embeddings: Their embeddings by the trained encoder, or by the
+            baseline if no other was scored.
+        embedding_files: The files of embeddings, one for each encoder.
+
+    Example:
+
+    >>> from tf_triplet import workflows
+    >>> report = workflows.evaluate("runs/shop")  # doctest: +SKIP
+    >>> report.metrics["recall@1"]  # doctest: +SKIP
+    0.5448
+    >>> report.draw_neighbors(8)  # doctest: +SKIP
+    PosixPath('runs/shop/report/neighbours-test.png')
+    """
+
+    workdir: Path
+    options: EvaluateOptions
+    results: dict[str, evaluation.Evaluation]
+    seconds: dict[str, float]
+    catalog: Catalog
+    embeddings: evaluation.Embeddings
+    embedding_files: tuple[Path, ...]
+
+    @property
+    def trained(self) -> evaluation.Evaluation | None:
+        """The evaluation of the trained encoder, if it was scored."""
+        return self.results.get("trained")
+
+    @property
+    def baseline(self) -> evaluation.Evaluation | None:
+        """The evaluation of the baseline, if it was scored."""
+        return self.results.get("baseline")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the trained encoder, or else of the baseline, by name."""
+        return self._main.overall.named()
+
+    @property
+    def file(self) -> Path:
+        """The JSON file: in the run's folder, unless `options.output` is set.
+
+        Its name tells the split, and what else is not ordinary, for instance
+        `evaluation-test-street-to-shop-last.json`.
+        """
+        options, suffix = self.options, ""
+        if options.checkpoint != "best":
+            suffix = f"-{options.checkpoint}"
+        if options.checkpoint == "none" and options.baseline != "pretrained":
+            suffix += f"-{options.baseline}"
+        name = f"evaluation-{self._stem}{suffix}.json"
+        return Path(options.output or self.workdir / "report" / name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as types that JSON can hold."""
+        return {
+            "split": self.options.split,
+            "checkpoint": self.options.checkpoint,
+            "layer": self.options.layer,
+            "baseline_kind": self.options.baseline,
+            "seconds": self.seconds,
+            **{kind: one.to_dict() for kind, one in self.results.items()},
+        }
+
+    def write(self) -> Path:
+        """Writes the metrics as JSON.
+
+        Returns:
+            The file, which is `self.file`.
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        self.file.write_text(text + "\n")
+        return self.file
+
+    def draw_neighbors(self, count: int) -> Path:
+        """Draws random queries, each with its five nearest images.
+
+        Args:
+            count: Number of queries.
+
+        Returns:
+            The PNG file, in the run's folder.
+        """
+        from tf_triplet.reporting import neighbors
+
+        readable = self.catalog.select(self.embeddings.rows)
+        protocols = evaluation.build_protocols(
+            readable, self.options.protocol_spec
+        )
+        queries, found = neighbors.find_neighbors(
+            self.embeddings.vectors, readable, protocols, count
+        )
+        path = self.workdir / "report" / f"neighbours-{self._stem}.png"
+        neighbors.neighbor_grid(
+            path, queries, found, title=protocols[0].description
+        )
+        return path
+
+    def write_projector(self) -> tuple[Path, int]:
+        """Writes a map of the embeddings to explore in a browser.
+
+        Returns:
+            The HTML file, in the run's folder, and the number of images on
+            the map. A large catalog is sampled.
+
+        Raises:
+            ValueError: If there are too few images, or a package is missing.
+        """
+        from tf_triplet.reporting import projector
+
+        readable = self.catalog.select(self.embeddings.rows)
+        path = self.workdir / "report" / f"projector-{self._stem}.html"
+        points = projector.write_projector(
+            path,
+            self.embeddings.vectors,
+            readable.paths,
+            readable.row_product_ids,
+            readable.category_names[readable.categories],
+        )
+        return path, points
+
+    def show(self) -> None:
+        """Prints the metrics as tables, and the names of the files."""
+        from rich.console import Console
+
+        from tf_triplet.reporting import tables
+
+        result = self._main
+        both = len(self.results) > 1
+        before = self.baseline.overall if both else None
+        console = Console()
+        for path in self.embedding_files:
+            print(f"Embeddings: {path}")
+        if result.by_category:
+            console.print(
+                tables.category_table(result.overall, before, "By category")
+            )
+        title = f"{result.catalog}, {self._subject}: {result.protocol}"
+        console.print(
+            tables.overall_table(result.overall, before, title, self._caption)
+        )
+        for name, value in result.clustering.items():
+            earlier = self.baseline.clustering[name] if both else None
+            change = "" if earlier is None else f" (baseline {earlier:.4f})"
+            console.print(f"{name.upper()} of k-means: {value:.4f}{change}")
+        for path in result.skipped[:_LISTED]:
+            console.print(f"skipped: {path}", markup=False)
+        print(f"Metrics: {self.file}")
+
+    @property
+    def _main(self) -> evaluation.Evaluation:
+        return self.trained or self.baseline
+
+    @property
+    def _stem(self) -> str:
+        """A name for files, such as `test-street-to-shop-per_pair-pool`."""
+        options = self.options
+        stem = options.split
+        if options.query_domain:
+            stem += f"-{options.query_domain}-to-{options.gallery_domain}"
+        if options.protocol in ("per_pair", "within_category"):
+            stem += f"-{options.protocol}"
+        if options.layer:
+            stem += f"-{options.layer}"
+        return clean_file_name(stem)
+
+    @property
+    def _subject(self) -> str:
+        """What the table is about."""
+        if self.trained is None:
+            return f"{self.options.baseline.replace('_', ' ')} features"
+        if self.options.layer:
+            return f"trained encoder, layer {self.options.layer}"
+        return "trained encoder"
+
+    @property
+    def _caption(self) -> str:
+        result = self._main
+        caption = (
+            f"{result.queries:,} queries ({result.left_out:,} without a second "
+            f"image left out), {result.gallery:,} images searched, ties "
+            f"{result.ties}, {sum(self.seconds.values()):.0f} s"
+        )
+        if result.skipped:
+            caption += f", {len(result.skipped):,} unreadable images skipped"
+        return caption
+
+
+def clean_file_name(name: str) -> str:
+    """Replaces what a file name should not hold; splits have any name."""
+    return re.sub(r"[^\w.-]+", "_", name)
