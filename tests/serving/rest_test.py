@@ -1,4 +1,4 @@
-"""REST: rows and columns, b64, status, metadata, errors, metrics, limits."""
+"""The REST interface: tensors in JSON, errors, metrics, limits, sockets."""
 
 import base64
 import http.client
@@ -19,11 +19,10 @@ from tf_triplet.serving import (
     batching,
     prediction,
     rest,
+    rest_server,
     server,
     server_config,
-)
-from tf_triplet.serving import (
-    server_metrics as metrics,
+    server_metrics,
 )
 from tf_triplet.serving.model_manager import ModelManager
 from tf_triplet.serving.version_policy import Model
@@ -33,7 +32,7 @@ URL = "/v1/models/visual"
 
 @pytest.fixture(scope="module")
 def api(exported):
-    counted = metrics.Metrics()
+    counted = server_metrics.Metrics()
     models = ModelManager(metrics=counted)
     folder = exported["exact"].parent
     models.configure({"visual": Model(folder, labels={"stable": 1})})
@@ -79,7 +78,7 @@ def test_columns(api, shop, named):
     assert body["outputs"]["paths"][0][0] == shop.paths[0]
 
 
-def test_one_output_is_told_without_its_name_and_exactly(api, shop):
+def test_a_single_output_is_exact_and_has_no_name(api, shop):
     body = {"signature_name": "encode", "instances": [b64(shop)]}
     _, rows = post(api, body)
     np.testing.assert_allclose(
@@ -91,7 +90,7 @@ def test_one_output_is_told_without_its_name_and_exactly(api, shop):
     scores = np.float32(found["outputs"]["scores"])
     want = -np.sort(-vectors @ shop.embeddings.T)[:, :3]
     np.testing.assert_allclose(scores, want, atol=1e-6)
-    # 0.1, not 0.10000000149011612.
+    # Such as 0.1, not 0.10000000149011612.
     assert max(len(str(s)) for s in found["outputs"]["scores"][0]) < 13
 
 
@@ -139,7 +138,7 @@ SEARCH = {"signature_name": "search"}
         ({**SEARCH, "inputs": [[1, 2]]}, "Received: (1, 2)"),
     ],
 )
-def test_what_is_refused(api, body, text):
+def test_bad_bodies(api, body, text):
     code, answer = post(api, body)
     assert code == 400 and set(answer) == {"error"}
     assert text in answer["error"]
@@ -162,13 +161,13 @@ def test_what_is_refused(api, body, text):
         ("GET", URL + f"/versions/{10**30}", 400, "Failed to convert version"),
     ],
 )
-def test_places_that_are_none(api, method, url, code, text):
+def test_bad_paths(api, method, url, code, text):
     answer = api.open(url, method=method, data=b'{"instances": ["x"]}')
     assert answer.status_code == code
     assert text in answer.get_json()["error"]
 
 
-def test_classify(api):
+def test_no_signature_classifies(api):
     body = {"examples": [{"a": 1}]}
     code, answer = post(api, body, URL + ":classify")
     assert code == 400
@@ -188,14 +187,14 @@ def test_status_and_metadata(api):
     assert table["search"]["inputs"]["embedding"]["dtype"] == "DT_FLOAT"
 
 
-def test_a_body_that_is_too_large(api):
+def test_a_body_may_not_be_too_large(api):
     code, answer = post(api, "x" * ((1 << 20) + 1))
     assert code == 413 and answer["error"] == "The body is over 1048576 bytes"
 
 
 def test_metrics(api, shop):
     def count(status):
-        text = api.get(metrics.PATH).get_data(as_text=True)
+        text = api.get(server_metrics.PATH).get_data(as_text=True)
         pattern = (
             r'^:tensorflow:serving:request_count\{model_name="visual",'
             rf'status="{status}"}} (\d+)$'
@@ -207,14 +206,14 @@ def test_metrics(api, shop):
     post(api, {"instances": [b64(shop)]})
     post(api, {"instances": ["no image"]})
     assert (count("OK"), count("INVALID_ARGUMENT")) == (good + 1, bad + 1)
-    # A name that a client made up is not kept.
+    # Names that clients invent do not become labels.
     post(api, {"instances": ["x"]}, "/v1/models/zzz:predict")
-    assert "zzz" not in api.get(metrics.PATH).get_data(as_text=True)
+    assert "zzz" not in api.get(server_metrics.PATH).get_data(as_text=True)
 
 
-def test_every_way_that_a_request_ends_is_counted(api, monkeypatch):
+def test_every_request_is_counted_however_it_ends(api, monkeypatch):
     def count(name, status):
-        text = api.get(metrics.PATH).get_data(as_text=True)
+        text = api.get(server_metrics.PATH).get_data(as_text=True)
         pattern = (
             rf':request_count{{model_name="{name}",status="{status}"}} (\d+)'
         )
@@ -235,7 +234,7 @@ def test_every_way_that_a_request_ends_is_counted(api, monkeypatch):
         raise MemoryError("no room")
 
     before = count("visual", "OK"), count("visual", "INTERNAL")
-    monkeypatch.setattr(prediction.Predictor, "_predict", broken)
+    monkeypatch.setattr(prediction.Predictor, "run", broken)
     code, body = post(api, {"signature_name": "search", "inputs": [[0, 0, 1]]})
     assert (code, body) == (500, {"error": "MemoryError: no room"})
     after = count("visual", "OK"), count("visual", "INTERNAL")
@@ -243,10 +242,10 @@ def test_every_way_that_a_request_ends_is_counted(api, monkeypatch):
 
 
 @pytest.mark.parametrize("written", ["encodebytes", "unpadded"])
-def test_base64_with_line_ends_or_without_padding(api, shop, written):
+def test_base64_may_have_line_ends_or_lack_padding(api, shop, written):
     with open(shop.paths[0], "rb") as file:
         data = file.read()
-    # A byte too many ends no PNG, and makes for padding.
+    # A PNG may be followed by a byte, which makes base64 add padding.
     data += b"\0" * (-len(data) % 3 == 0)
     text = base64.encodebytes(data).decode()
     assert "\n" in text and "=" in text
@@ -255,8 +254,8 @@ def test_base64_with_line_ends_or_without_padding(api, shop, written):
     assert code == 200 and body["outputs"]["paths"][0][0] == shop.paths[0]
 
 
-def test_a_histogram_counts_up_to_its_bounds():
-    counted = metrics.Metrics()
+def test_a_histogram_counts_values_up_to_each_bound():
+    counted = server_metrics.Metrics()
     name = ":tensorflow:serving:request_example_counts"
     for value in (1, 2, 3, 1e9):
         counted.observe(name, 'a"b', value=value)
@@ -271,7 +270,7 @@ def test_a_histogram_counts_up_to_its_bounds():
 
 @pytest.fixture(scope="module")
 def running(exported, tmp_path_factory):
-    """With all of it: REST, batching, TLS."""
+    """A server with REST, batching and TLS, and its certificate."""
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
@@ -310,7 +309,7 @@ def fetch(running, path, body=None):
         return answer.read().decode()
 
 
-def test_over_a_socket_requests_share_batches(running, shop):
+def test_requests_over_sockets_share_batches(running, shop):
     def ask(row):
         body = {"instances": [b64(shop, row)]}
         found = json.loads(fetch(running[0], URL + ":predict", body))
@@ -319,7 +318,7 @@ def test_over_a_socket_requests_share_batches(running, shop):
     rows = [i % 12 for i in range(24)]
     with futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask, rows)) == [shop.paths[i] for i in rows]
-    text = fetch(running[0], metrics.PATH)
+    text = fetch(running[0], server_metrics.PATH)
     batches = re.search(r"processed_batch_size_count (\d+)", text)[1]
     assert 1 <= int(batches) < 24
     assert "batching_session:queuing_latency_count 24" in text
@@ -337,7 +336,7 @@ def test_tls(running, shop):
         client.query([image], address, "visual", timeout_s=5)
 
 
-def test_a_message_that_is_too_large(running):
+def test_a_message_may_not_be_too_large(running):
     server_, certificate = running
     with pytest.raises(client.QueryError, match="RESOURCE_EXHAUSTED"):
         client.query(
@@ -348,8 +347,8 @@ def test_a_message_that_is_too_large(running):
         )
 
 
-def test_connections_that_say_nothing_have_an_end(exported, monkeypatch):
-    monkeypatch.setattr(rest, "CONNECTIONS", 3)
+def test_further_connections_are_closed(exported, monkeypatch):
+    monkeypatch.setattr(rest_server, "CONNECTIONS", 3)
     folder = exported["exact"].parent
     other = server.Server(
         server_config.one_model("visual", folder),
@@ -358,11 +357,11 @@ def test_connections_that_say_nothing_have_an_end(exported, monkeypatch):
     address = ("localhost", other.rest_port)
     idle = [socket.create_connection(address) for _ in range(3)]
     with socket.create_connection(address, timeout=20) as late:
-        assert late.recv(10) == b""  # Closed at once.
+        assert late.recv(10) == b""
     for one in idle:
         one.close()
     end = time.monotonic() + 20
-    while True:  # What was given back can be had again.
+    while True:  # The places of closed connections are free again.
         try:
             assert "AVAILABLE" in fetch(other, URL)
             break
@@ -371,7 +370,7 @@ def test_connections_that_say_nothing_have_an_end(exported, monkeypatch):
     other.stop()
 
 
-def test_a_rest_port_in_use(running, exported):
+def test_a_rest_port_in_use_is_an_error(running, exported):
     port = running[0].rest_port
     folder = exported["exact"].parent
     with pytest.raises(OSError, match=f"Port {port} of .* is in use"):

@@ -1,4 +1,4 @@
-"""The answers of TensorFlow Serving, row by row of its conformance table."""
+"""The answers of the server over gRPC, good and bad."""
 
 import socket
 import threading
@@ -18,6 +18,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.servable import saved_model
 from tf_triplet.serving import loaded_model, prediction, server, server_config
 from tf_triplet.serving.errors import RequestError
@@ -50,12 +51,12 @@ def ask(stub, inputs, signature="", name="visual", outputs=(), **spec):
         request.model_spec.version_label = spec["label"]
     request.output_filter.extend(outputs)
     for key, value in inputs.items():
-        # A TensorProto passes as it is.
+        # A TensorProto is returned unchanged.
         request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
     return stub.Predict(request, timeout=60)
 
 
-def refused(stub, *arguments, **more):
+def error_of(stub, *arguments, **more):
     with pytest.raises(grpc.RpcError) as caught:
         ask(stub, *arguments, **more)
     return caught.value.code(), caught.value.details()
@@ -91,7 +92,7 @@ def test_every_other_signature(stub, shop):
         assert ids[0, 0].decode() == shop.product_ids[0]
 
 
-def test_values_come_in_typed_fields(stub, shop):
+def test_values_are_in_typed_fields(stub, shop):
     answer = ask(stub, {"image_bytes": [image(shop)]})
     assert len(answer.outputs["scores"].float_val) == 3
     assert len(answer.outputs["product_ids"].string_val) == 3
@@ -115,7 +116,7 @@ def test_values_come_in_typed_fields(stub, shop):
     ],
     ids=lambda array: f"{array.dtype}{list(array.shape)}",
 )
-def test_any_array_is_written(array):
+def test_any_array_can_be_written(array):
     message = tensor_pb2.TensorProto()
     prediction._write(message, array)
     again = tf.make_ndarray(message)
@@ -127,7 +128,7 @@ def test_output_filter(stub, shop):
     inputs = {"image_bytes": [image(shop)]}
     answer = ask(stub, inputs, outputs=["scores"])
     assert set(answer.outputs) == {"scores"}
-    code, text = refused(stub, inputs, outputs=["nope"])
+    code, text = error_of(stub, inputs, outputs=["nope"])
     assert code == Code.INVALID_ARGUMENT
     assert text.startswith(
         "output tensor alias not found in signature: nope Outputs expected "
@@ -135,7 +136,7 @@ def test_output_filter(stub, shop):
     )
     for name in ("paths", "product_ids", "scores"):
         assert name in text
-    code, text = refused(stub, inputs, outputs=["paths", "scores", "paths"])
+    code, text = error_of(stub, inputs, outputs=["paths", "scores", "paths"])
     assert code == Code.INVALID_ARGUMENT
     assert text == "duplicate output tensor alias: paths"
 
@@ -180,9 +181,9 @@ def test_output_filter(stub, shop):
         ),
     ],
 )
-def test_what_is_not_there(stub, shop, spec, code, text):
+def test_unknown_models_versions_and_signatures(stub, shop, spec, code, text):
     inputs = {"image_bytes": [image(shop)]}
-    assert refused(stub, inputs, **spec) == (code, text)
+    assert error_of(stub, inputs, **spec) == (code, text)
 
 
 @pytest.mark.parametrize(
@@ -200,23 +201,23 @@ def test_what_is_not_there(stub, shop, spec, code, text):
     ],
 )
 def test_bad_inputs(stub, inputs, text):
-    code, details = refused(stub, inputs)
+    code, details = error_of(stub, inputs)
     assert code == Code.INVALID_ARGUMENT, details
     assert text in details and "\n" not in details
 
 
-def test_images_of_no_rank(stub):
-    code, details = refused(stub, {"image_bytes": b"x"})
+def test_a_scalar_instead_of_a_list_of_images(stub):
+    code, details = error_of(stub, {"image_bytes": b"x"})
     assert code == Code.INVALID_ARGUMENT
-    # Told before any op could: two would race to be the first.
+    # Checked before the graph runs, where either of two ops may fail first.
     assert details == "Input image_bytes must be of shape (None,). Received: ()"
 
 
 @pytest.mark.parametrize("shape", [[3], [1, 1, 3], []])
 @pytest.mark.parametrize("signature", ["search", "search_exact"])
-def test_embeddings_of_wrong_rank(stub, signature, shape):
+def test_embeddings_of_the_wrong_rank(stub, signature, shape):
     inputs = {"embedding": np.zeros(shape, np.float32)}
-    code, details = refused(stub, inputs, signature)
+    code, details = error_of(stub, inputs, signature)
     assert code == Code.INVALID_ARGUMENT
     shape = tuple(shape) if len(shape) != 1 else "(3,)"
     assert details == (
@@ -230,9 +231,9 @@ def test_a_tensor_that_contradicts_itself(stub, size):
     tensor.tensor_content = bytes(size)
     if not size:
         tensor.float_val.extend([1.0] * 4)
-    # As TensorFlow Serving's predict_util.cc says it.
+    # The text is that of TensorFlow Serving's predict_util.cc.
     want = (Code.INVALID_ARGUMENT, "tensor parsing error: embedding")
-    assert refused(stub, {"embedding": tensor}, "search") == want
+    assert error_of(stub, {"embedding": tensor}, "search") == want
 
 
 @pytest.mark.parametrize(
@@ -245,27 +246,27 @@ def test_a_tensor_that_contradicts_itself(stub, size):
         (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "Unknown image file format"),
     ],
 )
-def test_images_cut_short_or_of_another_format(stub, shop, data, text):
-    code, details = refused(stub, {"image_bytes": [data]})
+def test_truncated_images_and_other_formats(stub, shop, data, text):
+    code, details = error_of(stub, {"image_bytes": [data]})
     assert code == Code.INVALID_ARGUMENT
     assert text in details and "\n" not in details
-    ask(stub, {"image_bytes": [image(shop)]})  # It goes on serving.
+    ask(stub, {"image_bytes": [image(shop)]})  # The server still answers.
 
 
 def test_bad_embeddings(stub):
     double = {"embedding": np.zeros([1, 3])}
-    code, text = refused(stub, double, "search")
+    code, text = error_of(stub, double, "search")
     assert code == Code.INVALID_ARGUMENT
     assert text == "Expects arg[0] to be float but double is provided"
     wide = {"embedding": np.zeros([1, 4], np.float32)}
-    code, text = refused(stub, wide, "search_exact")
+    code, text = error_of(stub, wide, "search_exact")
     assert code == Code.INVALID_ARGUMENT
     assert "shape (None, 3). Received: (1, 4)" in text
 
 
-def test_one_bad_image_refuses_the_request(stub, shop):
+def test_one_bad_image_fails_the_request(stub, shop):
     inputs = {"image_bytes": [image(shop), b"no image"]}
-    assert refused(stub, inputs)[0] == Code.INVALID_ARGUMENT
+    assert error_of(stub, inputs)[0] == Code.INVALID_ARGUMENT
 
 
 def test_an_empty_batch(stub):
@@ -279,8 +280,8 @@ def test_an_empty_batch(stub):
         assert tf.make_ndarray(answer.outputs["scores"]).shape == (0, 3)
 
 
-def test_no_image_for_fused_convolutions(tmp_path):
-    # A convolution, its batch norm and a ReLU are one op when they run.
+def test_fused_convolutions_take_an_empty_batch(tmp_path):
+    # oneDNN fuses a convolution, its batch norm and a ReLU into one op.
     inputs = tf.keras.Input([8, 8, 3])
     x = tf.keras.layers.Conv2D(64, 3, use_bias=False)(inputs)
     x = tf.keras.layers.BatchNormalization()(x)
@@ -291,7 +292,7 @@ def test_no_image_for_fused_convolutions(tmp_path):
         np.eye(4, 64, dtype=np.float32),
         list("abcd"),
         list("abcd"),
-        image_size=8,
+        inputs=InputSpec(image_size=8),
         k=2,
         index="exact",
     )
@@ -305,7 +306,7 @@ def test_no_image_for_fused_convolutions(tmp_path):
     loaded.release()
 
 
-def test_a_type_that_is_none_and_a_size_beyond_all_memory(stub):
+def test_an_unknown_type_and_a_size_beyond_all_memory(stub):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "visual"
     request.model_spec.signature_name = "search"
@@ -341,7 +342,7 @@ def test_health_and_status_answer_while_all_threads_are_busy(
         busy.wait(60)
         raise RequestError(Code.ABORTED, "waited")
 
-    monkeypatch.setattr(prediction.Predictor, "_predict", wait)
+    monkeypatch.setattr(prediction.Predictor, "run", wait)
     with grpc.insecure_channel(f"localhost:{running.port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         request = predict_pb2.PredictRequest()
@@ -364,13 +365,13 @@ def test_health_and_status_answer_while_all_threads_are_busy(
     running.stop()
 
 
-def test_ports_that_cannot_be_bound(exported):
+def test_a_port_must_be_free_on_every_address(exported):
     config = server_config.one_model("visual", exported["exact"].parent)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        # gRPC would have been content with ::1.
+        # Without this check, gRPC would serve on ::1 alone.
         with pytest.raises(OSError, match=f"Port {port} of 127.0.0.1 is in"):
             server.Server(config, server.Options(port=port))
     with pytest.raises(OSError, match="--host=192.0.2.1, port 0, cannot"):
@@ -440,7 +441,7 @@ def test_bad_metadata_requests(stub, arguments, code, text):
     assert caught.value.code() == code and text in caught.value.details()
 
 
-def test_many_at_once(stub, shop):
+def test_many_requests_at_once(stub, shop):
     def one(row):
         answer = ask(stub, {"image_bytes": [image(shop, row)]})
         return tf.make_ndarray(answer.outputs["paths"])[0, 0].decode()
@@ -450,10 +451,10 @@ def test_many_at_once(stub, shop):
         assert list(pool.map(one, rows)) == [shop.paths[i] for i in rows]
 
 
-def test_right_and_wrong_requests_at_once_do_not_mix(stub, shop):
+def test_good_and_bad_requests_at_once_do_not_mix(stub, shop):
     def one(i):
         if i % 3 == 0:
-            return refused(stub, {"image_bytes": [b"no image"]})[0]
+            return error_of(stub, {"image_bytes": [b"no image"]})[0]
         if i % 3 == 1:
             answer = ask(
                 stub, {"embedding": shop.embeddings[i % 12][None]}, "search"
@@ -481,14 +482,14 @@ def test_the_newest_version_is_served(shop, tmp_path):
         assert answer.model_spec.version.value == 2
         paths = tf.make_ndarray(answer.outputs["paths"])
         assert paths[0, 0].decode() == shop.paths[-1]
-        # The older one is on disk, not in memory.
-        code, text = refused(stub, {"image_bytes": [image(shop)]}, version=1)
+        # The older version is on disk, but not in memory.
+        code, text = error_of(stub, {"image_bytes": [image(shop)]}, version=1)
         assert code == Code.NOT_FOUND and "Specific(visual, 1)" in text
     running.stop(0).wait()
     model.release()
 
 
-def test_a_port_in_use_and_no_version(exported, tmp_path):
+def test_a_port_in_use_and_a_folder_without_versions(exported, tmp_path):
     folder = exported["exact"].parent
     running, port, model = server.start(folder, "visual", 0)
     with pytest.raises(OSError, match=f"Port {port} of .* is in use"):
@@ -499,7 +500,7 @@ def test_a_port_in_use_and_no_version(exported, tmp_path):
         server.start(tmp_path, "visual", 0)
 
 
-def test_versions_in_one_process_answer_from_their_own_catalog(shop, tmp_path):
+def test_two_versions_in_one_process_use_their_own_catalogs(shop, tmp_path):
     turned = np.ascontiguousarray(shop.embeddings[::-1])
     paths = [shop.export(tmp_path), shop.export(tmp_path, embeddings=turned)]
     models = [loaded_model.LoadedModel(path) for path in paths]

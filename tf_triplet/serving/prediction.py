@@ -1,6 +1,6 @@
-"""TensorFlow Serving's prediction calls, from message to message.
+"""Answers TensorFlow Serving's prediction requests, for gRPC and REST.
 
-gRPC and REST both come here; a refusal is an exception.
+The error texts are TensorFlow Serving's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -16,11 +17,15 @@ from google.protobuf import any_pb2
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
+    inference_pb2,
+    model_pb2,
     predict_pb2,
+    regression_pb2,
 )
 
-from tf_triplet.serving import server_metrics as metrics_lib
+from tf_triplet.serving import server_metrics
 from tf_triplet.serving.errors import Code, RequestError
 from tf_triplet.serving.loaded_model import LoadedModel
 from tf_triplet.serving.model_manager import ModelManager
@@ -28,9 +33,7 @@ from tf_triplet.serving.model_manager import ModelManager
 DEFAULT = "serving_default"
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
-
-
-# Where a message keeps values of a type.
+# The field of a TensorProto that holds the values of each type.
 _FIELDS = {
     types_pb2.DT_FLOAT: "float_val",
     types_pb2.DT_DOUBLE: "double_val",
@@ -42,42 +45,53 @@ _FIELDS = {
 
 
 class Predictor:
-    """Answers the requests for the models of one manager."""
+    """Answers requests with the models of a manager."""
 
-    def __init__(self, models: ModelManager, metrics: metrics_lib.Metrics):
-        """Lends models for each request, and counts it."""
+    def __init__(self, models: ModelManager, metrics: server_metrics.Metrics):
+        """Makes a predictor.
+
+        Args:
+            models: The models that answer.
+            metrics: Counts requests, their times and their rows.
+        """
         self.models, self._metrics = models, metrics
 
     def predict(
-        self, request, deadline: float | None = None
+        self,
+        request: predict_pb2.PredictRequest,
+        deadline: float | None = None,
     ) -> predict_pb2.PredictResponse:
-        """Runs a signature; see `counted`.
+        """Runs a signature of the model that the request names.
 
         Args:
-            request: a PredictRequest.
-            deadline: on `time.monotonic`'s clock.
+            request: The request.
+            deadline: When the client stops waiting, on the clock of
+                `time.monotonic`.
+
+        Raises:
+            RequestError: The request cannot be answered.
         """
         with self.lease(request.model_spec) as model:
-            return self._predict(model, request, deadline)
+            return self.run(model, request, deadline)
 
     @contextlib.contextmanager
     def counted(self, name: str, entrypoint: str) -> Iterator[None]:
-        """Counts a Predict and its time by how it ends.
+        """Counts the Predict request that the `with` block answers.
 
         Args:
-            name: of the model, as the client wrote it.
-            entrypoint: GRPC or REST.
+            name: The name of the model, as the client gave it.
+            entrypoint: "GRPC" or "REST".
 
         Raises:
-            RequestError: The error that the block raised. A defect of ours
-                becomes INTERNAL and is logged.
+            RequestError: The block raised it, or raised another exception,
+                which is logged and becomes INTERNAL.
         """
         start, status = time.monotonic(), "OK"
         name = name if self.models.knows(name) else ""
         try:
             yield
-        except RequestError as refusal:
-            status = refusal.code.name
+        except RequestError as error:
+            status = error.code.name
             raise
         except Exception as error:
             status = Code.INTERNAL.name
@@ -94,13 +108,21 @@ class Predictor:
                 value=1e6 * (time.monotonic() - start),
             )
 
-    def lease(self, spec):
-        """Lends the model that a ModelSpec names."""
+    def lease(
+        self, spec: model_pb2.ModelSpec
+    ) -> contextlib.AbstractContextManager[LoadedModel]:
+        """Lends the model that a ModelSpec names (`ModelManager.lease`)."""
         version = spec.version.value if spec.HasField("version") else None
         return self.models.lease(spec.name, version, spec.version_label)
 
-    def metadata(self, request):
-        """Answers GetModelMetadata; field `signature_def` alone."""
+    def metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """Answers GetModelMetadata, whose only field is `signature_def`.
+
+        Raises:
+            RequestError: The request cannot be answered.
+        """
         if not request.model_spec.name:
             raise RequestError(
                 Code.INVALID_ARGUMENT, "ModelSpec has no name specified."
@@ -130,10 +152,22 @@ class Predictor:
         response.metadata["signature_def"].CopyFrom(packed)
         return response
 
-    def classify_or_regress(self, request, method: str):
-        """Answers Classify and Regress: no signature of ours is of theirs.
+    def classify_or_regress(
+        self,
+        request: classification_pb2.ClassificationRequest
+        | regression_pb2.RegressionRequest
+        | predict_pb2.PredictRequest,
+        method: str,
+    ) -> NoReturn:
+        """Answers Classify and Regress, which no exported signature supports.
 
-        An unknown model or signature is told first, as there.
+        Args:
+            request: The request, of which only the `model_spec` is read.
+            method: `CLASSIFY` or `REGRESS`.
+
+        Raises:
+            RequestError: Always. As in TensorFlow Serving, an unknown model
+                or signature is reported first.
         """
         with self.lease(request.model_spec) as model:
             name = request.model_spec.signature_name or DEFAULT
@@ -144,8 +178,14 @@ class Predictor:
                 )
             raise _mismatch(model.signature_defs[name], method)
 
-    def multi_inference(self, request):
-        """Answers MultiInference, several of the above at once."""
+    def multi_inference(
+        self, request: inference_pb2.MultiInferenceRequest
+    ) -> NoReturn:
+        """Answers MultiInference, a list of Classify and Regress tasks.
+
+        Raises:
+            RequestError: Always, for the first task at the latest.
+        """
         if not request.tasks:
             raise RequestError(
                 Code.INVALID_ARGUMENT, "Inference request has no tasks"
@@ -173,7 +213,23 @@ class Predictor:
                     )
                 raise _mismatch(model.signature_defs[name], task.method_name)
 
-    def _predict(self, model: LoadedModel, request, deadline):
+    def run(
+        self,
+        model: LoadedModel,
+        request: predict_pb2.PredictRequest,
+        deadline: float | None = None,
+    ) -> predict_pb2.PredictResponse:
+        """Runs a signature of a model that is already leased.
+
+        Args:
+            model: The model, from `lease`.
+            request: The request.
+            deadline: When the client stops waiting, on the clock of
+                `time.monotonic`.
+
+        Raises:
+            RequestError: The request cannot be answered.
+        """
         signature = request.model_spec.signature_name or DEFAULT
         if signature not in model.signature_defs:
             raise RequestError(
@@ -205,10 +261,11 @@ class Predictor:
 
 
 def _write(message: tensor_pb2.TensorProto, array: np.ndarray) -> None:
-    """Fills in values as TensorFlow Serving does: typed, not as raw bytes.
+    """Writes an array into the typed fields of a message.
 
-    A client may well read `float_val` alone. `tf.make_tensor_proto` writes
-    raw bytes, and takes ten times as long.
+    TensorFlow Serving fills the typed fields too, and some clients read
+    nothing else. `tf.make_tensor_proto` writes raw bytes, and takes ten times
+    as long.
     """
     kind = types_pb2.DT_STRING
     if array.dtype != object:
@@ -217,7 +274,7 @@ def _write(message: tensor_pb2.TensorProto, array: np.ndarray) -> None:
         message.CopyFrom(tf.make_tensor_proto(array))
         return
     message.dtype = kind
-    message.tensor_shape.SetInParent()  # A scalar's has no dimension.
+    message.tensor_shape.SetInParent()  # A scalar has no dimension to add.
     for size in array.shape:
         message.tensor_shape.dim.add(size=size)
     getattr(message, _FIELDS[kind]).extend(array.ravel().tolist())
@@ -244,7 +301,7 @@ def _describe(spec, name, model):
 
 
 def _mismatch(signature, method) -> RequestError:
-    """Why a signature for Predict answers no Classify or Regress."""
+    """Returns why a Predict signature cannot answer Classify or Regress."""
     outputs = len(signature.outputs)
     if len(signature.inputs) != 1:
         text = "Expected one input Tensor."

@@ -1,9 +1,8 @@
 """TensorFlow Serving's REST interface, as a WSGI application.
 
-On Werkzeug, which TensorFlow brings (by TensorBoard): a thread a connection,
-as the calls block, and an application that tests call without a socket.
-Tornado would have been a dependency more, and its loop would have to hand
-each call to such a thread.
+It runs on Werkzeug, which TensorFlow installs with TensorBoard. The calls
+block, so each connection needs a thread of its own, which Werkzeug gives it.
+A WSGI application can also be tested without a socket.
 
 References:
     https://www.tensorflow.org/tfx/serving/api_rest
@@ -16,6 +15,7 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Iterable
 
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
@@ -23,19 +23,17 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     predict_pb2,
 )
-from werkzeug import exceptions, serving
+from werkzeug import exceptions
 from werkzeug.wrappers import Request, Response
 
 from tf_triplet.serving import (
     grpc_services,
     json_tensors,
     prediction,
+    server_metrics,
 )
-from tf_triplet.serving import server_metrics as metrics_lib
 from tf_triplet.serving.errors import Code, RequestError
 
-# At once; a further one is closed.
-CONNECTIONS = 256
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _POST = re.compile(rf"(?i){_MODEL}:(predict|classify|regress)")
 _GET = re.compile(rf"(?i){_MODEL}(/metadata)?")
@@ -62,39 +60,47 @@ class RestApi:
     def __init__(
         self,
         predictor: prediction.Predictor,
-        metrics: metrics_lib.Metrics,
-        metrics_path: str | None = metrics_lib.PATH,
+        metrics: server_metrics.Metrics,
+        metrics_path: str | None = server_metrics.PATH,
         max_bytes: int = 64 << 20,
     ):
-        """Asks `predictor`.
+        """Makes the application.
 
         Args:
-            predictor: answers.
-            metrics: shown at `metrics_path`.
-            metrics_path: None shows none.
-            max_bytes: of a request's body; more is refused with 413.
+            predictor: Answers the requests.
+            metrics: The metrics to show.
+            metrics_path: The path at which they are shown. `None` shows none.
+            max_bytes: Maximum size of a request's body. A larger one is
+                answered with HTTP status 413.
         """
         self._predictor, self._metrics = predictor, metrics
         self._metrics_path, self._max_bytes = metrics_path, max_bytes
-        self._under_way, self._changed = 0, threading.Condition()
+        self._running, self._changed = 0, threading.Condition()
 
-    def __call__(self, environ, start_response):
-        """Answers one request; errors are {"error": text}."""
+    def __call__(self, environ, start_response) -> Iterable[bytes]:
+        """Answers one request. The body of an error is {"error": text}."""
         with self._changed:
-            self._under_way += 1
+            self._running += 1
         response = self._respond(Request(environ))
-        # It is under way until its last byte is written.
+        # The request runs until the last byte of its answer is written.
         response.call_on_close(self._end)
         return response(environ, start_response)
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Waits for the requests under way; False: some were given up."""
+        """Waits for the running requests.
+
+        Args:
+            seconds: Maximum time to wait.
+
+        Returns:
+            Whether all of them ended in time.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not self._under_way, seconds)
+            return self._changed.wait_for(lambda: not self._running, seconds)
 
     def _end(self):
         with self._changed:
-            self._under_way -= 1
+            self._running -= 1
             self._changed.notify_all()
 
     def _respond(self, request) -> Response:
@@ -106,9 +112,9 @@ class RestApi:
         status = 200
         try:
             body = self._answer(request)
-        except RequestError as refusal:
-            status = _HTTP.get(refusal.code, 500)
-            body = {"error": refusal.details}
+        except RequestError as error:
+            status = _HTTP.get(error.code, 500)
+            body = {"error": error.details}
         except exceptions.RequestEntityTooLarge:
             status = 413
             body = {"error": f"The body is over {self._max_bytes} bytes"}
@@ -135,9 +141,9 @@ class RestApi:
                 raise RequestError(
                     Code.INVALID_ARGUMENT, "Missing model name in request."
                 )
-        ours = request.path.lower().startswith("/v1/")
+        is_ours = request.path.lower().startswith("/v1/")
         raise RequestError(
-            Code.INVALID_ARGUMENT if ours else Code.NOT_FOUND,
+            Code.INVALID_ARGUMENT if is_ours else Code.NOT_FOUND,
             f"Malformed request: {request.method} {request.path}",
         )
 
@@ -146,16 +152,21 @@ class RestApi:
         request = predict_pb2.PredictRequest()
         _name(request.model_spec, name, version, label)
         request.model_spec.signature_name = body.get("signature_name", "")
-        if method.lower() != "predict":
-            if "examples" not in body:
-                raise RequestError(
-                    Code.INVALID_ARGUMENT,
-                    "When method is classify, key 'examples' is expected and "
-                    "was not found",
-                )
-            return self._predictor.classify_or_regress(
-                request, f"tensorflow/serving/{method.lower()}"
+        if method.lower() == "predict":
+            return self._predict(request, body)
+        if "examples" not in body:
+            raise RequestError(
+                Code.INVALID_ARGUMENT,
+                "When method is classify, key 'examples' is expected and "
+                "was not found",
             )
+        return self._predictor.classify_or_regress(
+            request, f"tensorflow/serving/{method.lower()}"
+        )
+
+    def _predict(self, request, body) -> dict:
+        # One lease for both: the version whose signature is read must also
+        # be the one that runs.
         with self._predictor.lease(request.model_spec) as model:
             signature = request.model_spec.signature_name or prediction.DEFAULT
             if signature not in model.signature_defs:
@@ -165,8 +176,8 @@ class RestApi:
                     "signature def",
                 )
             inputs = dict(model.signature_defs[signature].inputs)
-        rows = json_tensors.fill(request, body, inputs)
-        response = self._predictor.predict(request)
+            rows = json_tensors.fill(request, body, inputs)
+            response = self._predictor.run(model, request)
         return json_tensors.render(response, rows)
 
     def _get(self, name, version, label, metadata) -> dict:
@@ -188,82 +199,10 @@ class RestApi:
         )
 
 
-class _Quiet(serving.WSGIRequestHandler):
-    """Writes no line for each request.
-
-    HTTP/1.1 for bodies in chunks. Werkzeug ends a connection with its answer,
-    where TensorFlow Serving keeps it.
-    """
-
-    protocol_version = "HTTP/1.1"
-    # A client that says nothing would hold its thread for ever.
-    timeout = 60
-
-    def log_request(self, code="-", size="-"):
-        pass
-
-
-class _Server(serving.ThreadedWSGIServer):
-    """A thread a connection, and an end to them.
-
-    Without, clients that open connections and say nothing would take all file
-    descriptors, and gRPC's with them.
-    """
-
-    def __init__(self, *arguments, **more):
-        super().__init__(*arguments, **more)
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
-
-    def process_request(self, request, client_address):
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            logging.warning("REST: over %d connections", CONNECTIONS)
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request, client_address):
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-
-class RestServer:
-    """Serves the application until it is stopped."""
-
-    def __init__(self, application: RestApi, host: str, port: int):
-        """Binds; port 0 takes a free one."""
-        try:
-            self._server = _Server(host, port, application, _Quiet)
-        # Werkzeug tells of a port in use by leaving the program.
-        except (OSError, SystemExit) as error:
-            raise OSError(
-                f"REST port {port} is in use; pass another, or 0 for a free "
-                "one."
-            ) from error
-        self._application = application
-        # Its end must not wait for idle connections.
-        self._server.daemon_threads = True
-        self.port = self._server.server_port
-        self._thread = threading.Thread(
-            target=self._server.serve_forever,
-            kwargs={"poll_interval": 0.1},
-            daemon=True,
-        )
-        self._thread.start()
-
-    def stop(self, grace_s: float = 0.0) -> None:
-        """Takes no further connection; ends the requests under way."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-        self._application.wait_until_idle(grace_s)
-
-
 def _body(request) -> bytes:
     try:
         return request.get_data()
-    except (OSError, ValueError) as error:  # Chunks that are none.
+    except (OSError, ValueError) as error:  # Such as malformed chunks.
         raise RequestError(
             Code.INVALID_ARGUMENT, f"The body cannot be read: {error}"
         ) from error

@@ -1,7 +1,8 @@
-"""A local server of TensorFlow Serving's gRPC and REST, for laptops and tests.
+"""A local server with TensorFlow Serving's gRPC and REST interfaces.
 
-It answers call for call as TensorFlow Serving does for such a model
-(tests/serving/conformance_test.py). Production runs TensorFlow Serving itself.
+It is for laptops and tests; production runs TensorFlow Serving itself. The
+table in tests/serving/conformance_test.py holds the requests to which both
+give the same answers.
 """
 
 from __future__ import annotations
@@ -28,36 +29,39 @@ from tf_triplet.serving import (
     grpc_services,
     prediction,
     rest,
+    rest_server,
     server_config,
+    server_metrics,
     version_policy,
-)
-from tf_triplet.serving import (
-    server_metrics as metrics,
 )
 from tf_triplet.serving.errors import RequestError
 from tf_triplet.serving.model_manager import ModelManager
 
-# Requests that wait for a batch hold a thread each.
+# Each request that waits for a batch occupies a thread.
 THREADS = 64
-# Of their own, so that who asks after the server's health does not wait for
-# images, and a reload that waits for a folder holds up nobody else.
+# Status and health have threads of their own, so that they are answered while
+# the others are busy with images. So have reloads, which may wait for a folder.
 _STATUS_THREADS, _RELOAD_THREADS = 4, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to serve.
+    """Options of the server.
 
     Attributes:
-        host: that the ports are bound to; 0.0.0.0 for all interfaces.
-        port: of gRPC; 0 takes a free one.
-        rest_port: None serves no REST; 0 takes a free one.
-        poll_seconds: between looks at the folders; 0 looks once.
-        batching: None runs each request by itself.
-        metrics_path: on the REST port; None shows none.
-        tls: of gRPC. REST has none, as in TensorFlow Serving.
-        max_message_bytes: of a request or an answer.
-        labels_of_unavailable: lets a label name a version before it loads.
+        host: The address to bind; 0.0.0.0 binds all interfaces.
+        port: The port for gRPC; 0 takes a free one.
+        rest_port: The port for REST; 0 takes a free one. `None` serves no
+            REST.
+        poll_seconds: Time between two polls of the model folders; 0 reads
+            them only once.
+        batching: How requests are batched. `None` runs each by itself.
+        metrics_path: The path of the metrics on the REST port. `None` shows
+            none.
+        tls: The keys for gRPC. REST has no TLS, as in TensorFlow Serving.
+        max_message_bytes: Maximum size of a request or a response.
+        labels_of_unavailable: Whether a label may name a version that is not
+            loaded.
     """
 
     host: str = "localhost"
@@ -65,32 +69,37 @@ class Options:
     rest_port: int | None = None
     poll_seconds: float = 1.0
     batching: batching.Parameters | None = None
-    metrics_path: str | None = metrics.PATH
+    metrics_path: str | None = server_metrics.PATH
     tls: server_config.Tls | None = None
     max_message_bytes: int = client.MAX_MESSAGE_BYTES
     labels_of_unavailable: bool = False
 
 
 class Server:
-    """Models, gRPC, and REST if asked for."""
+    """Serves models over gRPC and, if a port is given, over REST."""
 
     def __init__(
         self,
         config: model_server_config_pb2.ModelServerConfig,
         options: Options,
     ):
-        """Loads and warms the models, then serves.
+        """Loads and warms up the models, then starts to serve.
+
+        Args:
+            config: The models to serve, from `server_config`.
+            options: How to serve them.
 
         Raises:
-            FileNotFoundError: a model has no version.
-            ValueError: no version of it loads, or a label is wrong.
-            OSError: a port is in use.
+            FileNotFoundError: A model has no version.
+            ValueError: No version of a model loads, or a label names a
+                version that is not loaded.
+            OSError: A port is in use.
         """
-        # Before the minutes that a large model takes to load.
+        # Checked first, because a large model takes minutes to load.
         check_port(options.host, options.port)
         if options.rest_port is not None:
             check_port(options.host, options.rest_port)
-        self._metrics, self._scheduler = metrics.Metrics(), None
+        self._metrics, self._scheduler = server_metrics.Metrics(), None
         if options.batching is not None:
             self._scheduler = batching.BatchScheduler(
                 options.batching, self._observe
@@ -111,7 +120,7 @@ class Server:
                     options.metrics_path,
                     options.max_message_bytes,
                 )
-                self._rest = rest.RestServer(
+                self._rest = rest_server.RestServer(
                     application, options.host, options.rest_port
                 )
         except BaseException:
@@ -124,14 +133,16 @@ class Server:
 
     @property
     def rest_port(self) -> int | None:
-        """The port bound for REST."""
+        """The port that is bound for REST, or `None`."""
         return self._rest and self._rest.port
 
     def stop(self, grace_s: float = 0.0) -> None:
-        """Drains: health says so, no new request, those under way are ended.
+        """Refuses new requests, waits for the running ones, then unloads.
+
+        Meanwhile the health check answers NOT_SERVING.
 
         Args:
-            grace_s: after which what still runs is given up.
+            grace_s: Seconds after which running requests are canceled.
         """
         self._health.enter_graceful_shutdown()
         ended = self.grpc and self.grpc.stop(grace_s)
@@ -146,28 +157,28 @@ class Server:
     def _load(self, config):
         try:
             models = version_policy.read(config)
-        except RequestError as refusal:
-            raise ValueError(refusal.details) from refusal
+        except RequestError as error:
+            raise ValueError(error.details) from error
         for model in models.values():
             if not versions.list_versions(model.path):
                 raise FileNotFoundError(
                     f"{model.path} holds no version of a model (1/, 2/, …). "
-                    "Make one with tf-triplet-export --workdir=..."
+                    "Export one with tf-triplet-export --workdir=..."
                 )
         try:
             self.models.configure(models)
-        except RequestError as refusal:
-            # A broken version beside a good one is no reason not to start.
+        except RequestError as error:
+            # The server starts if each model has a version that loads.
             if not all(self.models.available(name) for name in models):
-                raise ValueError(refusal.details) from refusal
+                raise ValueError(error.details) from error
         try:
             self.models.take_labels(models)
-        except RequestError as refusal:
+        except RequestError as error:
             raise ValueError(
-                f"{refusal.details}. Load that version (specific or all in "
-                "model_version_policy), or pass "
+                f"{error.details}. Load that version (with a specific or all "
+                "policy in model_version_policy), or pass "
                 "--allow_version_labels_for_unavailable_models."
-            ) from refusal
+            ) from error
 
     def _bind(self, predictor, options):
         size = options.max_message_bytes
@@ -176,7 +187,7 @@ class Server:
             options=[
                 ("grpc.max_send_message_length", size),
                 ("grpc.max_receive_message_length", size),
-                # Two servers on one port would share its requests silently.
+                # Otherwise two servers could silently share one port.
                 ("grpc.so_reuseport", 0),
             ],
         )
@@ -207,8 +218,8 @@ class Server:
             return running, running.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise OSError(
-                f"Port {options.port} is in use; pass another, or --port=0 "
-                "for a free one."
+                f"Port {options.port} is in use. Pass another port, or "
+                "--port=0 for a free one."
             ) from error
 
     def _observe(self, rows, filled, waited):
@@ -222,40 +233,46 @@ class Server:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuses a port that cannot be bound on each address of a host.
+    """Checks that a port can be bound on every address of a host.
 
-    gRPC is content with one of them: with `localhost` that another program
-    has on 127.0.0.1 alone, it would serve on ::1 and leave that one the rest.
+    gRPC needs only one of them. If another program has the port on
+    127.0.0.1, gRPC serves `localhost` on ::1 alone, and clients may reach the
+    other program.
+
+    Args:
+        host: A name or address of this machine.
+        port: The port.
 
     Raises:
-        OSError: another program has it, or the host is not this machine's.
+        OSError: Another program has the port, or the host is not this
+            machine.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise OSError(
             f"--host must be a name or address of this machine, or 0.0.0.0 "
-            f"for all. Received: {host!r} ({error.strerror})"
+            f"for all its addresses. Received: {host!r} ({error.strerror})"
         ) from error
     errors = [_bind_error(*one) for one in found]
     for (*_, address), error in zip(found, errors):
         if error is not None and error.errno == errno.EADDRINUSE:
             raise OSError(
-                f"Port {port} of {address[0]} is in use; pass another, or 0 "
-                "for a free one."
+                f"Port {port} of {address[0]} is in use. Pass another port, "
+                "or 0 for a free one."
             ) from error
-    # One of two is enough: not every machine has IPv6.
+    # Some addresses may fail: not every machine has IPv6.
     if all(errors):
         raise OSError(
             f"--host={host}, port {port}, cannot be bound: "
             f"{errors[0].strerror}. Pass an address of this machine, or "
-            "0.0.0.0 for all of them."
+            "0.0.0.0 for all its addresses."
         ) from errors[0]
 
 
 def _bind_error(family, kind, protocol, _, address) -> OSError | None:
     with contextlib.closing(socket.socket(family, kind, protocol)) as tried:
-        # What ended a moment ago is no reason not to start.
+        # A port whose last connections have just closed can be bound.
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind(address)
@@ -270,12 +287,13 @@ def start(
     """Serves the newest version of one model over gRPC, without polling.
 
     Args:
-        model_dir: holds numbered versions.
-        name: that requests use.
-        port: 0 for a free one.
+        model_dir: The folder that holds the numbered versions.
+        name: The name of the model in requests.
+        port: The port to bind; 0 takes a free one.
 
     Returns:
-        The server, its port, and the models to `release` after `stop`.
+        The gRPC server to `stop`, its port, and the models to `release` after
+        that.
     """
     server = Server(
         server_config.one_model(name, model_dir),
