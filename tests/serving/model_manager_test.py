@@ -25,9 +25,7 @@ from tf_triplet.serving import (
     server,
     server_config,
     version_policy,
-)
-from tf_triplet.serving import (
-    warmup_replay as first_requests,
+    warmup_replay,
 )
 from tf_triplet.serving.errors import RequestError
 from tf_triplet.serving.model_manager import ModelManager
@@ -46,7 +44,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """One signature, quick to load; the exports have five."""
+    """A version with one signature, which loads faster than an export."""
     path = tmp_path_factory.mktemp("toy") / "1"
     module = tf.Module()
     module.factor = tf.Variable(2.0)
@@ -62,7 +60,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def publish(toy, tmp_path):
-    """Puts a copy of a model at a number, or a broken one."""
+    """Publishes a copy of a model under a number, broken if asked."""
 
     def publish(number, broken=False, source=toy):
         target = tmp_path / str(number)
@@ -78,7 +76,7 @@ def states(models, name="visual"):
     return {n: State.Name(s) for n, s, _ in models.statuses(name)}
 
 
-def refusal_of(function, *arguments, **more):
+def error_of(function, *arguments, **more):
     with pytest.raises(RequestError) as caught:
         function(*arguments, **more)
     return caught.value.code, caught.value.details
@@ -101,11 +99,11 @@ def test_a_new_version_takes_over_and_the_old_ends(models, publish, tmp_path):
     models.poll()
     assert lent(models) == 2
     assert states(models) == {2: "AVAILABLE", 1: "END"}
-    assert refusal_of(lent, models, version=1) == (
+    assert error_of(lent, models, version=1) == (
         Code.NOT_FOUND,
         "Servable not found for request: Specific(visual, 1)",
     )
-    # Back to the old one, which was unloaded.
+    # Without version 2, version 1 is loaded again.
     shutil.rmtree(tmp_path / "2")
     models.poll()
     assert lent(models) == 1
@@ -123,7 +121,7 @@ def test_a_version_stays_until_its_last_request_ends(models, publish, tmp_path):
         while states(models)[1] != "UNLOADING":
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        # New requests go to the new one, the old one still answers its own.
+        # New requests use version 2, while the running one keeps version 1.
         assert lent(models) == 2
         assert old.run("search", VECTORS)["scores"].shape == (1, 3)
         assert poll.is_alive()
@@ -131,7 +129,7 @@ def test_a_version_stays_until_its_last_request_ends(models, publish, tmp_path):
     assert states(models) == {2: "AVAILABLE", 1: "END"}
 
 
-def test_a_broken_version_is_told_and_the_old_one_serves(
+def test_a_broken_version_is_reported_and_the_old_one_serves(
     models, publish, tmp_path
 ):
     publish(1)
@@ -142,14 +140,14 @@ def test_a_broken_version_is_told_and_the_old_one_serves(
     (_, state, (code, message)), (_, old, _) = models.statuses("visual")
     assert (state, old) == (State.END, State.AVAILABLE)
     assert code != 0 and "too short" in message
-    # Mended, it is tried again.
+    # It is loaded again when its files change.
     shutil.rmtree(tmp_path / "2")
     publish(2)
     models.poll()
     assert lent(models) == 2
 
 
-def test_an_empty_folder_takes_nothing_away(models, publish, tmp_path):
+def test_an_empty_folder_unloads_nothing(models, publish, tmp_path):
     publish(1)
     models.configure(model_at(tmp_path))
     shutil.rmtree(tmp_path / "1")
@@ -180,22 +178,22 @@ def test_labels(models, publish, tmp_path):
     assert lent(models, label="stable") == 1
     assert lent(models, label="canary") == lent(models) == 2
     wrong = model_at(tmp_path, **both, labels={"canary": 9})
-    assert refusal_of(models.configure, wrong) == (
+    assert error_of(models.configure, wrong) == (
         Code.FAILED_PRECONDITION,
         "Request to assign label to version 9 of model visual, which is not "
         "currently available for inference",
     )
-    # The labels of before hold.
+    # The former labels stay.
     assert lent(models, label="canary") == 2
-    assert refusal_of(lent, models, label="beta") == (
+    assert error_of(lent, models, label="beta") == (
         Code.INVALID_ARGUMENT,
         "Unrecognized servable version label: beta",
     )
 
 
-def test_a_config_that_does_not_load(models, publish, tmp_path):
+def test_a_config_whose_only_version_is_broken(models, publish, tmp_path):
     publish(1, broken=True)
-    code, text = refusal_of(models.configure, model_at(tmp_path))
+    code, text = error_of(models.configure, model_at(tmp_path))
     assert code == Code.UNKNOWN
     assert text.startswith(
         "1 servable(s) did not become available: {{{name: visual version: 1} "
@@ -210,14 +208,14 @@ def test_the_same_number_of_another_folder(models, publish, toy, tmp_path):
     shutil.copytree(toy, other / "1")
     (other / "1" / "saved_model.pb").write_bytes(b"half")
     shutil.copytree(toy, third / "1")
-    # One that does not load takes nothing away, and is not tried for ever.
+    # A version that does not load replaces nothing, and ends the wait.
     for _ in range(2):
-        code, text = refusal_of(models.configure, model_at(other))
+        code, text = error_of(models.configure, model_at(other))
         assert code == Code.UNKNOWN and "version: 1} due to error" in text
         with models.lease("visual") as model:
             assert model.path == tmp_path / "1"
     assert states(models) == {1: "AVAILABLE"}
-    # One that loads takes over, and there is no moment without either.
+    # A version that loads takes over, and at no moment is there none.
     missed, ended = [], threading.Event()
 
     def ask():
@@ -225,8 +223,8 @@ def test_the_same_number_of_another_folder(models, publish, toy, tmp_path):
             try:
                 with models.lease("visual"):
                     pass
-            except RequestError as refusal:
-                missed.append(refusal)
+            except RequestError as error:
+                missed.append(error)
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -247,15 +245,17 @@ def test_a_policy_that_names_no_version_changes_nothing(
     publish(1)
     models.configure(model_at(tmp_path, labels={"stable": 1}))
     absent = model_at(tmp_path, latest=0, specific=(99,))
-    code, text = refusal_of(models.configure, absent)
+    code, text = error_of(models.configure, absent)
     assert code == Code.NOT_FOUND
-    assert "(99)" in text and text.endswith("which holds 1")
+    assert "(99)" in text and text.endswith(" holds 1")
     assert lent(models, label="stable") == 1
     models.poll()
     assert states(models) == {1: "AVAILABLE"}
 
 
-def test_a_version_that_cannot_be_read(models, publish, tmp_path, monkeypatch):
+def test_an_unreadable_version_is_reported(
+    models, publish, tmp_path, monkeypatch
+):
     publish(1)
     publish(2)
     is_file = Path.is_file
@@ -275,14 +275,14 @@ def test_a_version_that_cannot_be_read(models, publish, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "load", load)
     publish(3)
     config = model_at(tmp_path, latest=3)
-    assert refusal_of(models.configure, config)[0] == Code.UNKNOWN
+    assert error_of(models.configure, config)[0] == Code.UNKNOWN
     assert states(models) == {3: "AVAILABLE", 2: "END", 1: "AVAILABLE"}
     publish(4)
     models.poll()
     assert lent(models) == 4
 
 
-def test_one_folder_that_cannot_be_read_hides_no_other(
+def test_an_unreadable_folder_does_not_stop_the_others(
     models, publish, tmp_path, monkeypatch, caplog
 ):
     publish(1)
@@ -304,19 +304,17 @@ def test_one_folder_that_cannot_be_read_hides_no_other(
     models.poll()
     models.poll()
     assert lent(models) == 2
-    assert caplog.text.count("Model a cannot be looked at") == 1
+    assert caplog.text.count("The folder of model a cannot be read") == 1
 
 
-def test_a_missing_path_is_waited_for(models, tmp_path):
+def test_a_missing_folder_is_waited_for(models, tmp_path):
     asked = []
 
     def waiting():
         asked.append(1)
         return len(asked) < 3
 
-    code, text = refusal_of(
-        models.configure, model_at(tmp_path / "no"), waiting
-    )
+    code, text = error_of(models.configure, model_at(tmp_path / "no"), waiting)
     assert (code, text) == (Code.DEADLINE_EXCEEDED, "No version of visual")
     assert len(asked) == 3
 
@@ -326,7 +324,7 @@ def test_a_model_that_left_the_config_is_unloaded(models, publish, tmp_path):
     models.configure(model_at(tmp_path))
     models.configure({"other": version_policy.Model(tmp_path)})
     assert states(models) == {1: "END"}
-    assert refusal_of(lent, models)[1].endswith("Latest(visual)")
+    assert error_of(lent, models)[1].endswith("Latest(visual)")
 
 
 def entry(**fields):
@@ -344,15 +342,15 @@ def entry(**fields):
         (entry(model_platform="onnx"), "of platform onnx"),
     ],
 )
-def test_configs_that_are_none(config, text):
-    code, details = refusal_of(version_policy.read, config)
+def test_bad_configs(config, text):
+    code, details = error_of(version_policy.read, config)
     assert code == Code.INVALID_ARGUMENT and text in details
 
 
 def test_a_model_is_listed_once():
     config = entry()
     config.MergeFrom(entry())
-    code, details = refusal_of(version_policy.read, config)
+    code, details = error_of(version_policy.read, config)
     assert "Illegal to list model a multiple times" in details
 
 
@@ -368,7 +366,7 @@ def record(path, signature, **inputs):
         writer.write(log.SerializeToString())
 
 
-def test_warm_up_requests_are_replayed_and_the_rest_is_made(publish, exported):
+def test_signatures_without_a_warm_up_request_get_one(publish, exported):
     path = publish(1, source=exported["exact"])
     record(path, "search", embedding=np.eye(2, 3, dtype=np.float32))
     model = loaded_model.LoadedModel(path)
@@ -378,19 +376,19 @@ def test_warm_up_requests_are_replayed_and_the_rest_is_made(publish, exported):
         asked.append((name, len(next(iter(arrays.values()))))),
         compute(name, arrays),
     )
-    assert first_requests.warm(model) == set(model.signature_defs)
-    # Two rows: the recorded ones, and once.
+    assert warmup_replay.warm_up(model) == set(model.signature_defs)
+    # The recorded request has two rows, and runs once.
     assert asked[0] == ("search", 2)
     assert sorted(name for name, _ in asked) == sorted(model.signature_defs)
     model.release()
 
 
-def test_a_warm_up_request_that_fails_is_a_broken_version(
+def test_a_version_whose_warm_up_request_fails_is_broken(
     models, publish, tmp_path
 ):
     path = publish(1)
     record(path, "search", embedding=np.zeros([1, 9], np.float32))
-    code, text = refusal_of(models.configure, model_at(tmp_path))
+    code, text = error_of(models.configure, model_at(tmp_path))
     assert code == Code.UNKNOWN and "a request to search fails" in text
 
 
@@ -411,8 +409,8 @@ def test_a_broken_version_beside_a_good_one_at_the_start(publish, tmp_path):
     running = server.Server(config_of(tmp_path, stable=1), options)
     assert lent(running.models, label="stable") == 1
     running.stop()
-    told = "label to version 2 .*--allow_version_labels_for_unavailable"
-    with pytest.raises(ValueError, match=told):
+    message = "label to version 2 .*--allow_version_labels_for_unavailable"
+    with pytest.raises(ValueError, match=message):
         server.Server(config_of(tmp_path, canary=2), options)
     options = server.Options(port=0, poll_seconds=0, labels_of_unavailable=True)
     server.Server(config_of(tmp_path, canary=2), options).stop()
@@ -439,13 +437,13 @@ def test_reloading_over_grpc(publish, tmp_path):
         with pytest.raises(grpc.RpcError) as caught:
             reload(config_of(tmp_path, canary=9))
         assert caught.value.code() == Code.FAILED_PRECONDITION
-        # A model whose path is missing: no answer until the deadline.
+        # While the folder of a model is missing, the answer waits.
         other = config_of(tmp_path)
         other.model_config_list.config.add(name="b", base_path="/nowhere")
         with pytest.raises(grpc.RpcError) as caught:
             reload(other, timeout=0.5)
         assert caught.value.code() == Code.DEADLINE_EXCEEDED
-        # And none that holds up the next.
+        # The next reload does not wait for it.
         reload(config_of(tmp_path, stable=2))
         assert lent(running.models, label="stable") == 2
     running.stop()
