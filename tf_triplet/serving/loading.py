@@ -1,4 +1,4 @@
-"""A version from its folder to memory, warm, or the reason why not."""
+"""Loads a version and warms it up, or reports why it cannot be served."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_triplet.serving import batching
-from tf_triplet.serving import server_metrics as metrics_lib
-from tf_triplet.serving import warmup_replay as first_requests
+from tf_triplet.serving import batching, server_metrics, warmup_replay
 from tf_triplet.serving.errors import Code, RequestError, shorten
 from tf_triplet.serving.loaded_model import LoadedModel
 
@@ -20,23 +18,24 @@ OK = (0, "")
 def load(
     path: Path,
     scheduler: batching.BatchScheduler | None,
-    metrics: metrics_lib.Metrics,
+    metrics: server_metrics.Metrics,
 ) -> tuple[LoadedModel | None, tuple[int, str]]:
-    """Loads and warms a version.
+    """Loads a version and warms it up.
 
     Args:
-        path: of the version.
-        scheduler: makes batches of its requests.
-        metrics: counts the attempt.
+        path: The folder of the version.
+        scheduler: Batches the requests of the version. `None` runs each by
+            itself.
+        metrics: Counts the attempt.
 
     Returns:
-        The model, or None; and (code, message), (0, "") where it loaded.
+        The model and `OK`, or `None` and the (code, message) of the error.
     """
     start, model, health = time.monotonic(), None, OK
     try:
         model = LoadedModel(path, scheduler)
-        _warm(model, metrics)
-    # Whatever is wrong with one version, the others go on serving.
+        _warm_up(model, metrics)
+    # No error of one version may stop the others.
     except Exception as error:
         health = _health(error)
         if model is not None:
@@ -55,7 +54,7 @@ def load(
 
 
 def stamp(path: Path) -> tuple:
-    """Changes when a version is mended."""
+    """Returns a value that changes when a file of the version changes."""
     try:
         return tuple(
             sorted(
@@ -65,13 +64,13 @@ def stamp(path: Path) -> tuple:
             )
         )
     except OSError:
-        return ()  # It is being copied or removed, or may not be read.
+        return ()  # It is being copied or removed, or is not readable.
 
 
-def _warm(model, metrics):
+def _warm_up(model, metrics):
     start, status = time.monotonic(), "INVALID_ARGUMENT"
     try:
-        first_requests.warm(model)
+        warmup_replay.warm_up(model)
         status = "OK"
     finally:
         metrics.observe(

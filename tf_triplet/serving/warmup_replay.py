@@ -1,6 +1,7 @@
-"""First requests of a version, made before anybody waits for them.
+"""Warms up a version before it answers requests.
 
-The first search builds ScaNN's index; the first image plans the encoder.
+The first search builds ScaNN's index, and the first image plans the encoder's
+graph. No client should have to wait for that.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ import logging
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import prediction_log_pb2
 
 from tf_triplet.models import branches
-from tf_triplet.servable.warmup import FILE
+from tf_triplet.servable import warmup
 from tf_triplet.serving.errors import Code, RequestError
 from tf_triplet.serving.loaded_model import LoadedModel
 
 
-def warm(model: LoadedModel) -> set[str]:
-    """Replays the recorded requests, then warms the other signatures.
+def warm_up(model: LoadedModel) -> set[str]:
+    """Replays the recorded requests, then runs the remaining signatures.
+
+    Args:
+        model: The version.
 
     Returns:
         The signatures that ran.
 
     Raises:
-        ValueError: a recorded request fails. TensorFlow Serving does not
+        ValueError: A recorded request fails. TensorFlow Serving does not
             load such a version either.
     """
     warmed = _replay(model)
@@ -32,53 +35,42 @@ def warm(model: LoadedModel) -> set[str]:
         if name in warmed:
             continue
         try:
-            model.compute(name, _guess(model, name))
+            model.compute(name, _make_inputs(model, name))
             warmed.add(name)
-        except RequestError as refusal:
-            # Only that our own guess was none of its requests.
-            if refusal.code != Code.INVALID_ARGUMENT:
+        except RequestError as error:
+            # INVALID_ARGUMENT may mean only that the inputs made here do not
+            # suit the signature.
+            if error.code != Code.INVALID_ARGUMENT:
                 raise ValueError(
-                    f"Signature {name} fails: {refusal.details}"
-                ) from refusal
+                    f"Signature {name} fails: {error.details}"
+                ) from error
             logging.warning(
-                "%s: no warm-up request for signature %s: %s",
+                "%s: signature %s is not warmed up: %s",
                 model.path,
                 name,
-                refusal.details,
+                error.details,
             )
     return warmed
 
 
 def _replay(model):
-    path = model.path / FILE
     warmed = set()
-    if not path.is_file():
-        return warmed
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        kind = log.WhichOneof("log_type")
-        if kind != "predict_log":
-            raise ValueError(
-                f"{path} holds a request of type {kind}; this model answers "
-                "predict_log alone."
-            )
-        request = log.predict_log.request
-        name = request.model_spec.signature_name or "serving_default"
-        if name not in model.signature_defs:
-            raise ValueError(f"{path} asks for signature {name!r}, of none.")
+    for request in warmup.read(model.path, model.signature_defs):
+        name = request.model_spec.signature_name
         try:
-            # Not through a queue: batching would refuse many rows.
+            # Not batched, because batching would reject many rows.
             model.run(name, request.inputs, alone=True)
         except RequestError as error:
             raise ValueError(
-                f"{path}: a request to {name} fails: {error}"
+                f"{model.path / warmup.FILE}: a request to {name} fails: "
+                f"{error}"
             ) from error
         warmed.add(name)
     return warmed
 
 
-def _guess(model, name):
-    """One row for each input: an image, the first branch, or zeros."""
+def _make_inputs(model, name):
+    """Returns one row for each input: an image, a branch's name, or zeros."""
     arrays = {}
     for key, info in model.signature_defs[name].inputs.items():
         if key in branches.CHOSEN_BY:
@@ -94,7 +86,7 @@ def _guess(model, name):
 
 
 def _first_branch(model) -> bytes:
-    # A variable of the module, which no signature reads.
+    # No signature reads this variable, so it must come from the files.
     variables = tf.train.load_checkpoint(
         str(model.path / "variables" / "variables")
     )
