@@ -1,4 +1,4 @@
-"""Filters, products once, extra columns: against NumPy."""
+"""Filters, grouping by product and extra columns, compared with NumPy."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def shop():
 
 
 def oracle(shop, query, k, category="", domain="", grouped=False):
-    """Scores of the answer, one loop over all images."""
+    """Returns the rows and scores of the answer, by a loop over all images."""
     found, seen = [], set()
     scores = shop.vectors @ query
     for row in np.argsort(-scores, kind="stable"):
@@ -70,7 +70,7 @@ def check(answer, wants, shop):
         np.testing.assert_allclose(answer["scores"][i], scores, atol=1e-5)
         ids = [str(shop.products[r]) if r >= 0 else "" for r in rows]
         assert answer["product_ids"].numpy()[i].astype(str).tolist() == ids
-        # Of two duplicates either may come first.
+        # Either of two duplicates may come first.
         got = [p.decode() for p in answer["paths"].numpy()[i]]
         want = [shop.paths[r] if r >= 0 else "" for r in rows]
         swap = {"7.png": "3.png"}
@@ -118,10 +118,11 @@ def test_fewer_matches_than_k(shop):
     assert (answer["scores"].numpy() == -2).any()
 
 
-def test_one_filter_for_two_queries_is_refused(shop):
+def test_one_filter_for_two_queries_is_an_error(shop):
     made = shop.build(filters=shop.filters())
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="`domain_filter` must hold a"
+        tf.errors.InvalidArgumentError,
+        match="`domain_filter` must hold one name",
     ):
         made.search_filtered(
             tf.zeros([2, 5]), tf.constant(["", ""]), tf.constant([""])
@@ -140,7 +141,7 @@ def test_each_product_once_by_its_best_image(shop, storage, k):
         answer = tf.function(search)(tf.constant(queries))
         assert answer["paths"].shape == (22, made.k)
         if storage == "int8" and search == made.search and k < 50:
-            # What int8 finds is scored exactly; it may find a bit less.
+            # int8 may find slightly fewer neighbors. Their scores are exact.
             want = np.array([scores for _, scores in wants])
             assert np.mean(answer["scores"] >= want - 1e-5) > 0.9
             continue
@@ -149,7 +150,7 @@ def test_each_product_once_by_its_best_image(shop, storage, k):
         made.scann.release()
 
 
-def test_int8_answers_exact_scores_in_their_order(shop):
+def test_int8_answers_are_sorted_by_exact_scores(shop):
     made = shop.build(5, "int8")
     queries = vectors(30, seed=8)
     answer = tf.function(made.search)(tf.constant(queries))
@@ -162,7 +163,7 @@ def test_int8_answers_exact_scores_in_their_order(shop):
 
 
 @pytest.mark.parametrize("sizes", [[1], [3], [1, 1, 1], [5, 2, 7, 1]])
-def test_so_many_images_surely_hold_k_products(sizes):
+def test_the_images_to_fetch_surely_hold_k_products(sizes):
     products = np.repeat(np.arange(len(sizes)), sizes)
     for k in range(1, len(sizes) + 1):
         fetched = catalog_search.images_to_fetch(products, k)
@@ -172,7 +173,7 @@ def test_so_many_images_surely_hold_k_products(sizes):
         assert len(set(worst[: fetched - 1])) == k - 1
 
 
-def test_further_columns_are_strings_and_empty_where_nothing_is(shop):
+def test_extra_columns_are_strings_and_empty_in_the_padding(shop):
     made = shop.build(
         filters=shop.filters(), columns={"price": np.arange(40) / 2}
     )
@@ -189,8 +190,11 @@ def test_further_columns_are_strings_and_empty_where_nothing_is(shop):
     [
         ({"columns": {"scores": range(40)}}, "none of product_ids, scores"),
         ({"columns": {"a b": range(40)}}, "Received: 'a b'. Rename it"),
-        ({"columns": {"price": [1]}}, "`columns` must .* 40. Received: 1 of"),
-        ({"filters": {"category": [""] * 40}}, "of category and domain. Rec"),
+        (
+            {"columns": {"price": [1]}},
+            "`columns` must .* 40 images. Received: 1 values",
+        ),
+        ({"filters": {"category": [""] * 40}}, "must hold category and domain"),
     ],
 )
 def test_bad_arguments(shop, more, message):

@@ -1,52 +1,51 @@
-"""The cheapest setting that finds enough."""
+"""The cheapest setting of ScaNN that reaches a recall."""
 
 import numpy as np
 import pytest
 
-from tf_triplet.servable import index_tuning as tuning
-from tf_triplet.servable import scann_index
+from tf_triplet.servable import index_tuning, scann_index
 
 
 def curve(*points):
-    """Measurements of (cost, recall, low)."""
+    """Returns measurements of (cost, recall, low)."""
     return [
-        tuning.Measurement(i + 1, 10, cost, recall, low, 0.1)
+        index_tuning.Measurement(i + 1, 10, cost, recall, low, 0.1)
         for i, (cost, recall, low) in enumerate(points)
     ]
 
 
-def test_the_cheapest_good_one_is_chosen_whatever_the_order():
+def test_the_cheapest_good_setting_is_chosen_in_any_order():
     points = [(10, 0.8, 0.79), (30, 0.97, 0.96), (20, 0.96, 0.951)]
     points += [(15, 0.96, 0.94), (90, 1.0, 1.0)]
     found = curve(*points)
     for measurements in (found, found[::-1]):
-        assert tuning.choose(measurements, 0.95).cost == 20
-    assert tuning.choose(found, 1.0).cost == 90
-    assert tuning.choose(found, 0.0).cost == 10
+        assert index_tuning.choose(measurements, 0.95).cost == 20
+    assert index_tuning.choose(found, 1.0).cost == 90
+    assert index_tuning.choose(found, 0.0).cost == 10
 
 
-def test_of_one_cost_the_better_is_chosen():
+def test_of_equal_costs_the_higher_recall_is_chosen():
     found = curve((10, 0.96, 0.95), (10, 0.97, 0.95), (10, 0.97, 0.95))
-    assert tuning.choose(found, 0.95).leaves_to_search == 2
-    assert tuning.choose(found[::-1], 0.95).leaves_to_search == 2
+    assert index_tuning.choose(found, 0.95).leaves_to_search == 2
+    assert index_tuning.choose(found[::-1], 0.95).leaves_to_search == 2
 
 
-def test_a_target_that_nothing_meets_is_refused():
+def test_a_target_that_no_setting_reaches_is_an_error():
     found = curve((10, 0.8, 0.7), (20, 0.96, 0.94), (30, 0.95, 0.93))
-    with pytest.raises(tuning.TuningError) as caught:
-        tuning.choose(found, 0.95)
+    with pytest.raises(index_tuning.TuningError) as caught:
+        index_tuning.choose(found, 0.95)
     assert "export.min_recall=0.95" in str(caught.value)
     assert "0.9600 (at least 0.9400), with 2 leaves" in str(caught.value)
 
 
-def test_settings_rise_in_cost_and_heed_what_is_given():
-    pairs = tuning.settings(10_000, 10, 100)
-    costs = [tuning.cost(10_000, 100, *pair) for pair in pairs]
+def test_settings_rise_in_cost_and_keep_given_values():
+    pairs = index_tuning.settings(10_000, 10, 100)
+    costs = [index_tuning.cost(10_000, 100, *pair) for pair in pairs]
     assert costs == sorted(costs) and len(set(pairs)) == len(pairs) == 48
     assert (100, 2000) in pairs
-    assert tuning.settings(10_000, 10, 100, 7, 60) == [(7, 60)]
-    assert tuning.settings(50, 10, 5, 9, 3) == [(5, 10)]
-    assert {r for _, r in tuning.settings(60, 10, 5)} == {20, 50, 60}
+    assert index_tuning.settings(10_000, 10, 100, 7, 60) == [(7, 60)]
+    assert index_tuning.settings(50, 10, 5, 9, 3) == [(5, 10)]
+    assert {r for _, r in index_tuning.settings(60, 10, 5)} == {20, 50, 60}
 
 
 def vectors(n, dim=16, seed=0):
@@ -66,11 +65,11 @@ def recall(index, data, k):
     )
 
 
-def test_more_recall_costs_more_and_is_found():
+def test_a_higher_target_costs_more_and_is_reached():
     data = vectors(3000)
     found = {}
     for target in (0.6, 0.99):
-        index, record = tuning.tune(data, 10, target)
+        index, record = index_tuning.tune(data, 10, target)
         last = record["curve"][-1]
         assert last["low"] >= target
         assert all(m["low"] < target for m in record["curve"][:-1])
@@ -79,16 +78,16 @@ def test_more_recall_costs_more_and_is_found():
         assert record["reorder"] == last["reorder"]
         assert index.tuning.reorder == last["reorder"]
         found[target] = last["cost"]
-        # Other queries than the catalog's own find less, but not much.
+        # Queries that are not in the catalog find slightly less.
         assert recall(index, data, 10) > target - 0.1
         index.release()
     assert found[0.6] < found[0.99]
 
 
-def test_finding_oneself_is_no_recall():
+def test_finding_the_query_itself_does_not_count():
     data = vectors(3000)
-    index, record = tuning.tune(data, 1, 0.9)
-    # A vector itself is found where its neighbors are not.
+    index, record = index_tuning.tune(data, 1, 0.9)
+    # A search that finds the vector itself may still miss its neighbors.
     queries, first = data[:400], record["curve"][0]
     cheapest = scann_index.Tuning(55, first["leaves_to_search"], 2)
     itself = index.search(queries, 1, cheapest)[0].numpy()[:, 0]
@@ -103,7 +102,7 @@ def test_finding_oneself_is_no_recall():
 
 @pytest.mark.parametrize("n,k", [(1, 1), (12, 12), (16, 16), (30, 4)])
 def test_a_tree_of_few_vectors(n, k):
-    index, record = tuning.tune(vectors(n), k, 1.0, leaves=2)
+    index, record = index_tuning.tune(vectors(n), k, 1.0, leaves=2)
     rows = index.search(vectors(n), k)[0].numpy()
     truth = np.argsort(-(vectors(n) @ vectors(n).T), axis=1)[:, :k]
     np.testing.assert_array_equal(np.sort(rows), np.sort(truth))
@@ -111,14 +110,16 @@ def test_a_tree_of_few_vectors(n, k):
     index.release()
 
 
-def test_without_a_tree_int8_is_held_to_the_target():
-    # Near copies: int8 mixes them up, though each finds itself.
-    centres = np.repeat(vectors(150), 10, 0)
-    data = centres + 0.02 * vectors(1500, seed=1)
+def test_int8_without_a_tree_must_reach_the_target_too():
+    # int8 confuses near copies, although each vector finds itself.
+    centers = np.repeat(vectors(150), 10, 0)
+    data = centers + 0.02 * vectors(1500, seed=1)
     data /= np.linalg.norm(data, axis=1, keepdims=True)
-    with pytest.raises(tuning.TuningError, match="take export.storage=float"):
-        tuning.tune(data, 1, 0.99, storage="int8")
-    index, record = tuning.tune(data, 1, 0.1, storage="int8")
+    with pytest.raises(
+        index_tuning.TuningError, match="set export.storage=float"
+    ):
+        index_tuning.tune(data, 1, 0.99, storage="int8")
+    index, record = index_tuning.tune(data, 1, 0.1, storage="int8")
     (measured,) = record["curve"]
     assert record["leaves"] == 0 and measured["cost"] == 1500
     assert 0.1 < record["recall"] == measured["recall"] < 0.99
@@ -136,25 +137,27 @@ def test_without_a_tree_int8_is_held_to_the_target():
 
 
 def test_no_more_leaves_than_vectors():
-    index, record = tuning.tune(vectors(20), 3, 0.5, leaves=100)
+    index, record = index_tuning.tune(vectors(20), 3, 0.5, leaves=100)
     assert record["leaves"] == 20
     index.release()
 
 
-def test_others_than_oneself():
+def test_the_query_is_removed_from_its_answer():
     answer = np.array([[3, 1, 2], [5, 0, 4], [7, -1, -1]])
-    found = tuning._without(answer, np.array([1, 9, 7]))
+    found = index_tuning._without(answer, np.array([1, 9, 7]))
     assert found.tolist() == [[3, 2], [5, 0], [-1, -1]]
 
 
-def test_what_is_given_is_not_tuned_and_may_be_refused():
+def test_given_values_are_not_tuned():
     data = vectors(2500)
-    with pytest.raises(tuning.TuningError, match="with 1 leaves searched"):
-        tuning.tune(data, 10, 0.95, leaves_to_search=1)
+    with pytest.raises(
+        index_tuning.TuningError, match="with 1 leaves searched"
+    ):
+        index_tuning.tune(data, 10, 0.95, leaves_to_search=1)
 
 
 def test_few_vectors_need_no_tuning():
-    index, record = tuning.tune(vectors(200), 10, 1.0)
+    index, record = index_tuning.tune(vectors(200), 10, 1.0)
     assert index.tuning == scann_index.Tuning(0, 0, 0)
     assert record["curve"] == [] and "recall_cost" not in record
     assert recall(index, vectors(200), 10) == 1
@@ -162,9 +165,9 @@ def test_few_vectors_need_no_tuning():
 
 
 @pytest.mark.parametrize("n", [300, 2500])
-def test_int8_tells_what_it_costs(n):
+def test_int8_reports_its_cost(n):
     data = vectors(n)
-    index, record = tuning.tune(data, 10, 0.8, storage="int8")
+    index, record = index_tuning.tune(data, 10, 0.8, storage="int8")
     assert record["storage"] == "int8" and index.tuning.storage == "int8"
     assert index.state.int8_dataset.numpy().size == n * 16
     assert index.state.dataset.numpy().size == 1
@@ -172,6 +175,6 @@ def test_int8_tells_what_it_costs(n):
     index.release()
 
 
-def test_an_unknown_storage():
+def test_an_unknown_storage_is_an_error():
     with pytest.raises(ValueError, match="int8. Received: 'bfloat16'"):
         scann_index.Tuning(0, 0, 0, "bfloat16")

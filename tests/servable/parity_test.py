@@ -1,4 +1,4 @@
-"""The check passes what is right, and fails what is not."""
+"""The parity check passes good exports and fails bad ones."""
 
 from contextlib import nullcontext
 
@@ -39,7 +39,7 @@ def test_an_embedding_of_another_encoder_fails(exported, shop):
 
 @pytest.fixture(scope="module")
 def missing(shop, tmp_path_factory):
-    """An export whose index misses much, and what it indexes."""
+    """An export whose index misses many neighbors, and its embeddings."""
     random = np.random.default_rng(0)
     data = random.normal(size=[400, 3]).astype(np.float32)
     data /= np.linalg.norm(data, axis=1, keepdims=True)
@@ -59,7 +59,7 @@ def missing(shop, tmp_path_factory):
 
 
 @pytest.mark.parametrize("index", ["scann", "exact"])
-def test_grouped_answers_are_held_against_grouped_ones(shop, tmp_path, index):
+def test_grouped_answers_are_compared_with_grouped_ones(shop, tmp_path, index):
     folder = shop.export(tmp_path, index, group_by_product=True)
     arguments = {"index": index, "min_recall": 1.0}
     products = np.arange(12) // 2
@@ -72,7 +72,7 @@ def test_grouped_answers_are_held_against_grouped_ones(shop, tmp_path, index):
         **arguments,
     )
     assert metrics.recall == 1 and metrics.k == 3
-    # Twice the same product would be nearer: without labels it is a miss.
+    # Without labels, another image of the same product would be nearer.
     with pytest.raises(parity.ParityError, match="ScaNN finds 0"):
         check(folder, shop, **arguments)
 
@@ -83,10 +83,10 @@ def test_an_index_that_misses_fails(shop, missing):
         check(folder, shop, data, min_recall=0.95)
 
 
-def test_the_figures_are_those_of_counting(shop, missing):
+def test_the_recall_equals_that_of_a_loop(shop, missing):
     folder, data = missing
     rows = np.array([2, 5, 11])
-    # All within what is allowed: the figure is the largest.
+    # This difference is allowed, and the largest one.
     data = data.copy()
     data[5, 0] += 5e-5
     metrics = parity.check(
@@ -105,7 +105,7 @@ def test_the_figures_are_those_of_counting(shop, missing):
     got = answer["product_ids"].numpy()
     hits = []
     for own, (ids, truth) in enumerate(zip(got, want.tolist())):
-        # Others than the asking one, at 4 times its number.
+        # Neighbors other than the query, whose row is 4 times its number.
         others = [int(i) for i in ids if i and int(i) != 4 * own][:49]
         hits.append(len(set(others) & set(truth)))
     assert (metrics.images, metrics.searched, metrics.k) == (3, 100, 50)

@@ -1,4 +1,4 @@
-"""ScaNN against NumPy, at the edges, and two indexes in one process."""
+"""ScaNN compared with NumPy, edge cases, and two indexes in one process."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def search(index, queries, k):
     return [value.numpy() for value in found]
 
 
-def test_tuning_is_filled_in_and_kept_in_bounds():
+def test_default_tunings_are_within_bounds():
     tune = scann_index.tune
     assert tune(1999, 10) == scann_index.Tuning(0, 0, 0)
     assert tune(10_000, 10) == scann_index.Tuning(100, 30, 100)
@@ -45,7 +45,7 @@ def test_brute_force_is_exact(n):
 
 
 @pytest.mark.parametrize("n", [11, 300, 3000])
-def test_all_leaves_searched_is_exact_in_rows_too(n):
+def test_searching_all_leaves_finds_the_exact_rows(n):
     data, queries, k = vectors(n), vectors(20, seed=1), 10
     leaves = {"leaves": 20, "leaves_to_search": 20, "reorder": n}
     index = build(data, k, **(leaves if n == 3000 else {}))
@@ -54,7 +54,7 @@ def test_all_leaves_searched_is_exact_in_rows_too(n):
     np.testing.assert_array_equal(rows, want)
 
 
-def test_tree_finds_nearly_all():
+def test_a_tree_finds_nearly_all_neighbors():
     data, queries, k = vectors(5000), vectors(100, seed=1), 10
     rows, scores = search(build(data, k), queries, k)
     want = np.argsort(-(queries @ data.T), axis=1)[:, :k]
@@ -74,20 +74,20 @@ def test_fewer_vectors_than_k(n):
 
 
 @pytest.mark.parametrize("n", [50, 3000])
-def test_no_query_at_all(n):
+def test_an_empty_batch(n):
     rows, scores = search(build(vectors(n), 5), np.zeros([0, 16], "f"), 5)
     assert rows.shape == scores.shape == (0, 5)
 
 
-def test_a_tree_that_finds_too_few_marks_the_rest():
+def test_missing_neighbors_are_padding():
     data = vectors(200)
     index = build(data, 50, leaves=40, leaves_to_search=1, reorder=60)
-    # Of training's chance, a leaf may be empty: then nothing is found.
+    # Training is random. A leaf may be empty, and then nothing is found.
     rows, scores = search(index, data, 50)
     missing = rows == -1
     np.testing.assert_array_equal(missing, scores == -2)
     assert missing.any() and not missing.all()
-    # What is missing comes last, and what is there is right.
+    # The padding comes last, and the other scores are right.
     np.testing.assert_array_equal(missing, np.sort(missing, axis=1))
     got = np.einsum("qd,qkd->qk", data, data[rows])
     np.testing.assert_allclose(scores[~missing], got[~missing], atol=1e-5)
@@ -100,19 +100,19 @@ def test_duplicates_are_all_found():
     np.testing.assert_allclose(scores, 1, atol=1e-5)
 
 
-def test_two_in_one_process_keep_apart_and_are_freed():
+def test_two_indexes_in_one_process_are_separate():
     first, second = vectors(50), vectors(50, seed=9)
     a, b = build(first, 1), build(second, 1)
     for _ in range(2):
         assert search(a, first, 1)[0][:, 0].tolist() == list(range(50))
         assert search(b, second, 1)[0][:, 0].tolist() == list(range(50))
     a.release()
-    a.release()  # Twice does no harm.
+    a.release()  # Releasing it twice does no harm.
     assert search(b, second, 1)[0][:, 0].tolist() == list(range(50))
 
 
 def is_there(handle):
-    """Whether the C++ index lives; it does not afterwards."""
+    """Returns whether the C++ index is in memory, and destroys it."""
     try:
         tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=False)
     except tf.errors.NotFoundError:
@@ -120,7 +120,7 @@ def is_there(handle):
     return True
 
 
-def test_release_frees_and_a_later_search_builds_anew():
+def test_a_search_after_release_builds_the_index_again():
     data = vectors(50)
     index = build(data, 1)
     assert is_there(index.handle())
@@ -134,7 +134,7 @@ def test_release_frees_and_a_later_search_builds_anew():
 
 @pytest.mark.parametrize("n", [300, 3000])
 @pytest.mark.parametrize("storage", scann_index.STORAGES)
-def test_a_saved_index_comes_back(tmp_path, n, storage):
+def test_a_saved_index_can_be_loaded(tmp_path, n, storage):
     data = vectors(n)
     tuning = dataclasses.replace(scann_index.tune(n, 5), storage=storage)
     index = scann_index.ScannIndex(data, 5, tuning)

@@ -1,9 +1,10 @@
-"""ScaNN's setting: the cheapest that finds enough, measured.
+"""Finds the cheapest setting of ScaNN that reaches a recall.
 
-The tree has sqrt(n) leaves. How many of them are searched, and how many
-candidates are scored again exactly, is tried in rising order of cost on
-sampled vectors of the catalog until the recall reaches the target. Each
-looks for its neighbors, itself left out: any search finds a vector itself.
+The tree has sqrt(n) leaves. A setting is the number of leaves to search and
+the number of candidates to score again. Settings are measured in rising order
+of cost until one reaches the target. The queries are sampled vectors of the
+catalog. Each looks for its neighbors other than itself, because any search
+finds a vector itself.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ import numpy as np
 import tensorflow as tf
 
 from tf_triplet.retrieval import exact
-from tf_triplet.servable import scann_index
+from tf_triplet.servable import recall, scann_index
 
-# Sampled vectors, searched by every setting.
+# Number of sampled vectors with which each setting is measured.
 QUERIES = 400
+# Settings to try: shares of the leaves, and candidates for each neighbor.
 _SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 _REORDERS = (2, 5, 10, 20, 50, 200)
-# A quantised product costs so much of a float one: 1,000,000 x 128 took
-# 16.6 ms by matrix product, and 90,000 more of them by ScaNN 0.17 ms.
+# Cost of a quantized dot product, in float ones. One million float products
+# of 128 dimensions took 16.6 ms, and 90,000 quantized ones 0.17 ms.
 _HASHED = 1 / 9
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One setting.
+    """A setting and what it achieves.
 
     Attributes:
-        leaves_to_search: of the tree's.
-        reorder: candidates that are scored exactly.
-        cost: in dot products a query, by `cost`.
-        recall: share of the exact k nearest that are found.
-        low: `recall` less two standard errors of the sample.
-        milliseconds: of a query, in a batch on this machine.
+        leaves_to_search: Number of leaves that each query searches.
+        reorder: Number of candidates that are scored again.
+        cost: Dot products for each query, from `cost`.
+        recall: Share of the exact k nearest neighbors that are found.
+        low: `recall` minus two standard errors of the sample.
+        milliseconds: Time for each query, in a batch on this machine.
     """
 
     leaves_to_search: int
@@ -50,14 +52,20 @@ class Measurement:
 
 
 class TuningError(ValueError):
-    """No setting finds enough."""
+    """No setting reaches the target recall."""
 
 
 def cost(size: int, leaves: int, leaves_to_search: int, reorder: int) -> float:
-    """Dot products a query, a quantised one being a ninth.
+    """Counts the dot products of a query; a quantized one is a ninth of one.
 
-    It is counted, not timed, so that the choice is the same on a busy
-    machine. Without leaves all vectors are scored.
+    The cost is counted instead of timed, so that the choice does not depend
+    on how busy the machine is.
+
+    Args:
+        size: Number of vectors.
+        leaves: Number of leaves. 0 means that all vectors are scored.
+        leaves_to_search: Number of leaves that each query searches.
+        reorder: Number of candidates that are scored again.
     """
     if not leaves:
         return size
@@ -71,14 +79,17 @@ def settings(
     leaves_to_search: int = 0,
     reorder: int = 0,
 ) -> list[tuple[int, int]]:
-    """(leaves to search, reorder) to try, cheapest first.
+    """Lists the settings to try, cheapest first.
 
     Args:
-        size: vectors.
-        k: neighbors wanted.
-        leaves: of the tree.
-        leaves_to_search: the only value to try; 0 tries several.
-        reorder: likewise.
+        size: Number of vectors.
+        k: Number of neighbors to find.
+        leaves: Number of leaves.
+        leaves_to_search: The only value to try. 0 tries several.
+        reorder: The only value to try. 0 tries several.
+
+    Returns:
+        Pairs of (leaves to search, reorder).
     """
     searched = {math.ceil(leaves * share) for share in _SHARES}
     if leaves_to_search:
@@ -91,10 +102,16 @@ def settings(
 
 
 def choose(measurements: Iterable[Measurement], target: float) -> Measurement:
-    """The cheapest whose `low` reaches the target; ties: the most recall.
+    """Chooses the cheapest setting whose `low` reaches the target.
+
+    Of settings with equal cost, it chooses the one with the highest recall.
+
+    Args:
+        measurements: The settings and what they achieve.
+        target: The recall to reach.
 
     Raises:
-        TuningError: none does.
+        TuningError: No setting reaches the target.
     """
     measurements = list(measurements)
     good = [m for m in measurements if m.low >= target]
@@ -105,12 +122,13 @@ def choose(measurements: Iterable[Measurement], target: float) -> Measurement:
         )
     best = max(measurements, key=lambda m: m.low)
     raise TuningError(
-        f"No setting of ScaNN surely finds export.min_recall={target} of the "
-        f"exact nearest. Received at best: {best.recall:.4f} (at least "
-        f"{best.low:.4f}), with {best.leaves_to_search} leaves searched and "
-        f"{best.reorder} candidates reordered. Leave export.leaves_to_search "
-        "and export.reorder at 0, take export.storage=float32, lower "
-        "export.min_recall, or use --index=exact. Nothing was published."
+        "No setting of ScaNN reliably finds the share "
+        f"export.min_recall={target} of the exact nearest neighbors. The best "
+        f"one finds {best.recall:.4f} (at least {best.low:.4f}), with "
+        f"{best.leaves_to_search} leaves searched and {best.reorder} "
+        "candidates reordered. Leave export.leaves_to_search and "
+        "export.reorder at 0, set export.storage=float32, lower "
+        "export.min_recall, or pass --index=exact. Nothing was published."
     )
 
 
@@ -122,19 +140,19 @@ def measure(
     pairs: Sequence[tuple[int, int]],
     target: float,
 ) -> list[Measurement]:
-    """Searches with each setting in turn, up to one that is good.
+    """Measures the settings in turn, until one reaches the target.
 
     Args:
-        index: of the embeddings.
-        embeddings: `[n, dim]` float32.
-        rows: `[q]` of the vectors that query; their own are left out.
-        k: neighbors; no more than there are others.
-        pairs: from `settings`.
-        target: recall at which to stop.
+        index: The index of the embeddings.
+        embeddings: `[n, dim]` float32 vectors of unit length.
+        rows: `[q]` rows of the vectors that are the queries. A query does not
+            count as its own neighbor.
+        k: Number of neighbors to find. It is reduced to n - 1 if need be.
+        pairs: The settings, from `settings`.
+        target: The recall at which to stop.
     """
     queries, k = embeddings[rows], min(k, len(embeddings) - 1)
     _, truth = exact.top_k(queries, embeddings, k, exclude=rows)
-    worst = truth[:, -1:]
     found = []
     for searched, reorder in pairs:
         tuning = dataclasses.replace(
@@ -144,7 +162,8 @@ def measure(
         answer, _ = index.search(tf.constant(queries), k + 1, tuning)
         seconds = time.perf_counter() - start
         others = _without(answer.numpy(), rows)
-        recalls = _recalls(others, queries, embeddings, worst)
+        scores = _exact_scores(others, queries, embeddings)
+        recalls = recall.is_found(scores, truth).mean(1)
         error = recalls.std() / len(recalls) ** 0.5
         size, leaves = len(embeddings), index.tuning.leaves
         found.append(
@@ -176,21 +195,22 @@ def tune(
     """Builds the index of a catalog and finds its setting.
 
     Args:
-        embeddings: `[n, dim]` float32 of unit length.
-        k: neighbors to find.
-        target: recall to reach, of the exact k nearest.
-        leaves: of the tree; 0: sqrt(n), and none (brute force) below
-            `scann_index.SMALLEST_TREE` vectors.
-        leaves_to_search: 0 is tuned.
-        reorder: 0 is tuned.
-        storage: "float32", or "int8": a quarter of the memory.
-        seed: of the sampled queries.
+        embeddings: `[n, dim]` float32 vectors of unit length.
+        k: Number of neighbors to find.
+        target: The recall to reach, as a share of the exact k nearest.
+        leaves: Number of leaves. 0 means sqrt(n), or brute force without a
+            tree if there are fewer than `scann_index.SMALLEST_TREE` vectors.
+        leaves_to_search: Number of leaves that each query searches. 0 finds
+            one.
+        reorder: Number of candidates that are scored again. 0 finds one.
+        storage: "float32", or "int8" for a quarter of the memory.
+        seed: Seed of the sampled queries.
 
     Returns:
-        The index, and a record of what was chosen from what.
+        The index, and a record of the setting and all measurements.
 
     Raises:
-        TuningError: no setting reaches the target.
+        TuningError: No setting reaches the target.
     """
     size = len(embeddings)
     random = np.random.default_rng(seed)
@@ -199,13 +219,13 @@ def tune(
     pairs = [(0, 0)]
     if start.leaves:
         pairs = settings(size, k, start.leaves, leaves_to_search, reorder)
-        # A vector looks for k others, itself being found too.
+        # A query finds itself too, beside its k neighbors.
         most = max(k + 1, *(reordered for _, reordered in pairs))
         start = dataclasses.replace(start, reorder=min(size, most))
     start = dataclasses.replace(start, storage=storage)
     index = scann_index.ScannIndex(embeddings, k, start)
     curve = []
-    # Brute force over floats is exact.
+    # Brute force in float32 is exact, so there is nothing to measure.
     if size > 1 and (start.leaves or storage != "float32"):
         curve = measure(index, embeddings, rows, k, pairs, target)
         chosen = choose(curve, target)
@@ -229,37 +249,45 @@ def tune(
 
 
 def _without(answer: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`[q, k]` of `[q, k + 1]`: without `rows`, or without the last."""
+    """Removes each query from its own answer.
+
+    Args:
+        answer: `[q, k + 1]` rows, nearest first.
+        rows: `[q]` rows of the queries.
+
+    Returns:
+        `[q, k]` rows. Where the query is not in its answer, the last row is
+        removed.
+    """
     own = answer == rows[:, None]
     own[:, -1] |= ~own.any(1)
     return answer[~own].reshape(len(rows), -1)
 
 
 def _cost_of_int8(index, embeddings, rows, k) -> float:
-    """Recall that float32 would have more, of the same tree.
+    """Returns how much more recall float32 would have, with the same tree.
 
-    Another tree would be trained from another start, and differ by more.
+    A tree trained for float32 would start from other random numbers, and the
+    difference would be larger than that of the storage.
     """
     costs, k = [], min(k, len(embeddings) - 1)
     for row in rows:
         query, own = embeddings[row][None], np.array([row])
-        # In int8's order: all that float32 would have scored again.
+        # All the candidates that float32 would score again, in int8's order.
         reordered = max(index.tuning.reorder, k + 1)
         answer = index.search(tf.constant(query), reordered)[0].numpy()
-        scores = _scores(_without(answer, own), query, embeddings)
-        kept, best = scores[:, :k], -np.sort(-scores)[:, :k]
+        others = _without(answer, own)
+        scores = _exact_scores(others, query, embeddings)
         truth = exact.top_k(query, embeddings, k, exclude=own)[1]
-        worst = truth[:, -1:] - 1e-5
-        costs.append((best >= worst).mean() - (kept >= worst).mean())
+        in_int8, in_float32 = (
+            recall.is_found(ordered[:, :k], truth).mean()
+            for ordered in (scores, -np.sort(-scores))
+        )
+        costs.append(in_float32 - in_int8)
     return float(np.mean(costs))
 
 
-def _recalls(answer, queries, embeddings, worst) -> np.ndarray:
-    """`[q]` shares of rows as near as the exact k-th; ties are all right."""
-    return (_scores(answer, queries, embeddings) >= worst - 1e-5).mean(1)
-
-
-def _scores(answer, queries, embeddings) -> np.ndarray:
-    """`[q, k]` exact scores of rows, -2 where there is none."""
+def _exact_scores(answer, queries, embeddings) -> np.ndarray:
+    """Returns the `[q, k]` exact scores of an answer's `[q, k]` rows."""
     scores = np.einsum("qd,qkd->qk", queries, embeddings[answer])
-    return np.where(answer < 0, -2.0, scores)
+    return np.where(answer < 0, scann_index.PADDING_SCORE, scores)

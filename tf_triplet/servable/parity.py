@@ -1,4 +1,4 @@
-"""Does the exported model answer what evaluation measured?"""
+"""Checks that an exported model answers what evaluation measured."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import tensorflow as tf
 
 from tf_triplet.data import crops, transcode
 from tf_triplet.retrieval import exact
-from tf_triplet.servable import catalog_search, scann_index, warmup
+from tf_triplet.servable import catalog_search, recall, scann_index, warmup
 
-# Of a component, through fifty layers, in other batch sizes.
+# Allowed difference of an embedding's component. The rounding of some fifty
+# layers depends on the batch size.
 TOLERANCE = 1e-4
 
 
 class ParityError(ValueError):
-    """The exported model answers something else than evaluation."""
+    """The exported model does not answer what evaluation measured."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """What was compared.
+    """What was compared, and the result.
 
     Attributes:
-        images: real images compared.
-        largest_difference: of any component of their embeddings.
-        searched: vectors searched by both indexes.
-        recall: share of the exact k nearest that ScaNN finds, the asking
-            image itself left out, but for k = 1, where it is the answer;
-            1 without ScaNN.
-        k: neighbors, or products where they are grouped.
-        warmed_up: warm-up requests that the model answered.
+        images: Number of image files that were embedded by the model.
+        largest_difference: Largest difference of any component of their
+            embeddings.
+        searched: Number of vectors that were searched for.
+        recall: Share of the exact k nearest that ScaNN finds, other than the
+            query itself. For k = 1, the query itself is the neighbor to find.
+            Without ScaNN the recall is 1.
+        k: Number of neighbors, or of products if they are grouped.
+        warmed_up: Number of warm-up requests that the model answered.
     """
 
     images: int
@@ -58,47 +60,57 @@ def check(
     more_inputs: Mapping[str, Sequence[str]] | None = None,
     products: np.ndarray | None = None,
 ) -> Parity:
-    """Loads the written model anew, and holds it against evaluation.
+    """Loads an exported model and compares it with evaluation.
 
     Args:
-        directory: of the SavedModel.
-        paths: `[n]` images of the catalog.
-        embeddings: `[n, dim]`, evaluation's.
-        rows: of the images whose bytes are sent through the model.
+        directory: The folder of the SavedModel.
+        paths: `[n]` image paths of the catalog.
+        embeddings: `[n, dim]` embeddings that evaluation computed.
+        rows: Rows of the images to embed with the model.
         index: "scann" or "exact".
-        min_recall: of ScaNN's answers against exact search.
-        searched: how many of the catalog's vectors are searched.
-        boxes: `[n, 4]` that the images were cropped to, NaN for none; such
-            an image is sent as its cut-out.
-        tolerance: of a component of an embedding.
-        more_inputs: of a model with branches, `{"domain": [n] names}` or
+        min_recall: The recall that ScaNN must reach.
+        searched: About how many of the catalog's vectors to search for.
+        boxes: `[n, 4]` boxes that the images were cropped to, or NaN. An
+            image with a box is sent as its crop.
+        tolerance: Allowed difference of an embedding's component.
+        more_inputs: For a model with branches, `{"domain": [n] names}` or
             `{"category": [n] names}` of the catalog's images.
-        products: `[n]` labels, of a model that groups by product.
+        products: `[n]` labels, for a model that groups by product.
 
     Raises:
-        ParityError: they disagree.
+        ParityError: An embedding differs, or the recall is too low.
     """
     if index == "scann":
         scann_index.register_op()
     loaded = tf.saved_model.load(str(directory))
     try:
-        metrics = _compare(
-            loaded.signatures,
-            paths,
-            embeddings,
-            rows,
-            min_recall,
-            searched,
-            boxes,
+        largest_difference = _compare_embeddings(
+            loaded.signatures["encode"],
+            sent_images(paths, rows, boxes),
+            {
+                name: [str(values[row]) for row in rows]
+                for name, values in (more_inputs or {}).items()
+            },
+            embeddings[rows],
+            [paths[row] for row in rows],
             tolerance,
-            more_inputs or {},
-            products,
         )
-        # One that fails would keep a server from loading the version.
+        step = max(1, len(embeddings) // searched)
+        queries = embeddings[::step]
+        share, k = _compare_search(
+            loaded.signatures["search"],
+            queries,
+            embeddings,
+            products,
+            min_recall,
+        )
+        # A request that fails would keep a server from loading the version.
         warmed_up = warmup.replay(loaded.signatures, directory)
-        return dataclasses.replace(metrics, warmed_up=warmed_up)
+        return Parity(
+            len(rows), largest_difference, len(queries), share, k, warmed_up
+        )
     finally:
-        # The index would stay for as long as the process.
+        # Otherwise the index would stay in memory until the process ends.
         if hasattr(loaded, "release"):
             loaded.release()
 
@@ -106,12 +118,12 @@ def check(
 def sent_images(
     paths: Sequence[str], rows: np.ndarray, boxes: np.ndarray | None = None
 ) -> list[bytes]:
-    """The bytes that a client sends of a catalog's images.
+    """Returns the bytes that a client would send for images of the catalog.
 
     Args:
-        paths: `[n]`.
-        rows: of the images.
-        boxes: `[n, 4]`, see `check`.
+        paths: `[n]` image paths of the catalog.
+        rows: Rows of the images to send.
+        boxes: `[n, 4]` boxes, see `check`.
     """
     sent = []
     for row in rows:
@@ -122,68 +134,57 @@ def sent_images(
     return sent
 
 
-def _compare(
-    signatures,
-    paths,
-    embeddings,
-    rows,
-    min_recall,
-    searched,
-    boxes,
-    tolerance,
-    more_inputs,
-    products,
-):
-    files = sent_images(paths, rows, boxes)
-    own = {
-        name: tf.constant([str(values[row]) for row in rows])
-        for name, values in more_inputs.items()
-    }
-    answer = signatures["encode"](image_bytes=tf.constant(files), **own)
-    served = answer["embedding"].numpy()
-    gaps = np.abs(served - embeddings[rows]).max(1)
+def _compare_embeddings(
+    encode, files, more_inputs, embeddings, paths, tolerance
+) -> float:
+    """Returns the largest difference of any component of the embeddings."""
+    answer = encode(
+        image_bytes=tf.constant(files),
+        **{name: tf.constant(values) for name, values in more_inputs.items()},
+    )
+    gaps = np.abs(answer["embedding"].numpy() - embeddings).max(1)
     worst = int(gaps.argmax())
+    # This form of the comparison is also true for NaN.
     if not gaps[worst] <= tolerance:
         raise ParityError(
-            f"The exported model's embedding of {paths[rows[worst]]} differs "
-            f"from evaluation's by {gaps[worst]:.3g} (allowed: {tolerance}). "
+            f"The exported model's embedding of {paths[worst]} differs from "
+            f"evaluation's by {gaps[worst]:.3g} (allowed: {tolerance}). "
             "Nothing was published."
         )
-    step = max(1, len(embeddings) // searched)
-    queries = tf.constant(embeddings[::step])
-    answer = signatures["search"](embedding=queries)
-    k = answer["scores"].shape[1]
-    recall = _recall(
-        answer["scores"].numpy(), queries.numpy(), embeddings, products
-    )
-    if recall < min_recall:
-        raise ParityError(
-            f"ScaNN finds {recall:.4f} of the exact {k} nearest, less than "
-            f"export.min_recall={min_recall}. Raise export.leaves_to_search "
-            "or export.reorder, or use --index=exact. Nothing was published."
-        )
-    return Parity(len(rows), float(gaps[worst]), len(queries), recall, int(k))
+    return float(gaps[worst])
 
 
-def _recall(scores, queries, embeddings, products) -> float:
-    """Share of answers as near as the exact k-th; ties are all right."""
+def _compare_search(
+    search, queries, embeddings, products, min_recall
+) -> tuple[float, int]:
+    """Returns the recall of the signature's answers, and k."""
+    answer = search(embedding=tf.constant(queries))
+    scores = answer["scores"].numpy()
     k = scores.shape[1]
-    fetched = k
-    if products is not None:
-        fetched = catalog_search.images_to_fetch(products, k)
-    rows, truth = exact.top_k(queries, embeddings, fetched)
-    if products is not None:
-        truth = np.stack(
-            [
-                # The first of each product, nearest first.
-                best[np.sort(np.unique(products[own], return_index=True)[1])][
-                    :k
-                ]
-                for own, best in zip(rows, truth)
-            ]
-        )
+    exact_scores = _search_exactly(queries, embeddings, products, k)
     if k > 1:
-        # Itself, nearest of all, is found where nothing else is.
-        itself = scores[:, :1] >= truth[:, :1] - 1e-5
+        # The query itself is the nearest, and even a poor search finds it.
+        itself = recall.is_found(scores[:, :1], exact_scores[:, :1])
         scores = np.where(itself, scores[:, 1:], scores[:, :-1])
-    return float((scores >= truth[:, -1:] - 1e-5).mean())
+    share = float(recall.is_found(scores, exact_scores).mean())
+    if share < min_recall:
+        raise ParityError(
+            f"ScaNN finds {share:.4f} of the exact {k} nearest, less than "
+            f"export.min_recall={min_recall}. Raise export.leaves_to_search "
+            "or export.reorder, or pass --index=exact. Nothing was published."
+        )
+    return share, k
+
+
+def _search_exactly(queries, embeddings, products, k) -> np.ndarray:
+    """Returns the `[q, k]` exact scores, nearest first."""
+    if products is None:
+        return exact.top_k(queries, embeddings, k)[1]
+    fetched = catalog_search.images_to_fetch(products, k)
+    rows, scores = exact.top_k(queries, embeddings, fetched)
+    grouped = []
+    for labels, nearest in zip(products[rows], scores):
+        # The place of each product's nearest image.
+        _, places = np.unique(labels, return_index=True)
+        grouped.append(nearest[np.sort(places)][:k])
+    return np.stack(grouped)

@@ -1,8 +1,8 @@
-"""ScaNN as a part of a SavedModel. The only module that imports scann.
+"""ScaNN's index as a part of a SavedModel.
 
-The handle of the C++ index is made anew in the graph, from saved variables,
-under a shared name of its own for every export: two versions in one process
-must never share an index.
+This is the only module that imports scann. The graph makes the handle of the
+C++ index from saved variables. The handle has another shared name in each
+export, because two versions in one process must never share an index.
 """
 
 from __future__ import annotations
@@ -13,23 +13,27 @@ import uuid
 import numpy as np
 import tensorflow as tf
 
-# Below this, training a tree costs more than it saves.
+# The score of a neighbor that is missing. It is below any cosine.
+PADDING_SCORE = -2.0
+# With fewer vectors, training a tree costs more than the tree saves.
 SMALLEST_TREE = 2_000
-# ScaNN's hashing wants so many to be trained.
-_LEAST = 16
+# ScaNN trains its hashing on at least as many vectors.
+_MIN_HASHED = 16
 STORAGES = ("float32", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What was built; leaves 0 means ScaNN's brute force.
+    """How an index is built and searched.
 
     Attributes:
-        leaves: of the tree.
-        leaves_to_search: of them.
-        reorder: candidates scored again, from `storage`.
-        storage: "float32" or "int8". ScaNN 1.3.0 also reorders in bfloat16,
-            but its TensorFlow op does not save such an index.
+        leaves: Number of leaves of the tree. 0 means brute force, without a
+            tree.
+        leaves_to_search: Number of leaves that each query searches.
+        reorder: Number of candidates that are scored again, from `storage`.
+        storage: How the vectors are stored, "float32" or "int8". ScaNN 1.3.0
+            can also reorder in bfloat16, but its TensorFlow op does not save
+            such an index.
     """
 
     leaves: int
@@ -45,14 +49,26 @@ class Tuning:
 
 
 def tune(
-    size: int, k: int, leaves: int = 0, leaves_to_search: int = 0, reorder=0
+    size: int,
+    k: int,
+    leaves: int = 0,
+    leaves_to_search: int = 0,
+    reorder: int = 0,
 ) -> Tuning:
-    """Fills in what is 0: sqrt(n) leaves; a tenth, at least 30, searched.
+    """Chooses the values that are 0, without measuring.
 
-    Few vectors get no tree, a handful not even if `leaves` are asked for;
-    nor are there more leaves than vectors.
+    The tree has sqrt(size) leaves, of which a tenth, and at least 30, are
+    searched. There is no tree for few vectors, and for very few not even if
+    `leaves` is given.
+
+    Args:
+        size: Number of vectors.
+        k: Number of neighbors to find.
+        leaves: Number of leaves, at most `size`.
+        leaves_to_search: Number of leaves that each query searches.
+        reorder: Number of candidates that are scored again.
     """
-    if size < (_LEAST if leaves else SMALLEST_TREE):
+    if size < (_MIN_HASHED if leaves else SMALLEST_TREE):
         return Tuning(0, 0, 0)
     leaves = min(leaves or int(round(size**0.5)), size)
     leaves_to_search = leaves_to_search or max(30, -(-leaves // 10))
@@ -67,7 +83,13 @@ class ScannIndex(tf.Module):
     """Searches unit vectors by dot product, inside a graph."""
 
     def __init__(self, embeddings: np.ndarray, k: int, tuning: Tuning):
-        """Builds the index of `[n, dim]` float32 embeddings."""
+        """Builds the index.
+
+        Args:
+            embeddings: `[n, dim]` float32 vectors of unit length.
+            k: Number of neighbors to find.
+            tuning: How to build and search it.
+        """
         super().__init__()
         from scann.scann_ops.py import scann_ops
 
@@ -93,7 +115,7 @@ class ScannIndex(tf.Module):
         self._shared_name = f"tf_triplet_{uuid.uuid4().hex}"
 
     def handle(self) -> tf.Tensor:
-        """The index; every signature must take it from here."""
+        """Returns the handle of the index, the same for all signatures."""
         state = self.state
         return self._ops.tensors_to_scann(
             state.dataset,
@@ -110,54 +132,64 @@ class ScannIndex(tf.Module):
 
     def search(
         self, embeddings: tf.Tensor, k: int, tuning: Tuning | None = None
-    ):
-        """Returns (`[q, k]` int32 rows, -1 where none; `[q, k]` scores).
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Finds the nearest vectors of each query.
 
         Args:
-            embeddings: `[q, dim]` float32.
-            k: neighbors.
-            tuning: Another than the index's own; its `reorder` must not be
-                above what was built.
+            embeddings: `[q, dim]` float32 queries.
+            k: Number of neighbors to find.
+            tuning: How to search, in place of the index's own tuning. Its
+                `reorder` must not exceed that of the index.
+
+        Returns:
+            `[q, k]` int32 rows and `[q, k]` scores. Missing neighbors come
+            last, with row -1 and `PADDING_SCORE`.
         """
         tuning = tuning or self.tuning
         indices, scores = self._ops.scann_search_batched(
             self.handle(),
             embeddings,
             k,
-            # ScaNN finds no more than it reorders.
+            # ScaNN finds at most as many neighbors as it reorders.
             max(tuning.reorder, k) if tuning.leaves else -1,
             tuning.leaves_to_search or -1,
             False,
         )
-        # ScaNN pads with NaN where it found fewer than k, but not past the
-        # number of its vectors, nor when there is no query.
+        # ScaNN pads with NaN where it found fewer than k neighbors. It returns
+        # fewer columns if the index is smaller than k or there are no queries.
         missing = tf.math.is_nan(scores)
         indices = tf.where(missing, -1, tf.cast(indices, tf.int32))
-        scores = tf.where(missing, -2.0, scores)
-        lacking = [[0, 0], [0, k - tf.shape(scores)[1]]]
+        scores = tf.where(missing, PADDING_SCORE, scores)
         return (
-            tf.ensure_shape(
-                tf.pad(indices, lacking, constant_values=-1), [None, k]
-            ),
-            tf.ensure_shape(
-                tf.pad(scores, lacking, constant_values=-2.0), [None, k]
-            ),
+            _pad_columns(indices, k, -1),
+            _pad_columns(scores, k, PADDING_SCORE),
         )
 
     def release(self) -> tf.Operation:
-        """Frees the C++ index, which outlives its model otherwise."""
+        """Frees the C++ index, which would otherwise outlive the model."""
         return tf.raw_ops.DestroyResourceOp(
             resource=self.handle(), ignore_lookup_error=True
         )
 
 
+def _pad_columns(values: tf.Tensor, k: int, padding) -> tf.Tensor:
+    """Returns `[q, k]` values, padded on the right."""
+    missing = [[0, 0], [0, k - tf.shape(values)[1]]]
+    padded = tf.pad(values, missing, constant_values=padding)
+    return tf.ensure_shape(padded, [None, k])
+
+
 def register_op() -> None:
-    """Makes the ops known, before a SavedModel that holds them is loaded."""
+    """Registers ScaNN's ops, which loading a model with an index needs.
+
+    Raises:
+        ValueError: The scann package cannot be imported.
+    """
     try:
         import scann  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f"This model holds a ScaNN index, and scann does not load: "
+            f"This model holds a ScaNN index, but scann cannot be imported: "
             f"{error}. Install scann 1.3.0 beside TensorFlow 2.15, or export "
             "with --index=exact."
         ) from error
