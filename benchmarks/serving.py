@@ -32,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.models import encoder as embedding
 from tf_triplet.servable import saved_model, versions
 from tf_triplet.serving import loaded_model, server
@@ -60,7 +61,7 @@ def export(folder, size, image_size, dim):
             vectors,
             [str(i) for i in range(size)],
             [f"{i}.jpg" for i in range(size)],
-            image_size=image_size,
+            inputs=InputSpec(image_size),
             k=10,
         ).save(partial)
 

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.servable import saved_model, versions
 from tf_triplet.serving import batching, server, server_config
 
@@ -43,7 +44,7 @@ def export(folder, name, size, dim, index):
         vectors,
         [f"{name}{i}" for i in range(size)],
         [f"{name}{i}.jpg" for i in range(size)],
-        image_size=8,
+        inputs=InputSpec(image_size=8),
         k=5,
         index=index,
     ).save(folder)

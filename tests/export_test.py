@@ -1,4 +1,4 @@
-"""The kit in export/: its files are what TensorFlow Serving reads."""
+"""The files in export/ are right, and its client works."""
 
 import ast
 import json
@@ -15,14 +15,13 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorflow_serving.config import model_server_config_pb2
 
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.servable import saved_model, versions
 from tf_triplet.serving import (
     server,
     server_config,
+    server_metrics,
     version_policy,
-)
-from tf_triplet.serving import (
-    server_metrics as metrics,
 )
 
 KIT = Path(__file__).parents[1] / "export"
@@ -40,15 +39,15 @@ def test_models_config_names_the_exported_model():
     assert model.model_version_policy.latest.num_versions == 1
 
 
-def test_monitoring_path_is_the_one_that_is_scraped():
+def test_the_path_of_the_metrics_is_the_same_everywhere():
     path = server_config.read_monitoring(KIT / "monitoring.config")
-    assert path == metrics.PATH
+    assert path == server_metrics.PATH
     for name in ("README.md", "kubernetes.yaml"):
         assert path in (KIT / name).read_text()
 
 
 def test_batching_config_ends_at_its_largest_batch():
-    # TensorFlow Serving refuses anything else, and so does the reader.
+    # TensorFlow Serving requires it, and so does the reader.
     parameters = server_config.read_batching(KIT / "batching.config")
     assert parameters.allowed_batch_sizes[-1] == parameters.max_batch_size == 32
 
@@ -60,7 +59,7 @@ def test_batching_config_ends_at_its_largest_batch():
         ("product_search_scann", "${IMAGE:-tf-serving-scann:2.15.1}"),
     ],
 )
-def test_compose_mounts_what_its_flags_name(name, image):
+def test_compose_mounts_the_files_that_its_flags_name(name, image):
     services = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]
     service = services[name]
     assert service["image"] == image
@@ -73,7 +72,7 @@ def test_compose_mounts_what_its_flags_name(name, image):
             assert Path(value).name in (KIT / "Dockerfile").read_text()
 
 
-def test_kubernetes_asks_where_the_server_answers():
+def test_kubernetes_probes_the_paths_of_the_server():
     text = (KIT / "kubernetes.yaml").read_text()
     deployment, service = yaml.safe_load_all(text)
     template = deployment["spec"]["template"]
@@ -104,7 +103,7 @@ def served(tmp_path_factory):
             np.eye(3, dtype=np.float32),
             ["red", "green", "blue"],
             ["r.png", "g.png", "b.png"],
-            image_size=8,
+            inputs=InputSpec(image_size=8),
             k=3,
             index="exact",
             filters={"category": ["", "", "hat"], "domain": ["", "", ""]},
@@ -120,7 +119,7 @@ def served(tmp_path_factory):
     running.stop()
 
 
-def test_client_needs_nothing_of_ours(served, tmp_path):
+def test_the_client_does_not_import_tf_triplet(served, tmp_path):
     address = f"localhost:{served[0].port}"
     source = (KIT / "client.py").read_text()
     imported = {
@@ -160,7 +159,7 @@ def test_client_needs_nothing_of_ours(served, tmp_path):
         ("text.jpg", "error: localhost:{port}: INVALID_ARGUMENT: "),
     ],
 )
-def test_clients_errors_are_one_line(served, tmp_path, image, text):
+def test_the_clients_errors_are_one_line(served, tmp_path, image, text):
     (tmp_path / "text.jpg").write_text("no image")
     port = served[0].port
     done = subprocess.run(
@@ -173,7 +172,7 @@ def test_clients_errors_are_one_line(served, tmp_path, image, text):
         timeout=120,
     )
     assert done.returncode == 1 and done.stdout == ""
-    # TensorFlow's libraries may say something of theirs before.
+    # TensorFlow's libraries may log other lines before it.
     assert "Traceback" not in done.stderr
     line = done.stderr.splitlines()[-1]
     assert line.startswith(text.format(port=port))
@@ -195,7 +194,7 @@ def test_the_curl_line_of_the_readme(served, tmp_path):
     assert answer["product_ids"] == ["green", "blue", "red"]
 
 
-def test_readme_tells_every_signature(served):
+def test_the_readme_lists_every_signature(served):
     text = (KIT / "README.md").read_text()
-    told = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert told == served[1]
+    listed = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert listed == served[1]

@@ -1,4 +1,4 @@
-"""A small encoder, a catalog of flat colors, and what is exported."""
+"""A small encoder, a catalog of plain colors, and exports of both."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.servable import saved_model, scann_index, versions
 
 
@@ -23,7 +24,7 @@ class Shop:
             more.pop("embeddings", self.embeddings),
             more.pop("product_ids", self.product_ids),
             more.pop("paths", self.paths),
-            image_size=8,
+            inputs=InputSpec(image_size=8),
             k=k,
             index=index,
             **more,
@@ -61,7 +62,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(shop, tmp_path_factory):
-    """`{index: folder of the version}`."""
+    """The folder of a version, for each kind of index."""
     folder = tmp_path_factory.mktemp("models")
     return {
         index: shop.export(folder / index, index)
@@ -70,7 +71,11 @@ def exported(shop, tmp_path_factory):
 
 
 def names_of_indexes(graph):
-    """`[(function or "", shared name)]` of every handle in a GraphDef."""
+    """Returns the handles of indexes in a GraphDef.
+
+    Each is a pair of the function that holds it ("" for the main graph) and
+    its shared name.
+    """
     places = [("", graph.node)]
     places += [(f.signature.name, f.node_def) for f in graph.library.function]
     return [
@@ -88,19 +93,21 @@ def index_names():
 
 @pytest.fixture(scope="session")
 def watch():
-    """From a loaded model to `is_there()`: does its C++ index live?
+    """Watches the C++ index of a loaded model.
 
-    Asking destroys it.
+    `watch(loaded)` returns a function that tells whether the index is in
+    memory. Calling it destroys the index.
     """
 
     def start(loaded):
-        # Loading in Python renames it, unlike TensorFlow Serving.
+        # Python's loader renames the index, unlike TensorFlow Serving.
         graph = loaded.release.get_concrete_function().graph.as_graph_def()
         (name,) = {name for _, name in names_of_indexes(graph)}
         vectors = np.eye(3, dtype=np.float32)
         other = scann_index.ScannIndex(vectors, 1, scann_index.tune(3, 1))
         other._shared_name = name
-        handle = other.handle()  # Makes an index of that name …
+        # The handle makes an index under the name of the model's …
+        handle = other.handle()
 
         def is_there():
             try:
@@ -111,7 +118,8 @@ def watch():
                 return False
             return True
 
-        assert is_there()  # … which is not the model's: away with it.
+        # … which is destroyed here, as it is not the model's.
+        assert is_there()
         return is_there
 
     return start

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet import builders, evaluation
+from tf_triplet.data import InputSpec
 from tf_triplet.servable import saved_model
 
 
@@ -106,7 +107,12 @@ def test_a_layer_is_served(codes, tmp_path):
     pixels = np.uint8(pixels * 255)
     vectors = encoder(pixels / np.float32(255)).numpy()
     saved_model.ServedModel(
-        encoder, vectors, ["one"], ["1.png"], image_size=32, index="exact"
+        encoder,
+        vectors,
+        ["one"],
+        ["1.png"],
+        inputs=InputSpec(image_size=32),
+        index="exact",
     ).save(tmp_path)
     served = tf.saved_model.load(str(tmp_path)).signatures["encode"]
     answer = served(image_bytes=tf.io.encode_png(pixels[0])[None])

@@ -1,4 +1,4 @@
-"""Exports with a domain or a category an image: signatures to client."""
+"""Exports of encoders with branches, from their signatures to a client."""
 
 import dataclasses
 import importlib.util
@@ -11,22 +11,27 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from tf_triplet import client
-from tf_triplet.models import branches as br
+from tf_triplet.models import branches, build_branched_encoder
 from tf_triplet.servable import parity
 from tf_triplet.serving import server
 
-# The shop's encoder is the mean color; here each branch weighs it.
+# The shop's encoder returns the mean color. Here each branch weights it.
 ROOTS = np.float32([[1, 1, 0.2], [0.3, 1, 1]])
 NAMES = ("street", "shop")
 
 
 def export(shop, folder, by="domain", default="street", index="exact", **more):
-    """The catalog through its own branches, and what the model says."""
+    """Exports the shop with branches.
+
+    Returns:
+        The folder of the version, the name of each image's branch, and the
+        embeddings.
+    """
     features = tf.keras.Model(
         shop.encoder.input, shop.encoder.layers[-1].input, name="features"
     )
-    encoder = br.build_branched_encoder(
-        features, 0, br.Branches(by, NAMES, default), "weights"
+    encoder = build_branched_encoder(
+        features, 0, branches.Branches(by, NAMES, default), "weights"
     )
     encoder.get_layer("weight_roots").set_weights([ROOTS])
     names = np.array([NAMES[i % 2] for i in range(12)])
@@ -60,7 +65,7 @@ def files(shop):
     return tf.constant([tf.io.read_file(path).numpy() for path in shop.paths])
 
 
-def test_only_signatures_of_images_take_a_name(by_domain, by_category):
+def test_only_signatures_that_take_images_take_a_name(by_domain, by_category):
     for signatures, by in ((by_domain, "domain"), (by_category, "category")):
         for name, signature in signatures.items():
             taken = set(signature.structured_input_signature[1])
@@ -79,13 +84,13 @@ def test_each_image_goes_through_its_own_branch(shop, domains, by_domain):
         answer = by_domain[name](**inputs)
         first = [path.decode() for path in answer["paths"].numpy()[:, 0]]
         assert first == shop.paths
-    # The same images as the other domain are other vectors.
+    # In the other domain, the same images have other embeddings.
     swapped = tf.constant(names[1::-1].repeat(6))
     other = by_domain["encode"](image_bytes=files(shop), domain=swapped)
     assert np.abs(other["embedding"] - embeddings).max() > 0.1
 
 
-def test_no_name_is_the_query_domain(shop, by_domain):
+def test_an_empty_name_is_the_query_domain(shop, by_domain):
     got, want = (
         by_domain["encode"](
             image_bytes=files(shop)[:3], domain=tf.constant([name] * 3)
@@ -96,7 +101,7 @@ def test_no_name_is_the_query_domain(shop, by_domain):
 
 
 def test_a_filter_is_not_a_branch(shop, tmp_path):
-    """The image's own domain chooses the branch; the filter the answers."""
+    """The image's domain chooses the branch, the filter the answers."""
     kinds = ["hats"] * 6 + ["bags"] * 6
     names = np.array([NAMES[i % 2] for i in range(12)])
     filters = {"category": kinds, "domain": names}
@@ -120,7 +125,9 @@ def test_a_filter_is_not_a_branch(shop, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "hall"])
-def test_an_unknown_category_lists_the_known(shop, by_category, name):
+def test_the_error_of_an_unknown_category_lists_the_known_ones(
+    shop, by_category, name
+):
     with pytest.raises(
         tf.errors.InvalidArgumentError,
         match=rf"`category` must be one of street, shop. Received: \[{name}\]",
@@ -129,9 +136,9 @@ def test_an_unknown_category_lists_the_known(shop, by_category, name):
         by_category["encode"](image_bytes=files(shop)[:2], category=names)
 
 
-def test_one_name_for_two_images_is_refused(shop, by_domain):
+def test_one_name_for_two_images_is_an_error(shop, by_domain):
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="a name an image.*1.*2"
+        tf.errors.InvalidArgumentError, match="one name for each image.*1.*2"
     ):
         one = tf.constant(["shop"])
         by_domain["encode"](image_bytes=files(shop)[:2], domain=one)
@@ -158,7 +165,7 @@ def test_parity_feeds_the_right_branch(shop, domains):
 
 @pytest.fixture
 def address(request):
-    """Of a server of the fixture that the test names."""
+    """The address of a server for the export that the test names."""
     version, _, _ = request.getfixturevalue(request.param)
     running, port, model = server.start(version.parent, port=0)
     yield f"localhost:{port}"
@@ -167,10 +174,10 @@ def address(request):
 
 
 @pytest.mark.parametrize("address", ["domains"], indirect=True)
-def test_a_client_says_the_domain(shop, address, domains):
+def test_a_client_names_the_domain(shop, address, domains):
     images = [client.read_image(path) for path in shop.paths]
     for domain in NAMES:
-        # Odd images are the shop's, and were indexed as such.
+        # Every second image is of the domain "shop", and was indexed so.
         start = NAMES.index(domain)
         own = images[start::2]
         answers = client.query(own, address, domain=domain)
@@ -190,7 +197,7 @@ def test_a_client_says_the_domain(shop, address, domains):
 
 
 @pytest.mark.parametrize("address", ["domains"], indirect=True)
-def test_the_client_of_the_kit_says_it_too(shop, address, domains):
+def test_the_client_in_export_names_the_domain(shop, address, domains):
     path = Path(__file__).parents[2] / "export" / "client.py"
     spec = importlib.util.spec_from_file_location("kit", path)
     kit = importlib.util.module_from_spec(spec)
@@ -208,7 +215,7 @@ def test_the_client_of_the_kit_says_it_too(shop, address, domains):
 
 
 @pytest.mark.parametrize("address", ["categories"], indirect=True)
-def test_a_client_says_the_category(shop, address, categories):
+def test_a_client_names_the_category(shop, address, categories):
     images = [client.read_image(path) for path in shop.paths]
     (answer,) = client.query(images[3:4], address, category="shop")
     assert answer[0].path == shop.paths[3]

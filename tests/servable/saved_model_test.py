@@ -1,4 +1,4 @@
-"""What every signature of the SavedModel answers."""
+"""The answers of all signatures of the SavedModel."""
 
 import dataclasses
 import io
@@ -73,7 +73,7 @@ def test_images_find_themselves(signatures, shop, count):
 
 
 @pytest.mark.parametrize("name", ["search", "search_exact"])
-def test_every_row_of_an_answer_equals_sorting(signatures, shop, name):
+def test_every_answer_equals_a_full_sort(signatures, shop, name):
     queries = np.random.default_rng(1).normal(size=[64, 3]).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     answer = signatures[name](embedding=tf.constant(queries))
@@ -108,7 +108,9 @@ def test_every_row_of_an_answer_equals_sorting(signatures, shop, name):
         ("search_exact", {"embedding": tf.zeros([0, 3])}, ANSWER),
     ],
 )
-def test_an_empty_batch_is_answered_empty(signatures, name, arguments, outputs):
+def test_an_empty_batch_has_an_empty_answer(
+    signatures, name, arguments, outputs
+):
     answer = signatures[name](**arguments)
     assert set(answer) == outputs
     assert all(value.shape == (0, 3) for value in answer.values())
@@ -121,8 +123,8 @@ def noise(kind, mode, size):
     return file.getvalue()
 
 
-def test_encode_equals_the_encoder_on_evaluations_pixels(shop, tmp_path):
-    # Every pixel counts, unlike in the mean color.
+def test_encode_uses_the_pixels_of_evaluation(shop, tmp_path):
+    # Unlike the mean color, this encoder depends on every pixel.
     layers = tf.keras.layers
     encoder = tf.keras.Sequential(
         [
@@ -157,7 +159,7 @@ def test_encode_equals_the_encoder_on_evaluations_pixels(shop, tmp_path):
     signatures = tf.saved_model.load(str(folder)).signatures
     got = signatures["encode"](image_bytes=tf.constant(files))["embedding"]
     np.testing.assert_allclose(got, want, atol=1e-6)
-    # Alone or among others, an image's embedding is the same.
+    # An image has the same embedding alone and among others.
     for row in range(7):
         one = signatures["encode"](
             image_bytes=tf.constant(files[row : row + 1])
@@ -177,7 +179,7 @@ def test_gray_alpha_palette_and_cmyk(signatures, mode):
     np.testing.assert_allclose(vector["embedding"], 3**-0.5, atol=0.02)
 
 
-def test_bytes_that_are_no_image_are_refused(signatures):
+def test_bytes_that_are_not_an_image_are_an_error(signatures):
     for data in (b"", b"no image", b"\xff\xd8\xff cut short"):
         with pytest.raises(tf.errors.InvalidArgumentError):
             signatures["encode"](image_bytes=tf.constant([data]))
@@ -238,15 +240,15 @@ def test_release_frees_a_loaded_models_index(exported, shop, watch):
     assert not is_there()
 
 
-def test_every_export_names_its_index_anew(
+def test_every_export_gives_its_index_another_name(
     exported, shop, tmp_path, index_names
 ):
-    # Python's loader renames; TensorFlow Serving takes what is written.
+    # Python's loader renames the index; TensorFlow Serving does not.
     written = []
     for folder in (exported["scann"], shop.export(tmp_path)):
         proto = loader_impl.parse_saved_model(str(folder))
         found = index_names(proto.meta_graphs[0].graph_def)
-        # ScaNN's module brings a function of its own; no signature calls it.
+        # ScaNN's module has another such function, which no signature calls.
         names = [n for place, n in found if "recreate_handle" not in place]
         assert len(names) == 3  # search, encode_and_search, release
         (name,) = set(names)

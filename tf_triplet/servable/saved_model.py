@@ -1,6 +1,6 @@
-"""The SavedModel: an image file's bytes in, products out.
+"""The exported SavedModel: from an image file's bytes to products.
 
-Signatures, for n requests and k neighbors:
+Signatures, for n rows in a request and k neighbors in an answer:
 
 | signature | input | output |
 |---|---|---|
@@ -10,31 +10,33 @@ Signatures, for n requests and k neighbors:
 | search_exact | embedding [n, dim] | the same, by brute force |
 | encode_and_search_exact | image_bytes [n] | the same, by brute force |
 | search_filtered | embedding, category_filter, domain_filter [n] | the same |
-| encode_and_search_filtered | image_bytes and these two filters | the same |
+| encode_and_search_filtered | image_bytes and both filters | the same |
 
-Product ids are strings. Where fewer than k are found, the rest have id and
-path "" and score -2, below any cosine. Extra columns of the catalog
-(`columns`) are outputs of their own names, `[n, k]` strings, "" in the rest.
+Product ids are strings. If fewer than k neighbors are found, the answer is
+padded with id "", path "" and score -2, which is below any cosine. Each extra
+column of the catalog (`columns`) is an output of its own name, `[n, k]`
+strings, with "" in the padding.
 
-The last two are there where `filters` is given. They answer the k best among
-the images whose category and domain are the ones named, "" being any; the
-dot products are exact, so the answer is complete. A name that no image has
-matches nothing. TensorFlow Serving wants every input of a signature, hence
-signatures of their own. An image without a category cannot be asked for.
+The last two signatures exist only if `filters` is given. They search the
+images whose category and domain are the given ones, by brute force, so the
+answer is complete. "" matches any image, so images without a category cannot
+be asked for. An unknown name matches no image. TensorFlow Serving requires
+every input of a signature, which is why filters have signatures of their own.
 
-With `group_by_product` every signature answers each product once, by its
-nearest image: k products, best first. ScaNN then searches for as many
-images as surely hold k products, one more than the k - 1 largest have. It
-is a property of an export, not of a request: the signatures stay as they are.
+With `group_by_product`, every signature answers each product once, by its
+nearest image: k products, nearest first. ScaNN then fetches as many images as
+surely hold k products, one more than the k - 1 largest products have. This is
+a property of the export, not of a request.
 
-An encoder with branches adds an input to the signatures that take image_bytes:
-`domain` or `category`, `[n]` strings, a name an image. "" stands for the
-domain that queries; no category stands for the others.
+An encoder with branches adds an input to the signatures that take
+image_bytes: `domain` or `category`, `[n]` strings, one name for each image.
+For domains, "" means the domain of the queries. For categories, "" is an
+error unless the encoder has a branch for images without a category.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +44,33 @@ import tensorflow as tf
 
 from tf_triplet.data import preprocessing
 from tf_triplet.models import branches
-from tf_triplet.servable import catalog_search
+from tf_triplet.servable import catalog_search, scann_index
 
 INDEXES = ("scann", "exact")
 
 
 class ServedModel(tf.Module):
-    """Encoder and catalog in one graph."""
+    """An encoder and a catalog in one graph.
+
+    Example:
+
+    >>> from tf_triplet.data import InputSpec
+    >>> pixels = tf.keras.Input([8, 8, 3])
+    >>> color = tf.keras.layers.GlobalAveragePooling2D()(pixels)
+    >>> unit = tf.keras.layers.UnitNormalization()(color)
+    >>> model = ServedModel(
+    ...     tf.keras.Model(pixels, unit),
+    ...     np.eye(3, dtype=np.float32),
+    ...     product_ids=["red", "green", "blue"],
+    ...     paths=["r.png", "g.png", "b.png"],
+    ...     inputs=InputSpec(image_size=8),
+    ...     k=1,
+    ...     index="exact",
+    ... )
+    >>> green = tf.io.encode_png(np.uint8([[[0, 200, 10]]]))
+    >>> model.encode_and_search(green[None])["product_ids"].numpy()
+    array([[b'green']], dtype=object)
+    """
 
     def __init__(
         self,
@@ -57,14 +79,13 @@ class ServedModel(tf.Module):
         product_ids: Sequence,
         paths: Sequence[str],
         *,
-        image_size: int,
-        resize: str = "area",
+        inputs: preprocessing.InputSpec,
         k: int = 10,
         index: str = "scann",
         leaves: int = 0,
         leaves_to_search: int = 0,
         reorder: int = 0,
-        searcher=None,
+        searcher: scann_index.ScannIndex | None = None,
         columns: Mapping[str, Sequence] | None = None,
         filters: Mapping[str, Sequence[str]] | None = None,
         group_by_product: bool = False,
@@ -72,23 +93,33 @@ class ServedModel(tf.Module):
         """Builds the index.
 
         Args:
-            encoder: pixels to embeddings, with branches or without.
-            embeddings: `[n, dim]` float32 of the catalog, unit length.
-            product_ids: `[n]` ids.
-            paths: `[n]` image paths, as the answer shows them.
-            image_size: pixels a side that the encoder takes.
-            resize: as in evaluation.
-            k: neighbors an answer holds; at most n.
-            index: "scann" or "exact" (no custom op in the graph).
-            leaves: of ScaNN's tree; 0 chooses.
-            leaves_to_search: of them; 0 chooses.
-            reorder: candidates scored exactly; 0 chooses.
-            searcher: a `ScannIndex` of the embeddings, tuned already, that
-                finds `images_to_fetch`; the three above are then its own.
-            columns: further ones to answer, `[n]` values each.
-            filters: `{"category": [n] names, "domain": [n] names}`, for the
-                signatures that filter.
-            group_by_product: answer a product once, by its best image.
+            encoder: Maps pixels to embeddings. It may have branches.
+            embeddings: `[n, dim]` float32 embeddings of the catalog, of unit
+                length.
+            product_ids: `[n]` product ids.
+            paths: `[n]` image paths, as they appear in the answer.
+            inputs: How an image file becomes pixels. Boxes play no role, as
+                clients send images that are already cropped.
+            k: Number of neighbors in an answer. It is reduced to n if need
+                be.
+            index: "scann", or "exact" for a graph without ScaNN's op.
+            leaves: Number of leaves of ScaNN's tree. 0 chooses one.
+            leaves_to_search: Number of leaves that each query searches. 0
+                chooses one.
+            reorder: Number of candidates that are scored again. 0 chooses
+                one.
+            searcher: An index of the embeddings that is already tuned, and
+                that finds `images_to_fetch` neighbors. It replaces the three
+                arguments above.
+            columns: Extra columns of the answer, `[n]` values each.
+            filters: `{"category": [n] names, "domain": [n] names}`. They add
+                the signatures that filter.
+            group_by_product: Whether each product is answered once, by its
+                nearest image.
+
+        Raises:
+            ValueError: `index` is unknown, the lengths differ, or a column's
+                name is not allowed.
         """
         super().__init__()
         if index not in INDEXES:
@@ -108,16 +139,14 @@ class ServedModel(tf.Module):
         self._filtered = bool(filters)
         self._branches = branches.find(encoder)
         if self._branches is not None:
-            # Not for the graph: a server warms up with one of them.
+            # The graph does not read it. A server warms up with one of them.
             self.branch_names = tf.Variable(
                 list(self._branches.names), trainable=False
             )
-        self._image_size, self._resize = image_size, resize
-        # Traced once for all signatures of images.
+        self._inputs = inputs
+        # Traced once for all signatures that take images.
         self.embed = tf.function(self._embed)
         if index == "scann" and searcher is None:
-            from tf_triplet.servable import scann_index
-
             fetched = self.catalog.fetched
             tuning = scann_index.tune(
                 len(embeddings), fetched, leaves, leaves_to_search, reorder
@@ -127,42 +156,15 @@ class ServedModel(tf.Module):
             self.catalog.scann = searcher
 
     def save(self, directory: str | Path) -> dict[str, list[str]]:
-        """Writes the SavedModel with all signatures.
+        """Writes the SavedModel with all its signatures.
+
+        Args:
+            directory: The folder to write to.
 
         Returns:
-            Each signature's inputs, by name.
+            The names of the inputs of each signature.
         """
-        images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-        if self._branches is not None:
-            by = self._branches.by
-            images.append(tf.TensorSpec([None], tf.string, name=by))
-        dim = self.catalog.embeddings.shape[1]
-        vectors = [tf.TensorSpec([None, dim], tf.float32, name="embedding")]
-        functions = {
-            "serving_default": (self.encode_and_search, images),
-            "encode": (self.encode, images),
-            "search": (self.catalog.search, vectors),
-            "search_exact": (self.catalog.search_exact, vectors),
-            "encode_and_search_exact": (self.encode_and_search_exact, images),
-        }
-        if self._filtered:
-            # After the names of branches, which may be domains too.
-            named = [
-                tf.TensorSpec([None], tf.string, name=f"{name}_filter")
-                for name in catalog_search.FILTERS
-            ]
-            functions.update(
-                {
-                    "search_filtered": (
-                        self.catalog.search_filtered,
-                        vectors + named,
-                    ),
-                    "encode_and_search_filtered": (
-                        self.encode_and_search_filtered,
-                        images + named,
-                    ),
-                }
-            )
+        functions = self._signature_functions()
         signatures = {
             name: tf.function(function).get_concrete_function(*specs)
             for name, (function, specs) in functions.items()
@@ -180,67 +182,126 @@ class ServedModel(tf.Module):
             for name, (_, specs) in functions.items()
         }
 
+    def encode(
+        self, image_bytes: tf.Tensor, names: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Embeds image files.
+
+        Args:
+            image_bytes: `[n]` strings, the bytes of image files.
+            names: `[n]` strings, the domain or category of each image, for
+                an encoder with branches.
+
+        Returns:
+            `{"embedding": [n, dim] floats}`.
+        """
+        return {"embedding": self.embed(image_bytes, names)}
+
+    def encode_and_search(
+        self, image_bytes: tf.Tensor, names: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Finds the neighbors of image files (see `encode`)."""
+        return self.catalog.search(self.embed(image_bytes, names))
+
+    def encode_and_search_exact(
+        self, image_bytes: tf.Tensor, names: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Finds the neighbors of image files by brute force."""
+        return self.catalog.search_exact(self.embed(image_bytes, names))
+
+    def encode_and_search_filtered(
+        self, image_bytes: tf.Tensor, *names: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Finds the neighbors of image files among the images that match.
+
+        Args:
+            image_bytes: `[n]` strings, the bytes of image files.
+            *names: `[n]` strings each: the domain or category of the images
+                for an encoder with branches, then `category_filter`, then
+                `domain_filter`.
+        """
+        *own, category_filter, domain_filter = names
+        embedding = self.embed(image_bytes, *(own or [None]))
+        return self.catalog.search_filtered(
+            embedding, category_filter, domain_filter
+        )
+
+    def _signature_functions(self) -> dict[str, tuple[Callable, list]]:
+        """Returns the function of each signature and the specs it takes."""
+        images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+        if self._branches is not None:
+            by = self._branches.by
+            images.append(tf.TensorSpec([None], tf.string, name=by))
+        dim = self.catalog.embeddings.shape[1]
+        vectors = [tf.TensorSpec([None, dim], tf.float32, name="embedding")]
+        functions = {
+            "serving_default": (self.encode_and_search, images),
+            "encode": (self.encode, images),
+            "search": (self.catalog.search, vectors),
+            "search_exact": (self.catalog.search_exact, vectors),
+            "encode_and_search_exact": (self.encode_and_search_exact, images),
+        }
+        if not self._filtered:
+            return functions
+        # The suffix keeps the filters apart from the input of branches, which
+        # may be called domain or category too.
+        filters = [
+            tf.TensorSpec([None], tf.string, name=f"{name}_filter")
+            for name in catalog_search.FILTERS
+        ]
+        return {
+            **functions,
+            "search_filtered": (
+                self.catalog.search_filtered,
+                vectors + filters,
+            ),
+            "encode_and_search_filtered": (
+                self.encode_and_search_filtered,
+                images + filters,
+            ),
+        }
+
     def _release(self):
         self.catalog.scann.release()
         return tf.constant(True)
 
     def _embed(self, image_bytes, names):
+        size = self._inputs.image_size
         pixels = preprocessing.load_images(
-            image_bytes, self._image_size, self._resize
+            image_bytes, size, self._inputs.resize
         )
         images = tf.shape(image_bytes)[0]
-        # Convolutions that oneDNN fuses fail on no image at all, so that an
-        # empty request has one, whose embedding is left out. Not by tf.pad,
-        # which oneDNN takes for the convolution's own.
+        # Convolutions that oneDNN fuses fail on an empty batch. An empty
+        # request therefore gets a blank image, whose embedding is dropped.
+        # tf.pad would not help: oneDNN fuses it into the convolution.
         missing = tf.cast(images == 0, tf.int32)
-        size = self._image_size
-        gray = tf.zeros([missing, size, size, 3], pixels.dtype)
-        inputs = tf.concat([pixels, gray], 0)
+        blank = tf.zeros([missing, size, size, 3], pixels.dtype)
+        inputs = tf.concat([pixels, blank], 0)
         if self._branches is not None:
-            branch = self._branch(names, images)
+            branch = self._find_branch(names, images)
             branch = tf.concat([branch, tf.zeros([missing], branch.dtype)], 0)
             inputs = {"pixels": inputs, "branch": branch}
         return self.encoder(inputs, training=False)[:images]
 
-    def _branch(self, names, images):
-        """`[n]` names to the numbers of their branches."""
+    def _find_branch(self, names, images):
+        """Converts `[n]` names to the numbers of their branches."""
         by, known = self._branches.by, list(self._branches.names)
         # One name for several images would be broadcast silently.
-        one_each = tf.debugging.Assert(
+        is_one_each = tf.debugging.Assert(
             tf.shape(names)[0] == images,
-            [f"`{by}` must hold a name an image. Received:", tf.shape(names)]
-            + ["names and images:", images],
+            [f"`{by}` must hold one name for each image. Received names and"]
+            + ["images:", tf.shape(names), images],
         )
         if self._branches.default:
             names = tf.where(names == "", self._branches.default, names)
         found = names[:, None] == tf.constant(known)[None, :]
         is_known = tf.reduce_any(found, -1)
-        wrong = tf.strings.reduce_join(
+        unknown = tf.strings.reduce_join(
             tf.boolean_mask(names, ~is_known), separator=", "
         )
         message = f"`{by}` must be one of {', '.join(known)}. Received: ["
-        all_known = tf.debugging.Assert(
-            tf.reduce_all(is_known), [tf.strings.join([message, wrong, "]"])]
+        are_known = tf.debugging.Assert(
+            tf.reduce_all(is_known), [tf.strings.join([message, unknown, "]"])]
         )
-        with tf.control_dependencies([one_each, all_known]):
+        with tf.control_dependencies([is_one_each, are_known]):
             return tf.argmax(found, -1, output_type=tf.int32)
-
-    def encode(self, image_bytes, names=None):
-        """Image files (and their domains or categories) to embeddings."""
-        return {"embedding": self.embed(image_bytes, names)}
-
-    def encode_and_search(self, image_bytes, names=None):
-        """Image files to neighbors."""
-        return self.catalog.search(self.embed(image_bytes, names))
-
-    def encode_and_search_exact(self, image_bytes, names=None):
-        """Image files to neighbors, by all dot products."""
-        return self.catalog.search_exact(self.embed(image_bytes, names))
-
-    def encode_and_search_filtered(self, image_bytes, *inputs):
-        """Image files to neighbors among those that match."""
-        *names, category_filter, domain_filter = inputs
-        embedding = self.embed(image_bytes, *(names or [None]))
-        return self.catalog.search_filtered(
-            embedding, category_filter, domain_filter
-        )
