@@ -7,9 +7,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest
 import tensorflow as tf
-from shop_fixtures import exported, shop
+from shop_fixtures import exported, index_names, shop, watch
 
-__all__ = ["exported", "shop"]
+__all__ = ["exported", "index_names", "shop", "watch"]
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -21,5 +21,6 @@ tf.config.set_logical_device_configuration(
 def two_replicas():
     from tf_triplet.training import distribution
 
-    # That of runs in this process: two would mix up their collectives.
+    # The one that runs in this process use. Two strategies for the same
+    # devices would mix up their collective operations.
     return distribution.build_strategy(2)
