@@ -1,4 +1,4 @@
-"""What is stored comes back; what is damaged does not."""
+"""Storing embeddings, finding them again, and damaged shards."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def fill(folder, names, seed=0):
         cache.add([key(name) for name in names], vectors(len(names), seed))
 
 
-def test_a_key_is_content_box_and_branch():
+def test_a_key_depends_on_content_box_and_branch():
     box = np.float32([0, 0, 4, 4])
     keys = [
         key("a"),
@@ -36,7 +36,7 @@ def test_a_key_is_content_box_and_branch():
     assert key("a") == key("a", np.float32([0, np.nan, 1, 1]))
 
 
-def test_what_was_added_is_known_by_the_next_run(tmp_path):
+def test_added_embeddings_are_known_to_the_next_run(tmp_path):
     with embedding_cache.EmbeddingCache(tmp_path, "abc", 3) as cache:
         known, _ = cache.lookup([key("a")])
         assert not known.any()
@@ -47,12 +47,12 @@ def test_what_was_added_is_known_by_the_next_run(tmp_path):
         np.testing.assert_array_equal(found[[3, 0]], vectors(2))
         np.testing.assert_array_equal(found[1:3], 0)
         assert len(cache) == 2
-    # Another encoder knows nothing of it.
+    # They are not known to another encoder.
     with embedding_cache.EmbeddingCache(tmp_path, "xyz", 3) as cache:
         assert len(cache) == 0
 
 
-def test_an_exception_keeps_what_was_done(tmp_path):
+def test_an_exception_keeps_the_added_embeddings(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         with embedding_cache.EmbeddingCache(tmp_path, "abc", 3) as cache:
             cache.add([key("a")], vectors(1))
@@ -60,7 +60,7 @@ def test_an_exception_keeps_what_was_done(tmp_path):
     assert len(embedding_cache.EmbeddingCache(tmp_path, "abc", 3)) == 1
 
 
-def test_a_shard_ends_by_size_and_by_time(tmp_path, monkeypatch):
+def test_a_shard_ends_by_size_or_by_time(tmp_path, monkeypatch):
     monkeypatch.setattr(embedding_cache, "SHARD_IMAGES", 2)
     cache = embedding_cache.EmbeddingCache(tmp_path, "abc", 3)
     cache.add([key("a")], vectors(1))
@@ -92,8 +92,8 @@ def test_a_damaged_shard_is_embedded_again(tmp_path, size, caplog):
     assert len(embedding_cache.EmbeddingCache(tmp_path, "abc", 3)) == 3
 
 
-def test_another_encoders_shard_is_refused(tmp_path):
+def test_a_shard_of_another_encoder_is_an_error(tmp_path):
     fill(tmp_path, ["a"])
     (tmp_path / "abc").rename(tmp_path / "xyz")
-    with pytest.raises(ValueError, match="Received: abc, 3 wide; this run's"):
+    with pytest.raises(ValueError, match="Received: encoder abc with 3 dim"):
         embedding_cache.EmbeddingCache(tmp_path, "xyz", 3)

@@ -1,4 +1,4 @@
-"""What is drawn, and metrics against counting by hand."""
+"""The draw of images, and the metrics compared with a plain loop."""
 
 import numpy as np
 import pandas as pd
@@ -15,19 +15,19 @@ def catalog(*sizes):
     return Catalog.from_frame(frame, "test")
 
 
-def test_a_few_images_of_many_products_are_drawn():
+def test_the_draw_holds_a_few_images_of_many_products():
     made = catalog(5000, *[6] * 200)
     rows = precision_cost.draw(made, 0)
     assert len(rows) == len(set(rows)) == precision_cost.IMAGES
     counts = np.bincount(made.products[rows])
-    # Whole fours, but for the last product.
+    # Four images of each product, except perhaps of the last one.
     assert counts.max() == 4 and (counts == 4).sum() == 128
     assert (precision_cost.draw(made, 1) != rows).any()
     np.testing.assert_array_equal(precision_cost.draw(made, 0), rows)
     assert len(precision_cost.draw(catalog(1), 0)) == 1
 
 
-def test_the_figures_are_those_of_counting():
+def test_the_metrics_equal_those_of_a_loop():
     random = np.random.default_rng(0)
     want = random.normal(size=[40, 6])
     want /= np.linalg.norm(want, axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_counting():
 
 
 @pytest.mark.parametrize("products", [[0], [0, 0], [0, 1]])
-def test_what_cannot_be_asked_is_not_told(products):
+def test_metrics_without_queries_are_none(products):
     same = np.eye(2, dtype=np.float32)[: len(products)]
     found = precision_cost.measure(same, same, np.array(products), "bfloat16")
     assert found["recall_at_1"] is None

@@ -1,4 +1,4 @@
-"""What goes together, what is refused, and what is not run at all."""
+"""Which requests share a batch, which fail, and which are not run."""
 
 import threading
 import time
@@ -15,7 +15,10 @@ Code = grpc.StatusCode
 
 
 class Doubler:
-    """Runs batches; refuses a negative row; holds on while told to."""
+    """Doubles the rows of a batch.
+
+    A negative row is an error. While `go` is not set, batches wait.
+    """
 
     def __init__(self):
         self.sizes, self.go = [], threading.Event()
@@ -59,15 +62,15 @@ def ask(queue, *values, **more):
     return queue.run(column(*values), **more)["y"][:, 0].tolist()
 
 
-def refusal_of(function, *arguments, **more):
+def error_of(function, *arguments, **more):
     with pytest.raises(RequestError) as caught:
         function(*arguments, **more)
     return caught.value.code, caught.value.details
 
 
-def test_a_full_batch_runs_at_once_and_each_gets_its_own_rows(make):
+def test_a_full_batch_runs_at_once_and_each_request_gets_its_rows(make):
     run = Doubler()
-    # It would wait a minute for a third row.
+    # A batch that is not full would wait for a minute.
     queue, _ = make(run, max_batch_size=3, batch_timeout_micros=60_000_000)
     with futures.ThreadPoolExecutor(2) as pool:
         one = pool.submit(ask, queue, 1.0)
@@ -76,7 +79,7 @@ def test_a_full_batch_runs_at_once_and_each_gets_its_own_rows(make):
     assert run.sizes == [3]
 
 
-def test_a_lonely_request_runs_after_the_timeout(make):
+def test_a_single_request_runs_after_the_timeout(make):
     run = Doubler()
     queue, _ = make(run, max_batch_size=100, batch_timeout_micros=50_000)
     start = time.monotonic()
@@ -84,33 +87,33 @@ def test_a_lonely_request_runs_after_the_timeout(make):
     assert 0.05 <= time.monotonic() - start < 5
 
 
-def test_filled_up_to_an_allowed_size(make):
+def test_a_batch_is_padded_to_an_allowed_size(make):
     run = Doubler()
     queue, seen = make(run, max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
     assert ask(queue, 1.0, 2.0, 3.0) == [2.0, 4.0, 6.0]
     assert run.sizes == [4] and seen == [(3, 4)]
 
 
-def test_a_bad_row_refuses_its_own_request_alone(make):
+def test_a_bad_row_fails_only_its_own_request(make):
     run = Doubler()
     queue, _ = make(run, max_batch_size=3, batch_timeout_micros=60_000_000)
     with futures.ThreadPoolExecutor(3) as pool:
         good = [pool.submit(ask, queue, v) for v in (1.0, 2.0)]
-        bad = pool.submit(refusal_of, ask, queue, -1.0)
+        bad = pool.submit(error_of, ask, queue, -1.0)
         assert [g.result(10) for g in good] == [[2.0], [4.0]]
         assert bad.result(10) == (Code.INVALID_ARGUMENT, "negative")
     assert run.sizes == [3, 1, 1, 1]
 
 
-def test_too_many_rows(make):
+def test_too_many_rows_are_an_error(make):
     queue, _ = make(Doubler(), max_batch_size=2)
-    assert refusal_of(ask, queue, 1.0, 2.0, 3.0) == (
+    assert error_of(ask, queue, 1.0, 2.0, 3.0) == (
         Code.INVALID_ARGUMENT,
         "Task size 3 is larger than maximum input batch size 2",
     )
 
 
-def test_too_many_rows_are_cut_when_asked(make):
+def test_too_many_rows_can_be_split(make):
     run = Doubler()
     queue, _ = make(run, max_batch_size=2, enable_large_batch_splitting=True)
     values = [float(i) for i in range(5)]
@@ -120,7 +123,7 @@ def test_too_many_rows_are_cut_when_asked(make):
 
 @pytest.fixture
 def busy(make):
-    """A queue whose only thread is at work until `run.go` is set."""
+    """A queue whose only thread is busy until `run.go` is set."""
     run = Doubler()
     run.go.clear()
     queue, _ = make(run, max_batch_size=1, max_enqueued_batches=2)
@@ -139,11 +142,11 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-def test_a_full_queue_refuses_and_recovers(busy):
+def test_a_full_queue_is_an_error_until_it_has_room(busy):
     run, queue, pool = busy
     waiting = [pool.submit(ask, queue, v) for v in (1.0, 2.0)]
     wait_for(lambda: len(queue.batches) == 2)
-    code, text = refusal_of(ask, queue, 3.0)
+    code, text = error_of(ask, queue, 3.0)
     assert code == Code.UNAVAILABLE
     assert text.startswith(
         "The batch scheduling queue to which this task was submitted is full"
@@ -153,17 +156,17 @@ def test_a_full_queue_refuses_and_recovers(busy):
     assert ask(queue, 3.0) == [6.0]
 
 
-def test_a_deadline_that_passes_in_the_queue_is_not_run(busy):
+def test_a_request_whose_deadline_passed_in_the_queue_is_not_run(busy):
     run, queue, pool = busy
-    code, _ = refusal_of(ask, queue, 7.0, deadline=time.monotonic() + 0.05)
+    code, _ = error_of(ask, queue, 7.0, deadline=time.monotonic() + 0.05)
     assert code == Code.DEADLINE_EXCEEDED
     run.go.set()
     assert ask(queue, 1.0) == [2.0]
-    # The first, and the one after: never the 7.
+    # The first request and the last one ran, the one between did not.
     assert len(run.sizes) == 2
 
 
-def test_an_unknown_error_reaches_who_asked(make):
+def test_any_other_error_reaches_the_caller(make):
     def broken(inputs):
         raise RuntimeError("disk on fire")
 
@@ -174,7 +177,7 @@ def test_an_unknown_error_reaches_who_asked(make):
         ask(queue, 1.0)
 
 
-def test_queues_do_not_mix(make):
+def test_a_batch_holds_requests_of_one_queue(make):
     scheduler = batching.BatchScheduler(
         batching.Parameters(4, batch_timeout_micros=20_000)
     )
@@ -205,6 +208,6 @@ def test_queues_do_not_mix(make):
         ),
     ],
 )
-def test_wrong_parameters(fields, text):
+def test_bad_parameters(fields, text):
     with pytest.raises(ValueError, match=text):
         batching.Parameters(**fields)

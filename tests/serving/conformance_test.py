@@ -1,9 +1,10 @@
-"""One table of requests, and what TensorFlow Serving answers to each.
+"""A table of requests, with TensorFlow Serving's answer to each.
 
-The local server is held to it, and any other by
-`TF_TRIPLET_SERVER=host:port` (`TF_TRIPLET_MODEL=name`, product_search unless
-told), which serves an export without branches. The texts were recorded from a
-real server of the 2.15 line.
+The answers were recorded from a TensorFlow Serving 2.15 that was built from
+source on another machine. These tests compare the local server with them. To
+test another server, set `TF_TRIPLET_SERVER=host:port`. It must serve an export
+without branches, under the name `TF_TRIPLET_MODEL` (product_search by
+default).
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from tensorflow_serving.apis import (
 from tf_triplet.serving import server, server_config
 
 Code = grpc.StatusCode
-NO_SUCH = 987_654
+UNKNOWN_VERSION = 987_654
 
 
 @dataclasses.dataclass
@@ -151,15 +152,16 @@ def health(target, service=""):
     return stub.Check(request, timeout=60)
 
 
-# Call, its arguments, the code, what the text holds; {name} is the model's.
-REFUSED = [
+# Rows of (call, its arguments, code, a part of the text). In the text, {name}
+# stands for the name of the model.
+ERRORS = [
     (predict, {"name": ""}, "INVALID_ARGUMENT", "has no name specified."),
     (
         *(predict, {"name": "zzz"}, "NOT_FOUND"),
         "Servable not found for request: Latest(zzz)",
     ),
     (
-        *(predict, {"version": NO_SUCH}, "NOT_FOUND"),
+        *(predict, {"version": UNKNOWN_VERSION}, "NOT_FOUND"),
         "Servable not found for request: Specific({name}, 987654)",
     ),
     (
@@ -214,7 +216,7 @@ REFUSED = [
         "Could not find any versions of model zzz",
     ),
     (
-        *(status, {"version": NO_SUCH}, "NOT_FOUND"),
+        *(status, {"version": UNKNOWN_VERSION}, "NOT_FOUND"),
         "Could not find version 987654 of model {name}",
     ),
     (
@@ -234,21 +236,21 @@ REFUSED = [
 ]
 
 
-def described(row):
+def describe(row):
     call, arguments, code, _ = row
-    told = ",".join(f"{k}={v}" for k, v in arguments.items())
-    return f"{call.__name__}({told})-{code}"
+    text = ",".join(f"{k}={v}" for k, v in arguments.items())
+    return f"{call.__name__}({text})-{code}"
 
 
-@pytest.mark.parametrize("row", REFUSED, ids=map(described, REFUSED))
-def test_refused(target, row):
+@pytest.mark.parametrize("row", ERRORS, ids=map(describe, ERRORS))
+def test_errors(target, row):
     call, arguments, code, text = row
     with pytest.raises(grpc.RpcError) as caught:
         call(target, **arguments)
     details = caught.value.details()
     assert caught.value.code().name == code, details
     assert text.format(name=target.name) in details
-    # Whatever was asked, it goes on serving.
+    # The server continues to answer.
     assert predict(target).model_spec.version.value == target.version
 
 
@@ -262,9 +264,9 @@ ANSWERED = [
 
 
 @pytest.mark.parametrize("inputs,signature,outputs", ANSWERED)
-def test_answered(target, inputs, signature, outputs):
+def test_answers(target, inputs, signature, outputs):
     answer = predict(target, inputs, signature=signature)
-    # Another export may answer extra columns.
+    # The export of another server may have extra columns.
     assert outputs <= set(answer.outputs)
     assert answer.model_spec.name == target.name
     assert answer.model_spec.version.value == target.version
@@ -272,7 +274,7 @@ def test_answered(target, inputs, signature, outputs):
     assert answer.model_spec.signature_name == want
 
 
-def test_only_filtered_outputs(target):
+def test_output_filter(target):
     assert set(predict(target, outputs=["scores"]).outputs) == {"scores"}
 
 
@@ -286,7 +288,7 @@ def test_a_version_by_number(target):
     assert answer.model_spec.version.value == target.version
 
 
-def test_status_has_a_row_a_version(target):
+def test_status_has_a_row_for_each_version(target):
     rows = status(target).model_version_status
     states = {row.version: row.state for row in rows}
     assert states[target.version] == rows[0].AVAILABLE

@@ -1,4 +1,4 @@
-"""The configuration files, and what is wrong with one."""
+"""Reading the configuration files, and their errors."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def write(folder, text):
     return path
 
 
-def test_batching_fields_have_their_defaults(tmp_path):
+def test_missing_batching_fields_have_defaults(tmp_path):
     path = write(
         tmp_path,
         "max_batch_size { value: 8 }  # rows\n"
@@ -26,21 +26,21 @@ def test_batching_fields_have_their_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text,told",
+    "text,message",
     [
-        ("max_batch_size: 8", "is not understood, line:column 1:"),
+        ("max_batch_size: 8", "cannot be parsed, line:column 1:"),
         ("pad_variable_length_inputs: true", "pad_variable_length_inputs"),
         ("max_batch_size { value: -1 }", "must be positive. Received: -1"),
     ],
 )
-def test_batching_files_that_are_wrong(tmp_path, text, told):
+def test_bad_batching_files(tmp_path, text, message):
     path = write(tmp_path, text)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         server_config.read_batching(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file .*gone"):
         server_config.read_models(tmp_path / "gone")
 
@@ -57,18 +57,18 @@ def test_a_file_that_is_not_there(tmp_path):
         ("prometheus_config { enable: true path: '/m' }", "/m"),
     ],
 )
-def test_monitoring(tmp_path, text, path):
+def test_the_path_of_the_metrics(tmp_path, text, path):
     assert server_config.read_monitoring(write(tmp_path, text)) == path
 
 
-def test_a_metrics_path_that_hides_the_models(tmp_path):
+def test_the_metrics_may_not_hide_the_models(tmp_path):
     text = "prometheus_config { enable: true path: '/v1/models/a' }"
     with pytest.raises(ValueError, match="must begin with / and not with"):
         server_config.read_monitoring(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
-    "text,told",
+    "text,message",
     [
         ("server_key: 'key.pem'", "`server_key` must hold the PEM text"),
         ("server_key: 'KEY'", "`server_cert` must hold the PEM text"),
@@ -78,12 +78,12 @@ def test_a_metrics_path_that_hides_the_models(tmp_path):
         ),
     ],
 )
-def test_tls_files_that_are_wrong(tmp_path, text, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_tls_files(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
         server_config.read_tls(write(tmp_path, text))
 
 
-def test_tls_asks_for_the_clients_certificate(tmp_path):
+def test_a_tls_file_with_client_certificates(tmp_path):
     text = (
         "server_key: 'KEY' server_cert: 'CERTIFICATE' custom_ca: 'CA' "
         "client_verify: true"

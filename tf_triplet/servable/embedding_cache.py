@@ -1,10 +1,12 @@
-"""Embeddings on disk, by image: a nightly run embeds only what is new.
+"""A cache of embeddings on disk, so that only new images are embedded.
 
-A key is the content of an image (its bytes, its box, its branch), so a
-image that moves or is renamed is still known, and one whose bytes change
-is not. One folder an encoder; it holds shards, each written under a partial
-name and renamed when whole, so a kill at any moment loses the images since
-the last shard and nothing else.
+The key of an embedding is the content of its image: the bytes, the box and
+the branch. An image that is moved or renamed stays known, and one whose bytes
+change does not.
+
+Each encoder has a folder of shards. A shard is written under a temporary name
+and renamed when it is complete. A run that is killed therefore loses only the
+images since its last shard.
 """
 
 from __future__ import annotations
@@ -19,22 +21,24 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-# A shard ends at either; what a kill costs at most.
+# A shard ends when it has as many images or is as old.
 SHARD_IMAGES = 2048
 SHARD_SECONDS = 20.0
 _PARTIAL = ".partial-"
-_NAMED = 16
+# Digits of the encoder's hash that name its folder.
+_HASH_DIGITS = 16
 
 
 def image_key(data: bytes, box: np.ndarray, branch: str = "") -> bytes:
-    """The 32 bytes that an image's embedding is kept under.
+    """Returns the 32 bytes that identify the embedding of an image.
 
     Args:
-        data: the image file's bytes.
-        box: `[4]` float32 that it is cropped to, or NaN.
-        branch: the name of the encoder's branch that embeds it.
+        data: The bytes of the image file.
+        box: `[4]` float32 box that the image is cropped to, or NaN.
+        branch: The name of the encoder's branch that embeds the image.
     """
-    # Each part by its own hash: no two images share a concatenation.
+    # The parts are hashed one by one, so that no two images share a key
+    # because their concatenated parts are equal.
     parts = (
         data,
         b"" if np.isnan(box).any() else np.float32(box).tobytes(),
@@ -45,29 +49,28 @@ def image_key(data: bytes, box: np.ndarray, branch: str = "") -> bytes:
 
 
 class EmbeddingCache:
-    """The embeddings of one encoder; append-only.
+    """The cached embeddings of one encoder.
 
-    Use it as a context: what was added is written when it ends, also by an
-    exception. Only one writer at a time may hold a folder (see
-    `tf_triplet.workflows.export`).
+    It is a context manager, which writes the added embeddings at its end,
+    also after an exception. Only one process may write to a folder at a time.
     """
 
     def __init__(self, folder: str | Path, encoder: str, dim: int):
-        """Reads what is there.
+        """Reads the cache.
 
         Args:
-            folder: of the caches of all encoders.
-            encoder: hash of the encoder and its preprocessing.
-            dim: of an embedding.
+            folder: The folder of the caches of all encoders.
+            encoder: The hash of the encoder and its preprocessing.
+            dim: Dimensions of an embedding.
 
         Raises:
-            ValueError: a shard holds embeddings of another encoder.
+            ValueError: A shard holds embeddings of another encoder.
         """
         self._encoder, self._dim = encoder, dim
-        self.folder = Path(folder) / encoder[:_NAMED]
+        self.folder = Path(folder) / encoder[:_HASH_DIGITS]
         self.folder.mkdir(parents=True, exist_ok=True)
         for partial in self.folder.glob(f"{_PARTIAL}*"):
-            partial.unlink()  # Of a run that was killed.
+            partial.unlink()  # A killed run left it.
         self._keys: list[bytes] = []
         self._vectors: list[np.ndarray] = []
         self._last = time.monotonic()
@@ -92,14 +95,17 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._row_of)
 
-    def lookup(self, keys: Sequence[bytes | None]):
-        """Returns what was stored when the cache was opened.
+    def lookup(
+        self, keys: Sequence[bytes | None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds embeddings that were stored before the cache was opened.
 
         Args:
-            keys: `[n]` from `image_key`; None is never known.
+            keys: `[n]` keys from `image_key`. `None` is never known.
 
         Returns:
-            `[n]` booleans, known or not; `[n, dim]` float32, zeros where not.
+            `[n]` booleans, whether each key is known, and `[n, dim]` float32
+            embeddings, which are 0 for unknown keys.
         """
         rows = np.array([self._row_of.get(key, -1) for key in keys], np.int64)
         known = rows >= 0
@@ -108,7 +114,12 @@ class EmbeddingCache:
         return known, vectors
 
     def add(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Takes `[m]` keys and their `[m, dim]` float32 embeddings."""
+        """Adds embeddings.
+
+        Args:
+            keys: `[m]` keys from `image_key`.
+            vectors: `[m, dim]` float32 embeddings.
+        """
         self._keys.extend(keys)
         self._vectors.extend(np.float32(vectors))
         waited = time.monotonic() - self._last
@@ -116,7 +127,7 @@ class EmbeddingCache:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added since the last shard as one more."""
+        """Writes a shard of the embeddings that were added since the last."""
         self._last = time.monotonic()
         if not self._keys:
             return
@@ -131,8 +142,8 @@ class EmbeddingCache:
                 keys=keys,
                 vectors=vectors,
             )
-            # Renamed before its contents reach the disk, a power cut would
-            # leave a whole name on half a file.
+            # Written to disk before it is renamed, so that a power cut cannot
+            # leave an incomplete shard under its final name.
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self.folder / f"{name}.npz")
@@ -151,8 +162,9 @@ class EmbeddingCache:
         if encoder != self._encoder or vectors.shape[1:] != (self._dim,):
             raise ValueError(
                 f"{path} holds embeddings of another encoder. Received: "
-                f"{encoder[:_NAMED]}, {vectors.shape[1]} wide; this run's is "
-                f"{self._encoder[:_NAMED]}, {self._dim} wide. Remove "
-                f"{self.folder}: its images are then embedded again."
+                f"encoder {encoder[:_HASH_DIGITS]} with {vectors.shape[1]} "
+                f"dimensions; this run's encoder is "
+                f"{self._encoder[:_HASH_DIGITS]} with {self._dim} dimensions. "
+                f"Remove {self.folder} to embed its images again."
             )
         return [key.tobytes() for key in keys], vectors

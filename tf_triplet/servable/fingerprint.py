@@ -1,4 +1,7 @@
-"""What a version is: assets.extra/fingerprint.json in its folder."""
+"""The fingerprint of a version: what it was made of.
+
+It is the file assets.extra/fingerprint.json in the folder of the version.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,21 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "scann")
 def index_sha256(
     embeddings: np.ndarray, columns: Mapping[str, Sequence[str]]
 ) -> str:
-    """Hash of what is searched and what is answered.
+    """Returns a hash of what the index searches and answers.
 
     Args:
-        embeddings: `[n, dim]` float32.
-        columns: by name, `[n]` strings each.
+        embeddings: `[n, dim]` float32 vectors.
+        columns: `[n]` strings for each column of the answer.
     """
     digest = hashlib.sha256(np.ascontiguousarray(embeddings, "<f4"))
     for name, values in columns.items():
-        # JSON keeps ["a,", "b"] apart from ["a", ",b"].
+        # Unlike joined strings, JSON distinguishes ["a,", "b"] and ["a", ",b"].
         digest.update(json.dumps([name, *map(str, values)]).encode())
     return digest.hexdigest()
 
 
 def package_versions() -> dict[str, str]:
-    """Of what made the version."""
+    """Returns the versions of the packages that make an export."""
     found = {"tf_triplet": __version__}
     for name in _PACKAGES:
         try:
@@ -45,37 +48,45 @@ def package_versions() -> dict[str, str]:
 
 
 def write(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Writes the record into a version's folder."""
+    """Writes the fingerprint of a version.
+
+    Args:
+        folder: The folder of the version.
+        record: The fingerprint, of values that JSON can hold.
+    """
     path = Path(folder) / FILE
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
-    """The record of a version; None where it has none."""
+    """Reads the fingerprint of a version, or `None` if it has none."""
     path = Path(folder) / FILE
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def check_same_encoder(folder: str | Path, encoder: str) -> None:
-    """Refuses to follow a version that another encoder made.
+    """Checks that a version was made by an encoder.
 
     Args:
-        folder: of the version that is served now.
-        encoder: hash of the encoder that the next one would have.
+        folder: The folder of the version.
+        encoder: The hash of the encoder.
 
     Raises:
-        ValueError: it has another, or does not tell.
+        ValueError: Another encoder made the version, or its fingerprint does
+            not name one.
     """
     record = read(folder)
     theirs = (record or {}).get("encoder")
     if theirs == encoder:
         return
-    tells = f"was made by encoder {theirs[:16]}" if theirs else "tells none"
+    made = "has no fingerprint that names its encoder"
+    if theirs:
+        made = f"was made by encoder {theirs[:16]}"
     raise ValueError(
-        f"{folder} {tells}, and this run's is {encoder[:16]}. "
-        "tf-triplet-index keeps the encoder and makes a new index, so that "
-        "embeddings which clients keep stay comparable. Publish the new "
-        "encoder with tf-triplet-export, or pass the --checkpoint of before. "
+        f"{folder} {made}, and this run's is {encoder[:16]}. "
+        "tf-triplet-index makes a new index for the same encoder, so that "
+        "embeddings stored by clients stay comparable. Publish the new "
+        "encoder with tf-triplet-export, or pass the former --checkpoint. "
         "Nothing was published."
     )

@@ -1,4 +1,4 @@
-"""What an encoder of less precision loses, on images of the catalog."""
+"""Measures what an encoder of lower precision loses."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import pandas as pd
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.retrieval import exact
 
-# Embedded twice.
+# Number of images to embed in both precisions.
 IMAGES = 512
 _OF_A_PRODUCT = 4
 _NEAREST = 10
 
 
 def draw(catalog: Catalog, seed: int) -> np.ndarray:
-    """Rows of up to `IMAGES`, several of a product: they find one another.
+    """Draws up to `IMAGES` images, several of each product.
 
     Args:
-        catalog: the images.
-        seed: which products.
+        catalog: The images.
+        seed: Seed of the draw.
+
+    Returns:
+        The rows of the images, in rising order.
     """
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(catalog))
@@ -36,19 +39,20 @@ def draw(catalog: Catalog, seed: int) -> np.ndarray:
 def measure(
     got: np.ndarray, want: np.ndarray, products: np.ndarray, precision: str
 ) -> dict[str, Any]:
-    """Holds embeddings against those of float32.
+    """Compares embeddings with those of float32.
 
     Args:
-        got: `[n, dim]` in `precision`.
-        want: `[n, dim]` of the same images in float32.
+        got: `[n, dim]` embeddings in `precision`.
+        want: `[n, dim]` embeddings of the same images in float32.
         products: `[n]` labels.
-        precision: told with the metrics.
+        precision: The precision of `got`, kept in the result.
 
     Returns:
-        `precision`, `images`, `largest_difference` of any component,
-        `recall_at_1` and `recall_at_1_float32` (images of products with
-        more than one, each asking the others of the sample; None without
-        any), and `neighbors_kept`, the share of float32's ten nearest.
+        `precision`, `images`, `largest_difference` (of any component),
+        `recall_at_1`, `recall_at_1_float32`, and `neighbors_kept` (the share
+        of the ten nearest neighbors in float32). Each image of a product
+        with several images is a query against all others. A recall is `None`
+        if there is no such query, or only one product.
     """
     own = np.arange(len(got))
     k = min(_NEAREST, len(got) - 1)
@@ -58,7 +62,7 @@ def measure(
         truth, _ = exact.top_k(want, want, k, exclude=own)
         kept = np.mean([np.isin(a, b).mean() for a, b in zip(found, truth)])
         asks = np.bincount(products)[products] > 1
-        # With one product alone any answer is right.
+        # With only one product, any answer would be right.
         if asks.any() and len(np.unique(products)) > 1:
             recall, recall_float32 = (
                 float((products[nearest[:, 0]] == products)[asks].mean())
@@ -75,18 +79,18 @@ def measure(
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """A line of them."""
+    """Returns a line of text for the result of `measure`."""
     text = (
         f"The encoder in {metrics['precision']}, on {metrics['images']} "
-        f"images: embeddings differ by {metrics['largest_difference']:.1e} "
-        "at most"
+        f"images: embeddings differ by at most "
+        f"{metrics['largest_difference']:.1e}"
     )
     if metrics["neighbors_kept"] is not None:
         kept = metrics["neighbors_kept"]
-        text += f", {kept:.4f} of float32's nearest are kept"
+        text += f", {kept:.4f} of float32's nearest neighbors are kept"
     if metrics["recall_at_1"] is not None:
         text += (
-            f", Recall@1 {metrics['recall_at_1']:.4f} in place of "
+            f", Recall@1 is {metrics['recall_at_1']:.4f} instead of "
             f"{metrics['recall_at_1_float32']:.4f}"
         )
     return f"{text}."

@@ -1,4 +1,4 @@
-"""Numbered versions of a model: whole in their folder, or not there."""
+"""The numbered versions of a model, each published whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PARTIAL = ".partial-"
-# A version is an int64 of the protocol; 20 digits are a folder like another.
+# The protocol stores a version as an int64.
 _LARGEST = 2**63 - 1
 
 
 def list_versions(model_dir: str | Path) -> list[int]:
-    """Returns the published versions, rising.
+    """Returns the numbers of the published versions, in rising order.
 
-    One that cannot be looked into is one too: who loads it says why not.
+    A version that is not readable counts too: loading it will report why.
+
+    Args:
+        model_dir: The folder that holds the versions.
     """
     folder = Path(model_dir)
     if not folder.is_dir():
@@ -26,7 +29,7 @@ def list_versions(model_dir: str | Path) -> list[int]:
     return sorted(
         int(entry.name)
         for entry in folder.iterdir()
-        # As this module writes them: no 007, and no digit outside ASCII.
+        # Neither 007 nor digits outside ASCII, which int() would accept.
         if re.fullmatch("0|[1-9][0-9]{0,18}", entry.name)
         and int(entry.name) <= _LARGEST
         and _is_published(entry)
@@ -42,14 +45,21 @@ def _is_published(version: Path) -> bool:
 
 @contextlib.contextmanager
 def publish(model_dir: str | Path) -> Iterator[Path]:
-    """Yields a folder to fill; it becomes the next version at the end.
+    """Publishes the next version of a model.
 
-    An exception removes it. The rename is atomic: a server that watches
-    `model_dir` sees a whole version or none.
+    The `with` block fills a folder, which is renamed to the version's number
+    at the end. The rename is atomic: a server that watches `model_dir` sees
+    the whole version or none. An exception in the block removes the folder.
+
+    Args:
+        model_dir: The folder that holds the versions.
+
+    Yields:
+        The folder to fill.
     """
     model_dir = Path(model_dir)
     model_dir.mkdir(parents=True, exist_ok=True)
-    # No server takes a name for a version that is not a number.
+    # Servers ignore folders whose names are not numbers.
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=model_dir))
     try:
         partial.chmod(0o755)
@@ -63,13 +73,13 @@ def publish(model_dir: str | Path) -> Iterator[Path]:
             except OSError:
                 if not (model_dir / str(version)).exists():
                     raise
-                version += 1  # Another export was faster.
+                version += 1  # Another export took this number first.
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
-    """To the disk, or a power cut might leave a name without its contents."""
+    """Writes a folder to disk, so that a power cut cannot leave it empty."""
     for path in (*folder.rglob("*"), folder):
         number = os.open(path, os.O_RDONLY)
         try:
@@ -79,6 +89,12 @@ def _flush(folder: Path) -> None:
 
 
 def remove_partial(model_dir: str | Path) -> None:
-    """Removes what killed runs left; only where no other publishes."""
+    """Removes the unfinished versions that killed runs left behind.
+
+    Call it only while no other process publishes.
+
+    Args:
+        model_dir: The folder that holds the versions.
+    """
     for partial in Path(model_dir).glob(f"{_PARTIAL}*"):
         shutil.rmtree(partial)

@@ -1,9 +1,9 @@
-"""Several requests' rows in one run, as TensorFlow Serving batches them.
+"""Runs the rows of several requests together, as TensorFlow Serving does.
 
-A batch closes when it is full or when its first request has waited
-`batch_timeout_micros`. Where TensorFlow Serving refuses every request of a
-batch that holds a bad one, each is run again by itself here: a shopper is
-not refused for another's broken image.
+A batch closes when it is full, or when its first request has waited
+`batch_timeout_micros`. In TensorFlow Serving one bad request fails all the
+requests of its batch. Here each request of such a batch is run again by
+itself, so that one client's broken image does not fail another client.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from tf_triplet.serving.errors import Code, RequestError
 
 Arrays = Mapping[str, np.ndarray]
-# More than any machine's cores, fewer than what ends in no thread at all.
-_MOST_THREADS = 1024
+# More than any machine has cores, and few enough for a process to start.
+_MAX_THREADS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +30,17 @@ class Parameters:
     """TensorFlow Serving's batching_parameters, with its defaults.
 
     Attributes:
-        max_batch_size: rows.
-        batch_timeout_micros: that the first request of a batch waits.
-        max_enqueued_batches: waiting, a signature; beyond, UNAVAILABLE.
-        num_batch_threads: batches that run at once.
-        allowed_batch_sizes: rising, the last is `max_batch_size`; a batch is
-            filled up to the next of them. None: any size.
-        enable_large_batch_splitting: cuts a request of more than
-            `max_batch_size` rows, in place of refusing it.
+        max_batch_size: Maximum number of rows in a batch.
+        batch_timeout_micros: How long the first request of a batch waits for
+            others, in microseconds.
+        max_enqueued_batches: Maximum number of batches that wait, for each
+            signature. A request beyond it is answered with UNAVAILABLE.
+        num_batch_threads: Number of batches that run at the same time.
+        allowed_batch_sizes: Batch sizes in rising order, of which the last
+            is `max_batch_size`. Each batch is padded to the next of them.
+            Empty allows any size.
+        enable_large_batch_splitting: Whether a request of more than
+            `max_batch_size` rows is split. Otherwise it is an error.
     """
 
     max_batch_size: int = 1000
@@ -57,9 +60,9 @@ class Parameters:
                     f"`{name}` must be positive. Received: "
                     f"{getattr(self, name)}"
                 )
-        if self.num_batch_threads > _MOST_THREADS:
+        if self.num_batch_threads > _MAX_THREADS:
             raise ValueError(
-                f"`num_batch_threads` must be at most {_MOST_THREADS}. "
+                f"`num_batch_threads` must be at most {_MAX_THREADS}. "
                 f"Received: {self.num_batch_threads}"
             )
         if self.batch_timeout_micros < 0:
@@ -81,7 +84,7 @@ class Parameters:
 
 @dataclasses.dataclass
 class _Task:
-    """Rows of one request."""
+    """The rows of one request, or of a part of a split request."""
 
     inputs: Arrays
     size: int
@@ -101,12 +104,13 @@ class BatchScheduler:
         """Starts the threads.
 
         Args:
-            parameters: sizes and times.
-            observe: called for each batch with its rows, the rows it was
-                filled up to, and the seconds that each request waited.
+            parameters: Sizes and times of the batches.
+            observe: Called for each batch with its number of rows, the
+                number of rows after padding, and the seconds that each of
+                its requests has waited.
         """
         self.parameters = parameters
-        self.observe = observe or (lambda rows, filled, waited: None)
+        self.observe = observe or (lambda rows, padded, waited: None)
         self.changed = threading.Condition()
         self._queues: list[Queue] = []
         self._closed = False
@@ -118,20 +122,20 @@ class BatchScheduler:
             thread.start()
 
     def queue(self, run: Callable[[Arrays], dict[str, np.ndarray]]) -> Queue:
-        """Returns a queue whose batches are run by `run`."""
+        """Returns a new queue, whose batches `run` answers."""
         queue = Queue(self, run)
         with self.changed:
             self._queues.append(queue)
         return queue
 
     def forget(self, queue: Queue) -> None:
-        """Serves a queue no more. It must be empty."""
+        """Removes a queue, which must be empty."""
         with self.changed:
             if queue in self._queues:
                 self._queues.remove(queue)
 
     def close(self) -> None:
-        """Runs what waits, then ends the threads."""
+        """Runs the batches that wait, then ends the threads."""
         with self.changed:
             self._closed = True
             self.changed.notify_all()
@@ -151,7 +155,10 @@ class BatchScheduler:
             queue.process(batch)
 
     def _next(self):
-        """The oldest batch that is ready; sets how long to wait for one."""
+        """Returns the oldest batch that is ready, or `None`.
+
+        It also sets `self._wait`, the seconds until a batch will be ready.
+        """
         now, self._wait, ready = time.monotonic(), None, None
         timeout = self.parameters.batch_timeout_micros / 1e6
         timeout = min(timeout, threading.TIMEOUT_MAX)
@@ -170,10 +177,14 @@ class BatchScheduler:
 
 
 class Queue:
-    """Requests of one signature of one version."""
+    """The waiting requests for one signature of one version."""
 
-    def __init__(self, scheduler: BatchScheduler, run):
-        """Is made by `BatchScheduler.queue`."""
+    def __init__(
+        self,
+        scheduler: BatchScheduler,
+        run: Callable[[Arrays], dict[str, np.ndarray]],
+    ):
+        """Makes an empty queue. Call `BatchScheduler.queue` instead."""
         self._scheduler, self._run = scheduler, run
         self._limits = scheduler.parameters
         self.batches = collections.deque()
@@ -181,15 +192,16 @@ class Queue:
     def run(
         self, inputs: Arrays, deadline: float | None = None
     ) -> dict[str, np.ndarray]:
-        """Waits for the answer.
+        """Adds a request to a batch and waits for its answer.
 
         Args:
-            inputs: arrays of one first dimension, above 0.
-            deadline: on `time.monotonic`'s clock.
+            inputs: Arrays with the same first dimension, which is not 0.
+            deadline: When the client stops waiting, on the clock of
+                `time.monotonic`.
 
         Raises:
-            RequestError: Too many rows, a full queue, a deadline that passed
-                while the request waited, or an error of the model.
+            RequestError: The request has too many rows, the queue is full,
+                the deadline passed, or the model failed.
         """
         size = len(next(iter(inputs.values())))
         largest = self._limits.max_batch_size
@@ -222,11 +234,11 @@ class Queue:
         }
 
     def close(self) -> None:
-        """Leaves the scheduler."""
+        """Removes this queue from its scheduler."""
         self._scheduler.forget(self)
 
     def is_full(self) -> bool:
-        """Has its last batch no room for one row more?"""
+        """Returns whether the last batch has no room for another row."""
         return bool(self.batches) and self._room() < 1
 
     def _room(self):
@@ -234,7 +246,7 @@ class Queue:
         return self._limits.max_batch_size - last
 
     def _enqueue(self, tasks):
-        # All or none: half a request is no request.
+        # A split request is placed whole or not at all, hence the copy.
         waiting = collections.deque(self.batches)
         room = self._room() if waiting else 0
         placed = []
@@ -255,11 +267,11 @@ class Queue:
         self.batches = waiting
 
     def process(self, batch: list[_Task]) -> None:
-        """Answers each request of a batch."""
+        """Runs a batch and answers each of its requests."""
         now = time.monotonic()
         alive = []
         for task in batch:
-            # Who gave up waiting is not worked for.
+            # Skip requests whose client has already given up.
             if not task.answer.set_running_or_notify_cancel():
                 continue
             if task.deadline is not None and now >= task.deadline:
@@ -270,9 +282,9 @@ class Queue:
             return
         try:
             self._answer(alive, now)
-        except RequestError as refusal:
+        except RequestError as error:
             if len(alive) == 1:
-                alive[0].answer.set_exception(refusal)
+                alive[0].answer.set_exception(error)
                 return
             for task in alive:
                 self._answer_alone(task, now)
@@ -289,16 +301,16 @@ class Queue:
 
     def _answer(self, tasks, now):
         rows = sum(task.size for task in tasks)
-        filled = next(
+        padded = next(
             (n for n in self._limits.allowed_batch_sizes if n >= rows), rows
         )
         merged = {}
         for name, first in tasks[0].inputs.items():
             parts = [task.inputs[name] for task in tasks]
-            # A row that is known to be right fills the batch up.
-            parts += [first[:1]] * (filled - rows)
+            # The padding repeats a row of a request, so it is valid input.
+            parts += [first[:1]] * (padded - rows)
             merged[name] = np.concatenate(parts) if len(parts) > 1 else first
-        self._scheduler.observe(rows, filled, [now - t.since for t in tasks])
+        self._scheduler.observe(rows, padded, [now - t.since for t in tasks])
         outputs = self._run(merged)
         start = 0
         for task in tasks:
@@ -323,7 +335,7 @@ def _wait(task):
 
 
 def _timed_out():
-    # TensorFlow Serving's own words and code.
+    # TensorFlow Serving gives this code and this text.
     return RequestError(
         Code.RESOURCE_EXHAUSTED,
         "Run() timeout exceeded while waiting in batching queue",

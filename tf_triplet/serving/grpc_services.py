@@ -1,4 +1,7 @@
-"""TensorFlow Serving's gRPC services, thin over what answers them."""
+"""TensorFlow Serving's gRPC services.
+
+They translate between gRPC and the classes that do the work.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,18 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, GetModelMetadata, Classify, Regress, MultiInference."""
 
     def __init__(self, predictor: prediction.Predictor):
-        """Asks `predictor`."""
+        """Makes the service.
+
+        Args:
+            predictor: Answers the requests.
+        """
         self._predictor = predictor
 
     def Predict(self, request, context):  # noqa: N802
-        """Runs a signature."""
+        """Runs a signature of a model."""
         left = context.time_remaining()
         deadline = None if left is None else time.monotonic() + left
-        # Who gave up while all threads were busy is not worked for.
+        # Skip requests whose client gave up while all threads were busy.
         if not context.is_active() or (left is not None and left <= 0):
             context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
@@ -42,21 +49,21 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             return self._predictor.predict(request, deadline)
 
     def GetModelMetadata(self, request, context):  # noqa: N802
-        """The signatures."""
+        """Describes the signatures of a model."""
         return _answer(context, self._predictor.metadata, request)
 
     def Classify(self, request, context):  # noqa: N802
-        """Refused: no signature is for it."""
+        """Answers with an error, as no exported signature classifies."""
         answer = self._predictor.classify_or_regress
         return _answer(context, answer, request, prediction.CLASSIFY)
 
     def Regress(self, request, context):  # noqa: N802
-        """Refused: no signature is for it."""
+        """Answers with an error, as no exported signature is a regression."""
         answer = self._predictor.classify_or_regress
         return _answer(context, answer, request, prediction.REGRESS)
 
     def MultiInference(self, request, context):  # noqa: N802
-        """Refused: no signature is for it."""
+        """Answers with an error, as `Classify` and `Regress` do."""
         return _answer(context, self._predictor.multi_inference, request)
 
 
@@ -64,31 +71,39 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus, HandleReloadConfigRequest."""
 
     def __init__(self, models: ModelManager):
-        """Asks and configures `models`."""
+        """Makes the service.
+
+        Args:
+            models: The models to report and to configure.
+        """
         self._models = models
         self._reloading = threading.Lock()
 
     def GetModelStatus(self, request, context):  # noqa: N802
-        """A row a version."""
+        """Reports the state of each version of a model."""
         return _answer(context, status, self._models, request)
 
     def HandleReloadConfigRequest(self, request, context):  # noqa: N802
-        """Takes a new config; answers when its versions are loaded."""
+        """Applies a new config; answers when its versions are loaded."""
         response = model_management_pb2.ReloadConfigResponse()
         try:
             models = version_policy.read(request.config)
-            # One after the other: the last one that came is what serves.
+            # One at a time, so that the config that arrived last wins.
             with self._reloading:
                 self._models.configure(models, context.is_active)
-        except RequestError as refusal:
-            context.abort(refusal.code, refusal.details)
+        except RequestError as error:
+            context.abort(error.code, error.details)
         return response
 
 
 def status(
     models: ModelManager, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answers GetModelStatus. Raises RequestError."""
+    """Answers GetModelStatus.
+
+    Raises:
+        RequestError: There is no such model or version.
+    """
     spec = request.model_spec
     version = spec.version.value if spec.HasField("version") else None
     response = get_model_status_pb2.GetModelStatusResponse()
@@ -104,16 +119,22 @@ def status(
 def _answer(context, function, *arguments):
     try:
         return function(*arguments)
-    except RequestError as refusal:
-        context.abort(refusal.code, refusal.details)
+    except RequestError as error:
+        context.abort(error.code, error.details)
 
 
 def in_pool(
     servicer: object, pool: futures.ThreadPoolExecutor, *methods: str
 ) -> None:
-    """Has calls of a servicer answered by threads of their own.
+    """Makes a separate thread pool answer some methods of a servicer.
 
-    They then answer while Predict holds all threads of the server.
+    They are then answered even while Predict occupies all threads of the
+    server.
+
+    Args:
+        servicer: The gRPC service.
+        pool: Answers the methods.
+        *methods: Names of the methods.
     """
     for name in methods:
         method = getattr(servicer, name)
@@ -121,6 +142,6 @@ def in_pool(
         def call(request, context, method=method):
             return method(request, context)
 
-        # As gRPC looks for it.
+        # gRPC looks for this attribute.
         call.experimental_thread_pool = pool
         setattr(servicer, name, call)

@@ -1,4 +1,6 @@
-"""Tensors as TensorFlow Serving's REST interface writes them in JSON.
+"""Tensors in the JSON format of TensorFlow Serving's REST interface.
+
+Most error texts are copied from TensorFlow Serving, word for word.
 
 References:
     https://www.tensorflow.org/tfx/serving/api_rest
@@ -19,7 +21,15 @@ from tf_triplet.serving.errors import Code, RequestError
 
 
 def parse(text: bytes) -> dict:
-    """Reads a request's body, which must be a JSON object."""
+    """Reads the body of a request.
+
+    Args:
+        text: The body, which must be a JSON object.
+
+    Raises:
+        RequestError: It is something else, or its signature name is not a
+            string.
+    """
     if not text:
         raise _bad("JSON Parse error: The document is empty")
     try:
@@ -39,15 +49,21 @@ def parse(text: bytes) -> dict:
 def fill(
     request: predict_pb2.PredictRequest, body: dict, inputs: Mapping
 ) -> bool:
-    """Fills a request's inputs from "instances" (rows) or "inputs" (columns).
+    """Copies the inputs from a JSON body into a request.
+
+    The body holds either "instances", a list of rows, or "inputs", one value
+    for each input.
 
     Args:
-        request: gets them.
-        body: as `parse` returns it.
-        inputs: TensorInfo by name, of the signature.
+        request: The request to fill.
+        body: The body, from `parse`.
+        inputs: The signature's TensorInfo messages, by name.
 
     Returns:
-        Was it in rows?
+        Whether the body held rows.
+
+    Raises:
+        RequestError: The inputs do not fit the signature.
     """
     if "instances" in body and "inputs" in body:
         raise _bad(
@@ -70,7 +86,13 @@ def fill(
 
 
 def render(response: predict_pb2.PredictResponse, rows: bool) -> dict:
-    """Returns "predictions", a list a row, or "outputs", a list an output."""
+    """Returns the JSON object that answers a request.
+
+    Args:
+        response: The outputs of the signature.
+        rows: Whether to answer with "predictions", one entry for each row.
+            Otherwise the answer is "outputs", one entry for each output.
+    """
     values = {}
     for name, proto in response.outputs.items():
         values[name] = _plain(tf.make_ndarray(proto), name.endswith("_bytes"))
@@ -133,7 +155,7 @@ def _named(value, inputs) -> dict:
 
 
 def _array(value, dtype) -> np.ndarray:
-    """Nested lists, all of one shape, to an array."""
+    """Converts nested lists to an array."""
     shape, inner = [], value
     while isinstance(inner, list):
         shape.append(len(inner))
@@ -145,7 +167,7 @@ def _array(value, dtype) -> np.ndarray:
         return np.array(flat, kind).reshape(shape)
     except OverflowError as error:
         raise _bad(f"JSON Value is out of range of {dtype.name}") from error
-    except ValueError as error:  # NumPy has 32 axes at the most.
+    except ValueError as error:  # NumPy allows 32 axes at most.
         raise _bad(f"Lists in {len(shape)} levels: {error}") from error
 
 
@@ -192,7 +214,12 @@ def _scalar(value, dtype):
 
 
 def _utf8(value) -> bytes | None:
-    """None: it is no text, or half a character of UTF-16."""
+    """Encodes a string.
+
+    Returns:
+        The bytes, or `None` if the value is not a string or holds half of a
+        UTF-16 surrogate pair.
+    """
     try:
         return value.encode()
     except (AttributeError, UnicodeEncodeError):
@@ -200,7 +227,11 @@ def _utf8(value) -> bytes | None:
 
 
 def _decode(text: str) -> bytes:
-    """As TensorFlow Serving: white space and the padding may be left out."""
+    """Decodes base64.
+
+    White space is ignored and the padding is optional, as in TensorFlow
+    Serving.
+    """
     text = "".join(text.split()).rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -209,10 +240,12 @@ def _decode(text: str) -> bytes:
 
 
 def _plain(array: np.ndarray, is_bytes: bool):
-    """An array as lists; float32 in the fewest digits that tell it."""
+    """Converts an array to nested lists."""
     if array.dtype == object:
         return _texts(array.tolist(), is_bytes)
     if array.dtype == np.float32:
+        # The fewest digits that identify a float32: 0.1, not
+        # 0.10000000149011612.
         array = array.astype("U32").astype(np.float64)
     return array.tolist()
 

@@ -1,9 +1,9 @@
 """One version of a model in memory, as TensorFlow Serving holds it.
 
-A session of its own, not `tf.saved_model.load`: the session owns its
-resources, so that closing it frees variables, tables and ScaNN's C++ index,
-and two versions cannot meet in one index. In the eager context an index stays
-for as long as the process, unless it is destroyed by its name.
+Each version has its own session instead of using `tf.saved_model.load`. The
+session owns its resources: closing it frees variables, tables and ScaNN's C++
+index, and two versions never share an index. In the eager context an index
+lives as long as the process unless it is destroyed by its name.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class LoadedModel:
         path: str | Path,
         scheduler: batching.BatchScheduler | None = None,
     ):
-        """Loads it.
+        """Loads the SavedModel.
 
         Args:
-            path: of the version, `<model>/<number>`.
-            scheduler: makes batches of requests; None runs each by itself.
+            path: The folder of the version, `<model>/<number>`.
+            scheduler: Batches the requests. `None` runs each by itself.
         """
         self.path = Path(path)
         self.version = int(self.path.name)
@@ -51,7 +51,7 @@ class LoadedModel:
         with graph.as_default():
             self._session = tf.compat.v1.Session(graph=graph)
             try:
-                # Not the public name, which warns at each load.
+                # The public name of this class warns at each load.
                 meta = loader_impl.SavedModelLoader(str(path)).load(
                     self._session, [tf.saved_model.SERVING]
                 )
@@ -82,22 +82,28 @@ class LoadedModel:
         deadline: float | None = None,
         alone: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Runs one request's tensors.
+        """Runs a signature on the tensors of one request.
 
         Args:
-            signature: its name, one of `signature_defs`.
-            inputs: by name.
-            deadline: on `time.monotonic`'s clock; past it nothing is run.
-            alone: not in a batch with others, however many rows.
+            signature: The name of a signature, a key of `signature_defs`.
+            inputs: The tensors, by name.
+            deadline: When the client stops waiting, on the clock of
+                `time.monotonic`. Nothing is run after it.
+            alone: Whether to run the request by itself, without batching
+                and without a limit on its rows.
+
+        Returns:
+            The outputs, by name.
 
         Raises:
-            RequestError: for the client.
+            RequestError: The inputs do not fit the signature, the deadline
+                passed, or the model failed.
         """
         arrays = self._read(signature, inputs)
         if deadline is not None and time.monotonic() >= deadline:
             raise RequestError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         sizes = {len(a) if a.ndim else 0 for a in arrays.values()}
-        # An empty batch, or one of several lengths, is not for company.
+        # Only inputs with one common, positive number of rows can be batched.
         batched = signature in self._queues and not alone
         if batched and len(sizes) == 1 and sizes != {0}:
             return self._queues[signature].run(arrays, deadline)
@@ -106,9 +112,19 @@ class LoadedModel:
     def compute(
         self, signature: str, arrays: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Runs the graph on what fits its inputs. Raises RequestError.
+        """Runs the graph without batching.
 
-        Unlike `run` it does not look at shapes and types.
+        Unlike `run`, it does not check shapes and types first.
+
+        Args:
+            signature: The name of a signature, a key of `signature_defs`.
+            arrays: The inputs, by name.
+
+        Returns:
+            The outputs, by name.
+
+        Raises:
+            RequestError: The graph failed.
         """
         definition = self.signature_defs[signature]
         try:
@@ -118,24 +134,24 @@ class LoadedModel:
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from error
         except (ValueError, TypeError) as error:
-            # The session's own look at shapes and types.
+            # The session itself checks shapes and types.
             raise RequestError(Code.INVALID_ARGUMENT, str(error)) from error
         return dict(zip(definition.outputs, map(np.asarray, outputs)))
 
     def release(self) -> None:
-        """Frees everything it holds, ScaNN's index too."""
+        """Frees all memory of the version, including ScaNN's index."""
         for queue in self._queues.values():
             queue.close()
         self._session.close()
         self._calls, self._queues, self._session = {}, {}, None
-        # Graphs refer to themselves.
+        # A graph holds references to itself, which only this collects.
         gc.collect()
 
     def _make_call(self, signature):
-        """From arrays of the inputs to arrays of the outputs, in order.
+        """Returns a function from input arrays to output arrays, in order.
 
-        The public `make_callable` looks all names up again at each call,
-        which takes as long as the search of an embedding.
+        The public `Session.make_callable` looks up all names again at each
+        call, which takes as long as searching for one embedding.
         """
         options = config_pb2.CallableOptions(
             feed=[info.name for info in signature.inputs.values()],
@@ -144,7 +160,10 @@ class LoadedModel:
         return self._session._make_callable_from_options(options)
 
     def _read(self, signature, inputs):
-        """TensorProtos to arrays, held against the signature."""
+        """Converts the tensors to arrays, after comparing with the signature.
+
+        The texts are TensorFlow Serving's, unless a comment says otherwise.
+        """
         expected = self.signature_defs[signature].inputs
         if set(inputs) != set(expected):
             raise RequestError(
@@ -162,12 +181,12 @@ class LoadedModel:
                     f"Expects arg[{position}] to be {_name(info.dtype)} "
                     f"but {_name(received)} is provided",
                 )
-            # Before it is filled in: a few bytes may announce gigabytes.
+            # Before allocating: a few bytes may declare gigabytes.
             sizes = [dim.size for dim in inputs[key].tensor_shape.dim]
             shape = self._shapes[signature][key]
             if min(sizes, default=0) < 0 or not shape.is_compatible_with(sizes):
-                # TensorFlow Serving lets an op find this out: the same code,
-                # but one of several messages, whichever op is first.
+                # TensorFlow Serving leaves this check to the ops. Its code is
+                # the same; its text depends on which op fails first.
                 raise RequestError(
                     Code.INVALID_ARGUMENT,
                     f"Input {key} must be of shape {shape}. Received: "
@@ -176,7 +195,7 @@ class LoadedModel:
             try:
                 arrays[key] = tf.make_ndarray(inputs[key])
             except (ValueError, TypeError, MemoryError) as error:
-                # Contents and shape of the message contradict each other.
+                # The contents of the message contradict its shape.
                 raise RequestError(
                     Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
                 ) from error
@@ -184,7 +203,7 @@ class LoadedModel:
 
 
 def _name(dtype: int) -> str:
-    """The type's name in C++ (double, not float64)."""
+    """Returns the name of a type in C++ (double, not float64)."""
     if dtype not in types_pb2.DataType.values():
         return f"unknown dtype enum ({dtype})"
     return types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()

@@ -1,7 +1,8 @@
-"""TensorFlow Serving's configuration files, in its own text format.
+"""Reads TensorFlow Serving's configuration files.
 
-The stubs on PyPI hold the message of models.config; those of the batching,
-monitoring and TLS files they lack, so their fields are declared here.
+The tensorflow-serving-api package defines the message of models.config. It
+lacks those of the batching, monitoring and TLS files, so they are defined
+here.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from google.protobuf import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet.serving import batching
-from tf_triplet.serving import server_metrics as metrics
+from tf_triplet.serving import batching, server_metrics
 
 _Field = descriptor_pb2.FieldDescriptorProto
-# message: {field: type}; a type in capitals is a message of this table.
+# The type of each field of each message. A capitalized type is another
+# message of this table.
 _MESSAGES = {
     "Int64Value": {"value": "int64"},
     "StringValue": {"value": "string"},
@@ -45,8 +46,8 @@ _MESSAGES = {
 }
 
 
-def _declare():
-    """Classes of the messages above."""
+def _define_messages():
+    """Returns the classes of the messages above, by name."""
     file = descriptor_pb2.FileDescriptorProto(
         name="tf_triplet/server_config.proto",
         package="tf_triplet",
@@ -77,12 +78,19 @@ def _declare():
     }
 
 
-_CLASSES = _declare()
+_CLASSES = _define_messages()
 
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
-    """PEM texts, as gRPC takes them."""
+    """The keys for TLS, as PEM texts.
+
+    Attributes:
+        key: The server's private key.
+        certificate: The server's certificate.
+        client_ca: The certificates that sign the clients' certificates.
+        verify_client: Whether clients must present a certificate.
+    """
 
     key: bytes
     certificate: bytes
@@ -91,14 +99,24 @@ class Tls:
 
 
 def read_models(path: str | Path) -> model_server_config_pb2.ModelServerConfig:
-    """Reads --model_config_file."""
+    """Reads the file of --model_config_file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be parsed.
+    """
     return _parse(path, model_server_config_pb2.ModelServerConfig())
 
 
 def one_model(
     name: str, model_dir: str | Path
 ) -> model_server_config_pb2.ModelServerConfig:
-    """The config of one model, its newest version served."""
+    """Returns a config that serves the newest version of one model.
+
+    Args:
+        name: The name of the model in requests.
+        model_dir: The folder that holds the numbered versions.
+    """
     config = model_server_config_pb2.ModelServerConfig()
     config.model_config_list.config.add(
         name=name,
@@ -109,7 +127,12 @@ def one_model(
 
 
 def read_batching(path: str | Path) -> batching.Parameters:
-    """Reads --batching_parameters_file; a field left out has its default."""
+    """Reads the file of --batching_parameters_file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be parsed, or a value is out of range.
+    """
     message = _parse(path, _CLASSES["BatchingParameters"]())
     given = {
         field.name: value.value
@@ -125,12 +148,20 @@ def read_batching(path: str | Path) -> batching.Parameters:
 
 
 def read_monitoring(path: str | Path) -> str | None:
-    """Reads --monitoring_config_file: the path of the metrics, if enabled."""
+    """Reads the file of --monitoring_config_file.
+
+    Returns:
+        The path of the metrics, or `None` if they are not enabled.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be parsed, or the path would hide the models.
+    """
     message = _parse(path, _CLASSES["MonitoringConfig"]())
     config = message.prometheus_config
     if not config.enable:
         return None
-    served = config.path or metrics.PATH
+    served = config.path or server_metrics.PATH
     if not served.startswith("/") or served.startswith("/v1/"):
         raise ValueError(
             f"{path}: `path` must begin with / and not with /v1/. Received: "
@@ -140,18 +171,23 @@ def read_monitoring(path: str | Path) -> str | None:
 
 
 def read_tls(path: str | Path) -> Tls:
-    """Reads --ssl_config_file."""
+    """Reads the file of --ssl_config_file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be parsed, or a key or certificate is missing.
+    """
     message = _parse(path, _CLASSES["SSLConfig"]())
     for name, start in (("server_key", "KEY"), ("server_cert", "CERTIFICATE")):
         if start not in getattr(message, name):
             raise ValueError(
-                f"{path}: `{name}` must hold the PEM text itself, not its "
-                f"file's name. Received: {getattr(message, name)[:40]!r}"
+                f"{path}: `{name}` must hold the PEM text itself, not the "
+                f"name of a file. Received: {getattr(message, name)[:40]!r}"
             )
     if message.client_verify and not message.custom_ca:
         raise ValueError(
-            f"{path}: `client_verify` needs `custom_ca`, the authority that "
-            "signs the clients' certificates."
+            f"{path}: `client_verify` needs `custom_ca`, the certificate of "
+            "the authority that signs the clients' certificates."
         )
     return Tls(
         message.server_key.encode(),
@@ -169,5 +205,5 @@ def _parse(path, message):
         return text_format.Parse(path.read_text(), message)
     except text_format.ParseError as error:
         raise ValueError(
-            f"{path} is not understood, line:column {error}"
+            f"{path} cannot be parsed, line:column {error}"
         ) from error

@@ -1,4 +1,7 @@
-"""Counters and histograms in Prometheus' text, under TF Serving's names."""
+"""Counters and histograms in Prometheus' text format.
+
+Their names are TensorFlow Serving's.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import threading
 from collections.abc import Sequence
 
 PATH = "/monitoring/prometheus/metrics"
-# Microseconds: 10 · 1.8^i, to about 20 minutes.
+# Bounds of histograms. Latencies are in microseconds, up to some 20 minutes.
 _LATENCY = [10 * 1.8**i for i in range(33)]
 _SIZES = [float(2**i) for i in range(15)]
 _FAMILIES = {
-    # name: (help, labels, bounds of a histogram or None for a counter)
+    # name: (help, labels, bounds of the histogram or None for a counter)
     ":tensorflow:serving:request_count": (
         "The total number of requests.",
         ("model_name", "status"),
@@ -23,12 +26,12 @@ _FAMILIES = {
         _LATENCY,
     ),
     ":tensorflow:serving:runtime_latency": (
-        "Wall time (in microseconds) in TensorFlow, with the wait for a batch.",
+        "Wall time (in microseconds) of TensorFlow, including batching.",
         ("model_name", "API", "runtime"),
         _LATENCY,
     ),
     ":tensorflow:serving:request_example_counts": (
-        "Rows a request.",
+        "Number of rows in a request.",
         ("model",),
         _SIZES,
     ),
@@ -43,12 +46,12 @@ _FAMILIES = {
         _LATENCY,
     ),
     ":tensorflow:serving:batching_session:processed_batch_size": (
-        "Rows a batch, filled up to an allowed size.",
+        "Number of rows in a batch, including its padding.",
         (),
         _SIZES,
     ),
     ":tensorflow:serving:batching_session:padding_size": (
-        "Rows that a batch was filled up with.",
+        "Number of rows that were added to a batch as padding.",
         (),
         _SIZES,
     ),
@@ -71,23 +74,35 @@ _FAMILIES = {
 
 
 class Metrics:
-    """Values by family and labels."""
+    """The values of all metrics."""
 
     def __init__(self):
-        """All begin empty."""
+        """Makes metrics without values."""
         self._lock = threading.Lock()
         self._values: dict[str, dict[tuple[str, ...], list]] = {
             name: {} for name in _FAMILIES
         }
 
     def add(self, name: str, *labels: str, by: float = 1) -> None:
-        """Raises a counter."""
+        """Increments a counter.
+
+        Args:
+            name: The name of the counter.
+            *labels: The values of its labels.
+            by: The amount to add.
+        """
         with self._lock:
             cell = self._values[name].setdefault(labels, [0])
             cell[0] += by
 
     def observe(self, name: str, *labels: str, value: float) -> None:
-        """Counts a value in a histogram."""
+        """Adds a value to a histogram.
+
+        Args:
+            name: The name of the histogram.
+            *labels: The values of its labels.
+            value: The value to add.
+        """
         bounds = _FAMILIES[name][2]
         with self._lock:
             counts, total = self._values[name].setdefault(
@@ -97,7 +112,7 @@ class Metrics:
             total[0] += value
 
     def render(self) -> str:
-        """The text that Prometheus scrapes."""
+        """Returns the text that Prometheus reads."""
         lines = []
         with self._lock:
             for name, (description, labels, bounds) in _FAMILIES.items():

@@ -1,4 +1,4 @@
-"""A model of the config: its folder, the versions it wants, their labels."""
+"""What a config says of a model: its folder, its versions, their labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from tf_triplet.serving.errors import Code, RequestError
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One entry of models.config.
+    """One model of models.config.
 
     Attributes:
-        path: of the folder of numbered versions.
-        latest: how many of the newest; 0 leaves it to `specific`.
-        specific: these numbers; None for all that there are.
-        labels: version by label.
+        path: The folder that holds the numbered versions.
+        latest: How many of the newest versions to serve. If 0, `specific`
+            decides.
+        specific: The numbers of the versions to serve. `None` means all.
+        labels: The version that each label names.
     """
 
     path: Path
@@ -28,7 +29,11 @@ class Model:
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def choose(self, known: Sequence[int]) -> list[int]:
-        """Returns those of the known versions that are to be served."""
+        """Returns the versions to serve, in rising order.
+
+        Args:
+            known: The versions in the folder.
+        """
         if self.latest:
             return sorted(known)[-self.latest :]
         if self.specific is None:
@@ -39,10 +44,16 @@ class Model:
 def read(
     config: model_server_config_pb2.ModelServerConfig,
 ) -> dict[str, Model]:
-    """Reads a config, as a file or a HandleReloadConfigRequest brings it.
+    """Reads the models of a config.
+
+    Args:
+        config: From a file or from a HandleReloadConfigRequest.
+
+    Returns:
+        The models, by name.
 
     Raises:
-        RequestError: it is none that this server can serve.
+        RequestError: This server cannot serve the config.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise RequestError(
@@ -73,7 +84,7 @@ def read(
             raise RequestError(
                 Code.INVALID_ARGUMENT,
                 f"Model {entry.name} is of platform {entry.model_platform}; "
-                "this server loads tensorflow alone",
+                "this server loads only tensorflow",
             )
         models[entry.name] = _model(entry)
     return models
@@ -84,15 +95,15 @@ def _model(entry) -> Model:
     kind = policy.WhichOneof("policy_choice")
     latest, specific = 1, ()
     if kind == "latest":
-        # As TensorFlow Serving: a number left out is one.
+        # TensorFlow Serving also takes a missing number as 1.
         latest = policy.latest.num_versions or 1
     elif kind == "specific":
         latest, specific = 0, tuple(policy.specific.versions)
         if not specific or min(specific) < 0:
             raise RequestError(
                 Code.INVALID_ARGUMENT,
-                f"Model {entry.name}: a specific policy names the versions "
-                f"to be served. Received: {list(specific)}",
+                f"Model {entry.name}: a specific policy must name the "
+                f"versions to serve. Received: {list(specific)}",
             )
     elif kind == "all":
         latest, specific = 0, None
