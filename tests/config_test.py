@@ -7,7 +7,7 @@ import pytest
 
 from tf_triplet import builders
 from tf_triplet import config as configs
-from tf_triplet.workflows import compare as comparison
+from tf_triplet.workflows import study as studies
 
 FOLDER = Path(__file__).parent.parent / "configs"
 
@@ -85,6 +85,13 @@ def test_unknown_saved_field_is_an_error():
         ("loss.attribute_weight", -0.1, "`loss.attribute_weight` must be"),
         ("loss.attribute_positive_weight", 0.0, "must be more than 0"),
         ("export.storage", "bfloat16", "`export.storage` must be one of fl"),
+        ("loss.margin", -0.1, "`loss.margin` must be at least 0. Received: -0"),
+        ("loss.arguments", {"margin": 1.0}, "is for a loss of your own"),
+        (
+            "loss.name",
+            "tripplet",
+            "pn, tfsim_soft_nn, module:Name .code of your own.. Received",
+        ),
     ],
 )
 def test_a_bad_value_is_named(field, value, message):
@@ -108,7 +115,16 @@ def test_a_bad_value_is_named(field, value, message):
         ),
         (
             {"model.branch_by": "category", "model.branches": "weights"},
-            "`model.batch_norm=frozen`. Received: 512 and 'train'",
+            "`model.branches=weights` .* needs `model.embedding_size=0`. "
+            "Received: 512",
+        ),
+        (
+            {
+                "model.branch_by": "category",
+                "model.branches": "weights",
+                "model.embedding_size": 0,
+            },
+            "`model.batch_norm=frozen`. Received: 'train'",
         ),
         (
             {
@@ -121,11 +137,11 @@ def test_a_bad_value_is_named(field, value, message):
         ),
         (
             {"loss.name": "proxy_nca", "loss.memory_size": 500},
-            "needs a loss over pairs of our own. Received: loss.name=proxy_nca",
+            "`loss.memory_size` needs a loss .* Received: proxy_nca_loss, which",
         ),
         (
             {"loss.memory_size": 100},
-            "must hold a minibatch at least, 128 images. Received: 100",
+            "must be at least the size of a minibatch, 128 images. Received: 100",
         ),
         (
             {
@@ -133,12 +149,12 @@ def test_a_bad_value_is_named(field, value, message):
                 "sampling.query_domain": "street",
                 "sampling.gallery_domain": "shop",
             },
-            "`loss.name=tfsim_pn` knows no two domains",
+            "`loss.name=tfsim_pn` cannot tell two domains apart. Set sampl",
         ),
         (
             {"loss.attribute_weight": 1.0, "training.micro_batch": 8},
-            "`loss.landmark_weight` do not go with `training.micro_batch`: "
-            ".*1.0 and 0.0, and training.micro_batch=8. Set .*=0, or both",
+            "`training.micro_batch` does not work with `loss.attribute_weight` "
+            "or `loss.landmark_weight`.*Received: micro_batch=8. Set it to 0",
         ),
         (
             {"loss.landmark_weight": 2.0, "model.learners": 2},
@@ -169,7 +185,47 @@ def test_a_bad_value_is_named(field, value, message):
                 "model.path": "net.keras",
                 "model.learners": 2,
             },
-            "`model.learners` of an imported model needs `model.attention_at`",
+            "`model.learners` of an imported .* needs `model.attention_at`",
+        ),
+        (
+            {"loss.name": "contrastive", "loss.contrastive.margin": -1.0},
+            "`loss.contrastive.margin` must be above 0",
+        ),
+        (
+            {"loss.name": "lifted", "loss.lifted.margin": -1.0},
+            "`loss.lifted.margin` must be at least 0",
+        ),
+        (
+            {"loss.name": "margin_loss", "loss.margin_loss.beta": 3.0},
+            "`loss.margin_loss.beta` .*Received: 3.0",
+        ),
+        (
+            {"loss.name": "tfa_npairs", "sampling.units": "products"},
+            "`loss.name=tfa_npairs` .* needs `sampling.units=pairs`",
+        ),
+        (
+            {
+                "loss.name": "margin_loss",
+                "loss.margin_loss.learn_beta": False,
+                "optimizer.loss_learning_rate": 0.1,
+            },
+            "`optimizer.loss_learning_rate` .*margin_loss has none",
+        ),
+        (
+            {"loss.memory_size": 500, "loss.scope": "replica"},
+            "needs `loss.scope=global`. Received: 'replica'",
+        ),
+        (
+            {"sampling.categories_per_batch": 2, "sampling.mixed_draws": 2},
+            "`sampling.mixed_draws` must be at least 1, and 1 with several",
+        ),
+        (
+            {"evaluation.protocol": "leave_one_out"}
+            | {
+                "evaluation.query_domain": "street",
+                "evaluation.gallery_domain": "shop",
+            },
+            "`evaluation.protocol=leave_one_out` has no domains",
         ),
         (
             {"model.whitening": 512, "model.learners": 2},
@@ -272,6 +328,6 @@ def test_every_benchmark_comes_in_two_sizes(name):
 )
 def test_every_study_holds_one_budget(path):
     study = load(path).get_study()
-    comparison.check(study)
+    studies.check_study(study)
     texts = [configs.to_json(m.config) for m in study.values() if m.trained]
     assert len(set(texts)) == len(texts) > 1

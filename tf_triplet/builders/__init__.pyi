@@ -8,18 +8,28 @@ from .data import (
     training_catalog,
     verify_counts,
 )
-from .model import (
+from .extensions import (
+    program_flags,
+    trust,
+)
+from .features import (
     build_baseline,
+    build_neural_codes,
+    compute_embeddings,
+    embed_batches,
+    input_spec,
+    whiten,
+)
+from .fields import (
+    CHOICES,
+)
+from .model import (
+    build_backbone,
     build_branches,
     build_encoder,
     build_learner,
     build_network,
-    build_neural_codes,
-    compute_embeddings,
-    embed_batches,
     fetch_registry_weights,
-    input_spec,
-    whiten,
 )
 from .objective import (
     LOSSES,
@@ -35,7 +45,6 @@ from .run_folder import (
     load_encoder,
 )
 from .validation import (
-    CHOICES,
     validate,
 )
 
@@ -45,6 +54,7 @@ __all__ = [
     "CHOICES",
     "LOSSES",
     "build_augmentation",
+    "build_backbone",
     "build_baseline",
     "build_branches",
     "build_catalog",
@@ -64,9 +74,11 @@ __all__ = [
     "input_spec",
     "load_config",
     "load_encoder",
+    "program_flags",
     "sampling_domains",
     "sampling_sides",
     "training_catalog",
+    "trust",
     "validate",
     "verify_counts",
     "whiten",

@@ -1,4 +1,4 @@
-"""A run's images: a config to a catalog, and how it is sampled."""
+"""The images of a config: the catalog, and how training samples them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
+from tf_triplet.builders import extensions
 from tf_triplet.data import fetch
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
@@ -20,7 +21,8 @@ from tf_triplet.data.sources import (
     street2shop,
 )
 
-# Name: (reader of a folder, published counts).
+# For each benchmark, the function that reads its folder, and the published
+# numbers of images and products.
 BENCHMARKS = {
     "sop": (sop.read_sop, sop.PUBLISHED),
     "inshop": (inshop.read_inshop, inshop.PUBLISHED),
@@ -37,55 +39,105 @@ BENCHMARKS = {
 def build_catalog(
     config: ml_collections.ConfigDict, columns: Sequence[str] = ()
 ) -> Catalog:
-    """Reads (and fetches) all images of `config.data`.
+    """Reads all images of `config.data`, and fetches them where needed.
 
     Args:
-        config: of the run.
-        columns: further ones of a manifest to keep.
+        config: The config of the run.
+        columns: Names of extra columns to keep, of a manifest or of a source
+            of your own.
+
+    Returns:
+        The catalog of all splits.
+
+    Raises:
+        ValueError: If the source does not have these columns, or cannot be
+            read.
     """
     data = config.data
-    if columns and data.source != "manifest":
+    own = extensions.is_extension(data.source)
+    if columns and data.source != "manifest" and not own:
         raise ValueError(
             "Only a manifest has extra columns. Received: export.columns="
             f"{', '.join(columns)} with data.source={data.source!r}. Leave "
             "export.columns empty, or pass --catalog=<manifest>."
         )
+    if own:
+        return _read_own(config, columns)
     seed, fraction = data.split_seed, data.test_fraction
+    if data.source in BENCHMARKS:
+        return BENCHMARKS[data.source][0](data.path)
     if data.source == "emoji":
         from tf_triplet.data.sources import emoji
 
         return emoji.read_emoji(seed=seed, test_fraction=fraction)
     if data.source == "rendered":
-        from tf_triplet.data.sources import rendered
-
-        folder = (
-            fetch.cache_dir() / f"rendered-{data.rendered.products}x"
-            f"{data.rendered.images_per_product}-{data.image_size}-{seed}"
-        )
-        return rendered.read_rendered(
-            folder,
-            products=data.rendered.products,
-            images_per_product=data.rendered.images_per_product,
-            seed=seed,
-            test_fraction=fraction,
-            image_size=data.image_size,
-        )
+        return _render(config)
     if data.source == "folder":
         from tf_triplet.data.sources import folder
 
         return folder.read_folder(data.path, fraction, seed)
-    if data.source in BENCHMARKS:
-        return BENCHMARKS[data.source][0](data.path)
     from tf_triplet.data.sources import manifest
 
     return manifest.read_manifest(data.path, fraction, seed, columns)
 
 
-def verify_counts(source: str, catalog: Catalog) -> list[str]:
-    """Holds a benchmark against its published counts, a line a part.
+def _render(config: ml_collections.ConfigDict) -> Catalog:
+    from tf_triplet.data.sources import rendered
 
-    A part is `all`, a split, a domain, or `pairs`. Other sources have no
-    published counts: an empty list.
+    data = config.data
+    products, images = (
+        data.rendered.products,
+        data.rendered.images_per_product,
+    )
+    folder = fetch.cache_dir() / (
+        f"rendered-{products}x{images}-{data.image_size}-{data.split_seed}"
+    )
+    return rendered.read_rendered(
+        folder,
+        products=products,
+        images_per_product=images,
+        seed=data.split_seed,
+        test_fraction=data.test_fraction,
+        image_size=data.image_size,
+    )
+
+
+def _read_own(
+    config: ml_collections.ConfigDict, columns: Sequence[str]
+) -> Catalog:
+    data = config.data
+    catalog = extensions.make(
+        "data.source",
+        data.source,
+        Catalog,
+        "a tf_triplet.data.Catalog",
+        {
+            "path": data.path,
+            "seed": data.split_seed,
+            "test_fraction": data.test_fraction,
+        },
+    )
+    missing = [name for name in columns if name not in catalog.extras]
+    if missing:
+        raise ValueError(
+            f"The catalog of `data.source={data.source}` has no extra columns "
+            f"{', '.join(missing)}. Received: export.columns="
+            f"{', '.join(columns)}. It has: "
+            f"{', '.join(catalog.extras) or 'none'}"
+        )
+    return catalog
+
+
+def verify_counts(source: str, catalog: Catalog) -> list[str]:
+    """Compares a benchmark with its published numbers of images.
+
+    Args:
+        source: The value of `config.data.source`.
+        catalog: The catalog that was read from it.
+
+    Returns:
+        One line for each part: `all`, a split, a domain, or `pairs`. Empty if
+        the source is not a benchmark.
     """
     if source not in BENCHMARKS:
         return []
@@ -103,9 +155,9 @@ def verify_counts(source: str, catalog: Catalog) -> list[str]:
 
 
 def _count(catalog: Catalog, part: str) -> tuple[int, int]:
-    """Images and products of a part."""
+    """Counts the images and the products of a part."""
     if part == "pairs":
-        # A pair stands at both of its images; the query side asks.
+        # A pair is counted at both of its images; only one is the query.
         asks = np.isin(
             catalog.domain_names[catalog.domains].astype(str),
             ("consumer", "street"),
@@ -117,7 +169,7 @@ def _count(catalog: Catalog, part: str) -> tuple[int, int]:
         rows = catalog.split_names[catalog.splits] == part
     else:
         rows = catalog.domain_names[catalog.domains] == part
-    # An image of two products, or two splits, is one image.
+    # An image of two products, or of two splits, counts once.
     images = len(np.unique(catalog.paths[rows].astype(str)))
     return images, len(np.unique(catalog.products[rows]))
 
@@ -130,12 +182,20 @@ def _in_words(counts: tuple[int, ...], what: str) -> str:
 def training_catalog(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> Catalog:
-    """The images to train on: of the split train and, where
-    `config.sampling` names two domains, of these alone."""
+    """Selects the images to train on.
+
+    Args:
+        config: The config of the run.
+        catalog: The images of all splits.
+
+    Returns:
+        The images of the split `train`. If `config.sampling` names two
+        domains, only the images of these domains.
+    """
     training = catalog.split("train")
     wanted = sampling_domains(config)
     for name in wanted:
-        training.domain(name)  # Tells the domains there are, if not this one.
+        training.domain(name)  # Raises an error for an unknown domain.
     if not wanted:
         return training
     domains = training.domain_names[training.domains]
@@ -145,9 +205,16 @@ def training_catalog(
 def sampling_sides(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> np.ndarray | None:
-    """`[rows]` int32: 0 where an image queries, 1 where it is searched.
+    """Tells the query side from the gallery side of a training catalog.
 
-    None without two domains in `config.sampling`, and where they are pooled.
+    Args:
+        config: The config of the run.
+        catalog: The training catalog.
+
+    Returns:
+        `[rows]` int32: 0 for an image of the query domain, 1 for one of the
+        gallery domain. None if `config.sampling` names no domains, or pools
+        them.
     """
     if config.sampling.pool_domains or not sampling_domains(config):
         return None
@@ -156,7 +223,14 @@ def sampling_sides(
 
 
 def sampling_domains(config: ml_collections.ConfigDict) -> list[str]:
-    """The two domains of `config.sampling`, query first; or none."""
+    """Returns the two domains to train on, the query domain first.
+
+    Args:
+        config: The config of the run.
+
+    Returns:
+        Two names, or an empty list.
+    """
     sampling = config.sampling
     return [n for n in (sampling.query_domain, sampling.gallery_domain) if n]
 
@@ -164,7 +238,18 @@ def sampling_domains(config: ml_collections.ConfigDict) -> list[str]:
 def build_sampler(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> GroupedSampler:
-    """The sampler of a training catalog."""
+    """Builds the sampler of a training catalog.
+
+    Args:
+        config: The config of the run.
+        catalog: The training catalog.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        ValueError: If the catalog has too few products for a minibatch.
+    """
     sampling = config.sampling
     return GroupedSampler(
         catalog.products,
@@ -183,5 +268,9 @@ def build_sampler(
 
 
 def build_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
-    """What may happen to a training image."""
+    """Returns how training images are distorted.
+
+    Args:
+        config: The config of the run.
+    """
     return Augmentation(**config.augment.to_dict())

@@ -3,20 +3,19 @@
 Four fields accept the name of a Python object in place of a built-in choice,
 written `module:Name`. The object is called with keyword arguments:
 
-| field            | called with                   | returns                     |
-|------------------|-------------------------------|-----------------------------|
-| `loss.name`      | the fields of `loss.arguments`| a `losses.BatchLoss`        |
-| `model.backbone` | `image_size`, `weights`       | a Keras model from pixels   |
-|                  |                               | in [0, 1] to features       |
-| `model.pooling`  | nothing                       | a Keras layer from          |
-|                  |                               | `[b, h, w, c]` to `[b, c]`  |
-| `data.source`    | `path`, `seed`,               | a `data.Catalog`            |
-|                  | `test_fraction`               |                             |
+* `loss.name`: called with the fields of `loss.arguments`; returns a
+  `tf_triplet.losses.BatchLoss`.
+* `model.backbone`: called with `image_size` and `weights`; returns a Keras
+  model from `[batch, image_size, image_size, 3]` pixels in [0, 1] to features.
+* `model.pooling`: called without arguments; returns a Keras layer from
+  `[batch, height, width, channels]` to `[batch, channels]`.
+* `data.source`: called with `path`, `seed` and `test_fraction`; returns a
+  `tf_triplet.data.Catalog` of all splits.
 
-A config that you pass to training is trusted, and so is what you name with
-`--import`. The folder of a run may come from somebody else, so the modules
-that its config or its models name are imported only after `trust`. This is
-the one place of the package where text becomes code.
+A config that you pass to training is trusted, and so is a module that you
+name with `--import`. The folder of a run may come from somebody else, so a
+module that its config or its models name is imported only after `trust`. This
+is the one place of the package where text becomes code.
 """
 
 from __future__ import annotations
@@ -118,7 +117,7 @@ def is_extension(value: Any) -> bool:
 
 
 def resolve(field: str, value: str) -> Callable[..., Any]:
-    """Imports what a field names.
+    """Imports what a field names, and trusts its module from then on.
 
     Args:
         field: Name of the field, for errors.
@@ -144,6 +143,7 @@ def resolve(field: str, value: str) -> Callable[..., Any]:
             f"for code of your own. Received: {value!r}"
         )
     module = import_module(module_name, f"`{field}={value}`")
+    trust(module_name)
     try:
         found = operator.attrgetter(name)(module)
     except AttributeError as error:

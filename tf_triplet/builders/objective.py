@@ -1,4 +1,4 @@
-"""What a run minimizes, and how: a config to loss, tasks and optimizer."""
+"""What a run minimizes: the loss, the tasks beside it, the optimizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import tensorflow as tf
 from absl import logging
 
 from tf_triplet import config as configs
+from tf_triplet.builders import extensions
 from tf_triplet.data.catalog import Catalog
+from tf_triplet.losses import third_party
 from tf_triplet.losses.batch_loss import BatchLoss
 from tf_triplet.losses.contrastive import ContrastiveLoss
 from tf_triplet.losses.ensemble import EnsembleLoss
@@ -22,12 +24,11 @@ from tf_triplet.losses.proxies import (
     ProxyLoss,
     ProxyNCALoss,
 )
-from tf_triplet.losses.third_party import ThirdPartyLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import schedules
 from tf_triplet.training.tasks import Tasks
 
-# Those with a section of their own in `config.loss`.
+# The losses that have a section of `config.loss`, named like the section.
 LOSSES = {
     "contrastive": ContrastiveLoss,
     "lifted": LiftedStructureLoss,
@@ -39,7 +40,7 @@ LOSSES = {
     "norm_softmax": NormSoftmaxLoss,
 }
 _TRIPLET_FIELDS = ("mining", "margin", "soft", "distance", "reduction")
-# Where a catalog gets its annotations from.
+# How to add annotations to a catalog.
 _COLUMNS = {
     "attributes": (
         "the column `attributes` (red|long sleeve) to the manifest, or "
@@ -53,31 +54,84 @@ _COLUMNS = {
 
 
 def build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
-    """The loss; `scope` and the memory are the learner's.
+    """Builds the loss of `config.loss`.
 
-    Its variables, where it has any, are still to be made: `loss.build`.
+    The scope and the memory belong to the learner. If the loss has
+    variables, call its `build` before training.
+
+    Args:
+        config: The config of the run.
+
+    Returns:
+        The loss, for each learner if `config.model.learners` is above 1.
+
+    Raises:
+        ValueError: If the loss does not accept its arguments.
     """
-    loss = _build_loss(config)
-    if config.model.learners < 2:
-        return loss
-    return EnsembleLoss(
-        loss,
-        config.model.learners,
-        config.loss.divergence_margin,
-        config.loss.divergence_weight,
-    )
-
-
-def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
     name = config.loss.name
     if name != "triplet":
         _warn_of_unread(config)
+    loss = _build_loss(config)
+    if config.model.learners < 2:
+        return loss
+    try:
+        return EnsembleLoss(
+            loss,
+            config.model.learners,
+            config.loss.divergence_margin,
+            config.loss.divergence_weight,
+        )
+    except TypeError as error:
+        if not extensions.is_extension(name):
+            raise
+        raise ValueError(
+            f"`model.learners={config.model.learners}` copies the loss, which "
+            f"`loss.name={name}` does not allow: {error}. Give it a method "
+            "get_config() that returns the arguments of its constructor."
+        ) from error
+
+
+def loss_for_validation(config: ml_collections.ConfigDict) -> BatchLoss:
+    """Builds the loss to ask it what it needs, without loading much.
+
+    Args:
+        config: The config of the run.
+
+    Returns:
+        The loss, without copies for learners. A third-party loss without
+        arguments is replaced by one that has its attributes, because
+        importing its library takes many seconds.
+
+    Raises:
+        ValueError: If the loss does not accept its arguments.
+    """
+    name = config.loss.name
+    if name not in third_party.THIRD_PARTY_LOSSES or len(config.loss.arguments):
+        return _build_loss(config)
+    loss = BatchLoss(name=name)
+    for attribute in ("takes_keys", "takes_sides", "has_variables"):
+        value = getattr(third_party.ThirdPartyLoss, attribute)
+        setattr(loss, attribute, value)
+    loss.in_pairs = name in third_party.PAIRED
+    return loss
+
+
+def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
+    name, arguments = config.loss.name, config.loss.arguments.to_dict()
+    if extensions.is_extension(name):
+        return extensions.make(
+            "loss.name",
+            name,
+            BatchLoss,
+            "a tf_triplet.losses.BatchLoss",
+            arguments,
+        )
     if name == "triplet":
         return TripletLoss(
             **{field: config.loss[field] for field in _TRIPLET_FIELDS}
         )
     if name not in LOSSES:
-        return ThirdPartyLoss(name)
+        return third_party.ThirdPartyLoss(name, **arguments)
     arguments = config.loss[name].to_dict()
     if issubclass(LOSSES[name], ProxyLoss):
         arguments["seed"] = config.seed
@@ -85,20 +139,20 @@ def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
 
 
 def _warn_of_unread(config: ml_collections.ConfigDict) -> None:
-    """A config may well have been a triplet's; an override hardly was."""
+    """Warns of a field that only the triplet loss reads, if it was set."""
     default = configs.base_config().loss
-    own = [
+    unread = [
         f"loss.{field}={config.loss[field]}"
         for field in _TRIPLET_FIELDS
         if config.loss[field] != default[field]
     ]
-    if own:
+    if unread:
         name = config.loss.name
-        where = f"loss.{name}" if name in LOSSES else "no field of the config"
+        where = f"loss.{name}" if name in LOSSES else "loss.arguments"
         logging.warning(
-            "loss.name=%s does not read %s; its own numbers are in %s.",
+            "loss.name=%s does not read %s. Its arguments are in %s.",
             name,
-            ", ".join(own),
+            ", ".join(unread),
             where,
         )
 
@@ -106,11 +160,17 @@ def _warn_of_unread(config: ml_collections.ConfigDict) -> None:
 def build_tasks(
     config: ml_collections.ConfigDict, catalog: Catalog
 ) -> Tasks | None:
-    """What is learned beside the metric loss; None where nothing is.
+    """Builds the tasks that are learned beside the embedding.
+
+    Args:
+        config: The config of the run.
+        catalog: The training catalog.
+
+    Returns:
+        The tasks, or None if `config.loss` gives them no weight.
 
     Raises:
-        ValueError: a task is asked for that the training catalog has no
-            annotation for; names what it lacks.
+        ValueError: If the training catalog has no annotations for a task.
     """
     loss = config.loss
     weights = {
@@ -134,7 +194,7 @@ def build_tasks(
 
 
 def _annotated(catalog: Catalog, target: str) -> bool:
-    """Whether a single image is."""
+    """Whether at least one image has such annotations."""
     if target == "attributes":
         values = catalog.attributes
         return values is not None and bool((values >= 0).any())
@@ -145,11 +205,14 @@ def _annotated(catalog: Catalog, target: str) -> bool:
 def build_optimizer(
     config: ml_collections.ConfigDict, learning_rate: float = 0.0
 ) -> tf.keras.optimizers.Optimizer:
-    """The optimizer with its schedule.
+    """Builds the optimizer with its learning-rate schedule.
 
     Args:
-        config: of the run.
-        learning_rate: in place of the config's; 0 = the config's.
+        config: The config of the run.
+        learning_rate: Replaces `config.optimizer.learning_rate`, unless 0.
+
+    Returns:
+        The optimizer.
     """
     optimizer = config.optimizer
     rate = schedules.build_schedule(

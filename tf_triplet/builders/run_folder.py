@@ -1,4 +1,4 @@
-"""What a run's folder holds: its config and its encoders."""
+"""What the folder of a run holds: its config and its encoders."""
 
 from __future__ import annotations
 
@@ -10,16 +10,33 @@ import ml_collections
 import tensorflow as tf
 
 from tf_triplet import config as configs
-from tf_triplet.builders import validation
+from tf_triplet.builders import extensions, validation
 from tf_triplet.data import preprocessing, transcode
 from tf_triplet.models import encoder as encoders
-from tf_triplet.models import precisions
+from tf_triplet.models import precisions, safe_loading
 
+# The files of the encoders of the best evaluation and of the last step.
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
 
 
-def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
-    """Reads the config that training wrote into `workdir`."""
+def load_config(
+    workdir: str | Path, trust: bool = False
+) -> ml_collections.ConfigDict:
+    """Reads the config that training wrote into the folder of a run.
+
+    Args:
+        workdir: The folder of the run.
+        trust: Whether to accept code that the config names (`module:Name`)
+            although `extensions.trust` has not allowed its module.
+
+    Returns:
+        The config.
+
+    Raises:
+        FileNotFoundError: If the folder holds no config.
+        ValueError: If the config names code that is not trusted, or holds
+            values that no run can use.
+    """
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise FileNotFoundError(
@@ -27,6 +44,9 @@ def load_config(workdir: str | Path) -> ml_collections.ConfigDict:
             f"run of tf-triplet-train. Received: {str(workdir)!r}"
         )
     config = configs.from_json(path.read_text())
+    if not trust:
+        fields = configs.flatten(config.to_dict())
+        extensions.check_trusted(fields, where=str(path))
     validation.validate(config)
     return config
 
@@ -38,10 +58,20 @@ def encoder_sha256(
     layer: str = "",
     precision: str = "float32",
 ) -> str:
-    """Hash of a run's encoder and of how images reach it.
+    """Computes a hash of a run's encoder and of how images reach it.
 
-    The code that decodes and resizes is a part: another pixel is another
-    embedding.
+    It includes the code that decodes and resizes images, because other pixels
+    give another embedding.
+
+    Args:
+        config: The config of the run.
+        workdir: The folder of the run.
+        checkpoint: "best" or "last".
+        layer: The layer whose output is the embedding; empty: the last.
+        precision: The precision of the encoder.
+
+    Returns:
+        64 hexadecimal digits.
     """
     encoder = encoder_path(workdir, checkpoint).read_bytes()
     code = [
@@ -66,32 +96,51 @@ def load_encoder(
     checkpoint: str = "best",
     layer: str = "",
     precision: str = "float32",
+    trust: bool = False,
 ) -> tf.keras.Model:
-    """Loads a run's encoder.
+    """Loads the encoder of a run.
 
-    Plain Keras does, but for branches, learned pooling and landmark
-    features, whose modules must be imported first.
+    Plain `tf.keras.models.load_model` also opens an encoder without branches,
+    learned pooling and landmark features; for these, import
+    `tf_triplet.models` first.
 
     Args:
-        workdir: of the run.
+        workdir: The folder of the run.
         checkpoint: "best" or "last".
-        layer: read this layer in place of the embedding
-            (`encoders.at_layer`); empty: the embedding.
-        precision: of its products (`precisions.at_precision`).
+        layer: Name of a layer whose output replaces the embedding
+            (`encoder.at_layer`); empty: the embedding.
+        precision: The precision of the encoder
+            (`precisions.at_precision`).
+        trust: Whether to load the encoder without Keras's safe mode, which
+            refuses `Lambda` layers and modules that are not trusted.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        FileNotFoundError: If the run has not saved the encoder yet.
+        ValueError: If the encoder uses code that is not trusted, or has no
+            such layer.
     """
     # Importing `encoders` has registered the layers of gem and rmac.
-    path = encoder_path(workdir, checkpoint)
-    encoder = tf.keras.models.load_model(path, compile=False)
+    encoder = safe_loading.load_model(
+        encoder_path(workdir, checkpoint), **extensions.model_options(trust)
+    )
     if layer:
         encoder = encoders.at_layer(encoder, layer)
     return precisions.at_precision(encoder, precision)
 
 
 def encoder_path(workdir: str | Path, checkpoint: str = "best") -> Path:
-    """The file of a run's encoder.
+    """Returns the file of a run's encoder.
+
+    Args:
+        workdir: The folder of the run.
+        checkpoint: "best" or "last".
 
     Raises:
-        FileNotFoundError: the run has not saved it yet.
+        FileNotFoundError: If the run has not saved it yet.
+        ValueError: If there is no such checkpoint.
     """
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
@@ -100,7 +149,7 @@ def encoder_path(workdir: str | Path, checkpoint: str = "best") -> Path:
     path = Path(workdir) / CHECKPOINTS[checkpoint]
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist: the run has not saved it yet. Let "
-            "tf-triplet-train run on in this --workdir."
+            f"{path} does not exist: the run has not saved it yet. Run "
+            "tf-triplet-train in this --workdir until it has."
         )
     return path

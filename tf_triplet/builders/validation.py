@@ -1,313 +1,112 @@
-"""The checks of a configuration: what each field may hold, and beside which.
+"""Checks a config before anything is loaded.
 
-Every error names the field, what was received and the way out.
+Rules about several fields are asked of the code that they configure, where
+that code has them, and written here otherwise. Every error names the field,
+the value and how to fix it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 
-CHOICES = {
-    "data.source": (
-        *("manifest", "folder", "emoji", "rendered"),
-        *("sop", "inshop", "consumer2shop", "street2shop"),
-        *("cub200", "cars196"),
-    ),
-    "data.on_bad_image": ("skip", "stop"),
-    "data.resize": ("area", "bilinear"),
-    "sampling.units": ("products", "pairs"),
-    "sampling.small_category": ("fill", "exclude"),
-    "sampling.singletons": ("drop", "keep"),
-    "model.backbone": ("resnet50v2", "resnet50", "imported"),
-    "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe"),
-    "model.pooling": ("average", "max", "average_max", "gem", "rmac"),
-    "model.batch_norm": ("train", "frozen", "sync"),
-    "model.branch_by": ("", "domain", "category"),
-    "model.branches": ("heads", "networks", "weights"),
-    "loss.name": (
-        *("triplet", "contrastive", "lifted", "margin_loss", "npairs"),
-        *("multi_similarity", "proxy_nca", "proxy_anchor", "norm_softmax"),
-        # Other libraries' own, for comparison; losses/foreign.py tells what
-        # is wrong with each.
-        *("tfa_hard", "tfa_semihard", "tfa_lifted", "tfa_npairs"),
-        *("tfsim_triplet", "tfsim_triplet_hard", "tfsim_multisim"),
-        *("tfsim_circle", "tfsim_pn", "tfsim_soft_nn"),
-    ),
-    "loss.contrastive.reduction": ("mean", "balanced"),
-    "loss.contrastive.distance": ("cosine", "euclidean", "squared_euclidean"),
-    "loss.lifted.variant": ("original", "generalized"),
-    "loss.lifted.distance": ("cosine", "euclidean", "squared_euclidean"),
-    "loss.margin_loss.beta_per": ("all", "product"),
-    "loss.margin_loss.sampling": ("distance_weighted", "all"),
-    "loss.mining": ("paper", "random", "batch_hard", "batch_all", "semi_hard"),
-    "loss.distance": ("cosine", "euclidean", "squared_euclidean"),
-    "loss.reduction": ("mean", "mean_active", "sum"),
-    "loss.scope": ("global", "replica"),
-    "optimizer.name": ("sgd", "adam", "lamb"),
-    "optimizer.schedule": ("constant", "piecewise", "cosine"),
-    "evaluation.protocol": (
-        *("auto", "leave_one_out", "query_gallery"),
-        *("per_pair", "within_category"),
-    ),
-    "evaluation.ties": ("against", "expected"),
-    "export.index": ("scann", "exact"),
-    "export.storage": ("float32", "int8"),
-    "export.precision": ("float32", "bfloat16", "int8"),
-}
+from tf_triplet.builders import extensions
+from tf_triplet.builders.fields import check_fields
+from tf_triplet.retrieval import protocols
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for a value that no run could use."""
-    for field, choices in CHOICES.items():
-        value = _get(config, field)
-        if value not in choices:
-            raise ValueError(
-                f"`{field}` must be one of "
-                f"{', '.join(choice or 'empty' for choice in choices)}. "
-                f"Received: {value!r}"
-            )
-    for field in (
-        "data.image_size",
-        "sampling.units_per_batch",
-        "sampling.mixed_draws",
-        "training.checkpoint_every",
-        "training.log_every",
-        "evaluation.batch_size",
-        "export.k",
-    ):
-        _require(config, field, lambda v: v >= 1, "at least 1")
-    for field in (
-        "sampling.categories_per_batch",
-        "model.embedding_size",
-        "model.whitening",
-        "model.learners",
-        "loss.divergence_margin",
-        "loss.divergence_weight",
-        "training.steps",
-        "model.landmark_features",
-        "loss.attribute_weight",
-        "loss.landmark_weight",
-        "optimizer.clip_norm",
-        "optimizer.weight_decay",
-        "optimizer.warmup_steps",
-        "training.replicas",
-        "training.micro_batch",
-        "loss.memory_size",
-        "loss.memory_warmup",
-        "loss.memory_weight",
-        "optimizer.loss_learning_rate",
-        "training.collapse_every",
-        "evaluation.every",
-        "export.leaves",
-        "export.leaves_to_search",
-        "export.reorder",
-        "augment.noise",
-        "augment.rotation",
-        "augment.blur",
-    ):
-        _require(config, field, lambda v: v >= 0, "at least 0")
-    for field in (
-        "sampling.single_category_probability",
-        "augment.probability",
-        "augment.cutout",
-        "export.min_recall",
-    ):
-        _require(config, field, lambda v: 0 <= v <= 1, "in [0, 1]")
-    for field in ("augment.min_crop", "augment.min_box_covered"):
-        _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
-    _require(config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)")
-    _require(
-        config,
-        "loss.attribute_positive_weight",
-        lambda v: v > 0,
-        "more than 0",
-    )
-    _require(config, "optimizer.learning_rate", lambda v: v > 0, "more than 0")
-    _require(
-        config,
-        "sampling.images_per_product",
-        lambda v: v >= 2,
-        "at least 2, or no anchor has a positive",
-    )
-    _validate_together(config)
+    """Checks that a run could use every value of a config.
+
+    TensorFlow is imported where a rule needs it. Code of your own that the
+    config names is imported, and a loss of your own is constructed.
+
+    Args:
+        config: The config of a run.
+
+    Raises:
+        ValueError: If a field holds a value that no run can use, or if two
+            fields exclude each other.
+    """
+    check_fields(config)
+    _check_data(config.data)
+    _check_sampling(config.sampling)
+    _check_model(config)
+    _check_untrained(config)
+    _check_branches(config)
+    _check_loss(config)
+    _check_tasks(config)
+    _check_optimizer(config.optimizer)
+    _check_evaluation(config.evaluation)
+    _check_export(config.export)
 
 
-def _validate_together(config: ml_collections.ConfigDict) -> None:
-    """Checks the fields that only make sense beside one another."""
-    _validate_loss(config)
-    if config.data.source not in ("emoji", "rendered") and not config.data.path:
+def _check_data(data: ml_collections.ConfigDict) -> None:
+    # A function of your own may need no path.
+    own = extensions.is_extension(data.source)
+    if data.source not in ("emoji", "rendered") and not (own or data.path):
         raise ValueError(
-            f"`data.source={config.data.source}` needs `data.path`: pass "
+            f"`data.source={data.source}` needs `data.path`: pass "
             "--config.data.path=<manifest.csv or folder>, or try "
             "--config.data.source=rendered, which needs no files."
         )
-    if config.model.backbone == "imported" and not config.model.path:
+
+
+def _check_sampling(sampling: ml_collections.ConfigDict) -> None:
+    from tf_triplet.data.sampling import sampler
+
+    query, gallery = sampling.query_domain, sampling.gallery_domain
+    if bool(query) != bool(gallery):
+        raise ValueError(
+            "`sampling.query_domain` and `sampling.gallery_domain` go "
+            f"together. Received: {query!r} and {gallery!r}"
+        )
+    if query and query == gallery:
+        raise ValueError(
+            "`sampling.query_domain` and `sampling.gallery_domain` must be "
+            f"two domains. Received: {query!r} twice. Leave both empty to "
+            "train on images of all domains."
+        )
+    names = ("units_per_batch", "categories_per_batch", "mixed_draws")
+    with _as_fields({name: f"sampling.{name}" for name in names}):
+        sampler.check_draws(*(sampling[name] for name in names))
+
+
+def _check_model(config: ml_collections.ConfigDict) -> None:
+    from tf_triplet.models import encoder
+
+    model = config.model
+    imported = model.backbone == "imported"
+    if imported and not model.path:
         raise ValueError(
             "`model.backbone=imported` needs `model.path`: a .keras or .h5 "
             "file or a SavedModel folder. Received: ''"
         )
-    _validate_model(config)
-    _validate_tasks(config)
-    boundaries = tuple(config.optimizer.boundaries)
-    if list(boundaries) != sorted(set(boundaries)) or any(
-        b < 1 for b in boundaries
-    ):
-        raise ValueError(
-            "`optimizer.boundaries` must be rising positive steps. "
-            f"Received: {boundaries}"
-        )
-    ks = tuple(config.evaluation.ks)
-    if not ks or any(k < 1 for k in ks):
-        raise ValueError(
-            f"`evaluation.ks` must hold positive ranks. Received: {ks}"
-        )
-    for section in ("sampling", "evaluation"):
-        query = config[section].query_domain
-        gallery = config[section].gallery_domain
-        if bool(query) != bool(gallery):
-            raise ValueError(
-                f"`{section}.query_domain` and `{section}.gallery_domain` go "
-                f"together. Received: {query!r} and {gallery!r}"
-            )
-    _validate_sampling(config.sampling)
-    _validate_branches(config)
-    if config.export.storage != "float32" and config.export.index != "scann":
-        raise ValueError(
-            f"`export.storage={config.export.storage}` is how ScaNN keeps "
-            "vectors, so it needs `export.index=scann`. Received: "
-            f"{config.export.index!r}"
-        )
-    protocol = config.evaluation.protocol
-    domains = bool(config.evaluation.query_domain)
-    if protocol in ("query_gallery", "per_pair") and not domains:
-        raise ValueError(
-            f"`evaluation.protocol={protocol}` needs "
-            "`evaluation.query_domain` and `evaluation.gallery_domain`."
-        )
-    if protocol == "leave_one_out" and domains:
-        raise ValueError(
-            "`evaluation.protocol=leave_one_out` has no domains. Leave "
-            "`evaluation.query_domain` empty, or take query_gallery."
-        )
-
-
-def _validate_loss(config: ml_collections.ConfigDict) -> None:
-    loss, units = config.loss, config.sampling.units
-    paired = loss.name in ("npairs", "tfa_npairs")
-    if paired and units != "pairs":
-        raise ValueError(
-            f"`loss.name={loss.name}` compares queries with positives, so it "
-            f"needs `sampling.units=pairs`. Received: {units!r}"
-        )
-    if (
-        loss.name == "triplet"
-        and loss.mining in ("paper", "random")
-        and units != "pairs"
-    ):
-        raise ValueError(
-            f"`loss.mining={loss.mining}` takes each pair's own positive, so "
-            "it needs `sampling.units=pairs`. Received: "
-            f"sampling.units={units!r}. Set it, or mine "
-            "with `loss.mining=batch_hard`."
-        )
-    over_proxies = loss.name.startswith("proxy") or loss.name == "norm_softmax"
-    has_own = over_proxies or (
-        loss.name == "margin_loss" and loss.margin_loss.learn_beta
-    )
-    if config.optimizer.loss_learning_rate and not has_own:
-        raise ValueError(
-            "`optimizer.loss_learning_rate` is of a loss's own variables, and "
-            f"loss.name={loss.name} has none. Leave it at 0. Received: "
-            f"{config.optimizer.loss_learning_rate}"
-        )
-    foreign = loss.name.startswith("tf")
-    if loss.memory_size and (foreign or over_proxies):
-        raise ValueError(
-            "`loss.memory_size` needs a loss over pairs of our own. Received: "
-            f"loss.name={loss.name}"
-        )
-    sampling = config.sampling
-    together = 2 if units == "pairs" else sampling.images_per_product
-    batch = sampling.units_per_batch * together
-    if 0 < loss.memory_size < batch:
-        raise ValueError(
-            "`loss.memory_size` must hold a minibatch at least, "
-            f"{batch} images. Received: {loss.memory_size}"
-        )
-    if foreign and sampling.query_domain and not sampling.pool_domains:
-        raise ValueError(
-            f"`loss.name={loss.name}` knows no two domains. Set "
-            "sampling.pool_domains=true, or leave sampling.query_domain and "
-            "gallery_domain empty."
-        )
-    if loss.memory_size and loss.scope != "global":
-        raise ValueError(
-            "`loss.memory_size` needs `loss.scope=global`: the memory must be "
-            f"the same on every replica. Received: {loss.scope!r}"
-        )
-
-
-def _validate_tasks(config: ml_collections.ConfigDict) -> None:
-    model, loss = config.model, config.loss
-    if model.landmark_features and not loss.landmark_weight:
-        raise ValueError(
-            "`model.landmark_features` looks around landmarks that the "
-            "network has learned, so it needs `loss.landmark_weight` of more "
-            f"than 0. Received: {model.landmark_features} and 0"
-        )
-    if not (loss.attribute_weight or loss.landmark_weight):
-        return
-    weights = f"{loss.attribute_weight} and {loss.landmark_weight}"
-    for field, off, reason in (
-        ("model.branch_by", "", "their heads are of one encoder"),
-        ("model.learners", 0, "their heads are of one encoder"),
-        (
-            "training.micro_batch",
-            0,
-            "it carries the embeddings' gradients alone",
-        ),
-    ):
-        value = _get(config, field)
-        if value in ("", 0) or (field == "model.learners" and value == 1):
-            continue
-        raise ValueError(
-            "`loss.attribute_weight` and `loss.landmark_weight` do not go "
-            f"with `{field}`: {reason}. Received: {weights}, and "
-            f"{field}={value!r}. Set {field}={off!r}, or both weights to 0."
-        )
-    if not config.training.steps:
-        raise ValueError(
-            "`training.steps=0` learns nothing: set `loss.attribute_weight` "
-            f"and `loss.landmark_weight` to 0. Received: {weights}"
-        )
-
-
-def _validate_model(config: ml_collections.ConfigDict) -> None:
-    model = config.model
-    size, learners = model.embedding_size, model.learners
-    if model.layer and model.backbone != "imported":
+    if model.layer and not imported:
         raise ValueError(
             "`model.layer` cuts an imported model, so it needs "
             f"`model.backbone=imported`. Received: {model.backbone!r}"
         )
-    if learners > 1 and size % learners:
+    size, learners = model.embedding_size, model.learners
+    with _as_fields(
+        {"embedding_size": "model.embedding_size", "learners": "model.learners"}
+    ):
+        encoder.check_sizes(size, learners)
+    own = imported or extensions.is_extension(model.backbone)
+    if learners > 1 and own and not model.attention_at:
         raise ValueError(
-            "`model.learners` must divide `model.embedding_size`. "
-            f"Received: {learners} and {size}"
-        )
-    imported = model.backbone == "imported"
-    if learners > 1 and imported and not model.attention_at:
-        raise ValueError(
-            "`model.learners` of an imported model needs "
-            "`model.attention_at`, the layer whose map the masks are laid "
-            "on. Received: ''"
+            "`model.learners` of an imported model or a backbone of your own "
+            "needs `model.attention_at`: the name of the layer whose output "
+            "the learners mask. Received: ''"
         )
     if model.attention_at and learners < 2:
         raise ValueError(
-            "`model.attention_at` is where the ensemble's masks are laid on, "
-            "so it needs `model.learners` of at least 2. "
+            "`model.attention_at` is the layer that the learners of an "
+            "ensemble mask, so it needs `model.learners` of at least 2. "
             f"Received: {learners}"
         )
     if model.whitening and model.whitening != size:
@@ -322,43 +121,38 @@ def _validate_model(config: ml_collections.ConfigDict) -> None:
             f"ensemble has no single head. Received: {model.whitening} and "
             f"{learners}"
         )
+
+
+def _check_untrained(config: ml_collections.ConfigDict) -> None:
     if config.training.steps:
         return
+    model = config.model
+    size, learners = model.embedding_size, model.learners
     if learners > 1 or (size and not model.whitening):
         raise ValueError(
-            "`training.steps=0` learns nothing, and the head (or the "
-            "ensemble) would stay random. Set `model.embedding_size=0` for "
-            "the features themselves, or `model.whitening` to that size. "
+            "`training.steps=0` learns nothing, so the head (or the ensemble) "
+            "would stay random. Set `model.embedding_size=0` to use the "
+            "features themselves, or `model.whitening` to the embedding size. "
             f"Received: model.embedding_size={size}, "
             f"model.learners={learners}"
         )
-
-
-def _validate_sampling(sampling: ml_collections.ConfigDict) -> None:
-    categories = sampling.categories_per_batch
-    if sampling.query_domain and (
-        sampling.query_domain == sampling.gallery_domain
-    ):
+    if model.branch_by:
         raise ValueError(
-            "`sampling.query_domain` and `sampling.gallery_domain` must be "
-            f"two domains. Received: {sampling.query_domain!r} twice. Leave "
-            "both empty to train on images of all domains."
+            "`training.steps=0` leaves all branches alike. Leave "
+            f"`model.branch_by` empty. Received: {model.branch_by!r}"
         )
-    if categories and sampling.units_per_batch % categories:
+    weights = config.loss.attribute_weight, config.loss.landmark_weight
+    if any(weights):
         raise ValueError(
-            "`sampling.categories_per_batch` must divide "
-            "`sampling.units_per_batch`. Received: "
-            f"{categories} and {sampling.units_per_batch}"
-        )
-    if categories > 1 and sampling.mixed_draws > 1:
-        raise ValueError(
-            "`sampling.mixed_draws` mixes draws of one category, so it needs "
-            "`sampling.categories_per_batch` of 0 or 1. Received: "
-            f"{sampling.mixed_draws} and {categories}"
+            "`training.steps=0` learns nothing: set `loss.attribute_weight` "
+            f"and `loss.landmark_weight` to 0. Received: {weights[0]} and "
+            f"{weights[1]}"
         )
 
 
-def _validate_branches(config: ml_collections.ConfigDict) -> None:
+def _check_branches(config: ml_collections.ConfigDict) -> None:
+    from tf_triplet.models import branched_encoder
+
     model, sampling = config.model, config.sampling
     kind = model.branches
     if not model.branch_by:
@@ -371,15 +165,10 @@ def _validate_branches(config: ml_collections.ConfigDict) -> None:
     for field in ("learners", "whitening"):
         if model[field]:
             raise ValueError(
-                f"`model.branch_by` does not go with `model.{field}`: each "
-                "makes the encoder's last part. Received: "
+                f"`model.branch_by` does not go with `model.{field}`: both "
+                "replace the head of the encoder. Received: "
                 f"{model.branch_by!r} and {model[field]}"
             )
-    if not config.training.steps:
-        raise ValueError(
-            "`training.steps=0` leaves all branches alike. Leave "
-            f"`model.branch_by` empty. Received: {model.branch_by!r}"
-        )
     if model.branch_by == "domain" and (
         not sampling.query_domain or sampling.pool_domains
     ):
@@ -392,33 +181,160 @@ def _validate_branches(config: ml_collections.ConfigDict) -> None:
         )
     if kind == "networks" and model.branch_by != "domain":
         raise ValueError(
-            "`model.branches=networks` is a whole backbone a branch, so it "
-            f"needs `model.branch_by=domain`. Received: {model.branch_by!r}. "
-            "Set model.branches=heads, or weights."
+            "`model.branches=networks` gives each branch a whole backbone, so "
+            f"it needs `model.branch_by=domain`. Received: "
+            f"{model.branch_by!r}. Set model.branches=heads, or weights."
         )
-    if kind == "heads" and not model.embedding_size:
-        raise ValueError(
-            "`model.branches=heads` needs `model.embedding_size` of at least "
-            "1. Received: 0"
-        )
-    if kind == "weights" and (
-        model.embedding_size or model.batch_norm != "frozen"
+    with _as_fields(
+        {"kind": "model.branches", "embedding_size": "model.embedding_size"}
     ):
+        branched_encoder.check_kind(kind, model.embedding_size)
+    if kind == "weights" and model.batch_norm != "frozen":
         raise ValueError(
-            "`model.branches=weights` trains neither head nor backbone, so it "
-            "needs `model.embedding_size=0` and `model.batch_norm=frozen`. "
-            f"Received: {model.embedding_size} and {model.batch_norm!r}"
+            "`model.branches=weights` does not train the backbone, so it needs "
+            f"`model.batch_norm=frozen`. Received: {model.batch_norm!r}"
         )
 
 
-def _get(config: ml_collections.ConfigDict, field: str) -> Any:
-    value = config
-    for part in field.split("."):
-        value = value[part]
-    return value
+def _check_loss(config: ml_collections.ConfigDict) -> None:
+    from tf_triplet.builders import objective
+    from tf_triplet.training import learner_checks
+
+    loss, sampling = config.loss, config.sampling
+    _check_arguments(loss)
+    with _as_fields(_argument_fields(loss, objective.LOSSES)):
+        needs = objective.loss_for_validation(config)
+    if needs.in_pairs and sampling.units != "pairs":
+        is_triplet = loss.name == "triplet"
+        name = f"mining={loss.mining}" if is_triplet else f"name={loss.name}"
+        instead = "loss.mining=batch_hard" if is_triplet else "another loss"
+        raise ValueError(
+            f"`loss.{name}` compares each query with its own positive, so it "
+            f"needs `sampling.units=pairs`. Received: {sampling.units!r}. Set "
+            f"it, or take {instead}."
+        )
+    rate = config.optimizer.loss_learning_rate
+    if rate and not needs.has_variables:
+        raise ValueError(
+            "`optimizer.loss_learning_rate` is for the variables of a loss, "
+            f"and loss.name={loss.name} has none. Set it to 0. Received: {rate}"
+        )
+    two_domains = sampling.query_domain and not sampling.pool_domains
+    if two_domains and not needs.takes_sides:
+        raise ValueError(
+            f"`loss.name={loss.name}` cannot tell two domains apart. Set "
+            "sampling.pool_domains=true, or leave sampling.query_domain and "
+            "gallery_domain empty."
+        )
+    with _as_fields(
+        {
+            "memory": "loss.memory_size",
+            "scope": "loss.scope",
+            "micro_batch": "training.micro_batch",
+            "tasks": "loss.attribute_weight` or `loss.landmark_weight",
+        }
+    ):
+        learner_checks.check_scope(loss.scope, bool(loss.memory_size), needs)
+        learner_checks.check_micro_batch(
+            config.training.micro_batch,
+            bool(loss.attribute_weight or loss.landmark_weight),
+        )
+    images = 2 if sampling.units == "pairs" else sampling.images_per_product
+    batch = sampling.units_per_batch * images
+    if 0 < loss.memory_size < batch:
+        raise ValueError(
+            "`loss.memory_size` must be at least the size of a minibatch, "
+            f"{batch} images. Received: {loss.memory_size}"
+        )
 
 
-def _require(config, field, accepts, wanted: str) -> None:
-    value = _get(config, field)
-    if not accepts(value):
-        raise ValueError(f"`{field}` must be {wanted}. Received: {value!r}")
+def _check_arguments(loss: ml_collections.ConfigDict) -> None:
+    from tf_triplet.losses import third_party
+
+    takes_arguments = (
+        extensions.is_extension(loss.name)
+        or loss.name in third_party.THIRD_PARTY_LOSSES
+    )
+    if len(loss.arguments) and not takes_arguments:
+        section = "mining" if loss.name == "triplet" else loss.name
+        raise ValueError(
+            "`loss.arguments` is for a loss of your own (module:Name) or of "
+            f"another library. loss.name={loss.name} has fields of its own "
+            f"(loss.{section} ...). Received: {loss.arguments.to_dict()}"
+        )
+
+
+def _argument_fields(
+    loss: ml_collections.ConfigDict, sections: Mapping[str, Any]
+) -> dict[str, str]:
+    """Maps the arguments of a loss to the fields of the config."""
+    if loss.name == "triplet":
+        names = ("mining", "margin", "soft", "distance", "reduction")
+        return {name: f"loss.{name}" for name in names}
+    section = loss.name if loss.name in sections else "arguments"
+    return {name: f"loss.{section}.{name}" for name in loss[section]}
+
+
+def _check_tasks(config: ml_collections.ConfigDict) -> None:
+    model, loss = config.model, config.loss
+    if model.landmark_features and not loss.landmark_weight:
+        raise ValueError(
+            "`model.landmark_features` looks around the landmarks that the "
+            "network predicts, so it needs `loss.landmark_weight` of more "
+            f"than 0. Received: {model.landmark_features} and 0"
+        )
+    if not (loss.attribute_weight or loss.landmark_weight):
+        return
+    for field, none in (("branch_by", ("",)), ("learners", (0, 1))):
+        if model[field] not in none:
+            raise ValueError(
+                "`loss.attribute_weight` and `loss.landmark_weight` do not go "
+                f"with `model.{field}`: their heads belong to one encoder. "
+                f"Received: {loss.attribute_weight} and "
+                f"{loss.landmark_weight}, and model.{field}="
+                f"{model[field]!r}. Set model.{field}={none[0]!r}, or both "
+                "weights to 0."
+            )
+
+
+def _check_optimizer(optimizer: ml_collections.ConfigDict) -> None:
+    boundaries = tuple(optimizer.boundaries)
+    rising = list(boundaries) == sorted(set(boundaries))
+    if not rising or any(step < 1 for step in boundaries):
+        raise ValueError(
+            "`optimizer.boundaries` must be rising positive steps. "
+            f"Received: {boundaries}"
+        )
+
+
+def _check_evaluation(evaluation: ml_collections.ConfigDict) -> None:
+    ks = tuple(evaluation.ks)
+    if not ks or any(k < 1 for k in ks):
+        raise ValueError(
+            f"`evaluation.ks` must hold positive ranks. Received: {ks}"
+        )
+    names = ("protocol", "query_domain", "gallery_domain")
+    with _as_fields({name: f"evaluation.{name}" for name in names}):
+        protocols.ProtocolSpec(*(evaluation[name] for name in names))
+
+
+def _check_export(export: ml_collections.ConfigDict) -> None:
+    if export.storage != "float32" and export.index != "scann":
+        raise ValueError(
+            f"`export.storage={export.storage}` is how ScaNN keeps vectors, "
+            f"so it needs `export.index=scann`. Received: {export.index!r}"
+        )
+
+
+@contextlib.contextmanager
+def _as_fields(fields: Mapping[str, str]) -> Iterator[None]:
+    """Names fields of the config in an error that names arguments."""
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(
+            r"`(\w+)(?=[`=])",
+            lambda match: f"`{fields.get(match[1], match[1])}",
+            str(error),
+        )
+        raise ValueError(text) from error

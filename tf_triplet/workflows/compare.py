@@ -160,6 +160,9 @@ def _run_program(
         command = ["evaluate", "--checkpoint=none", "--baseline=pretrained"]
     path.write_text(configs.to_json(config))
     command[0] = f"tf_triplet.cli.{command[0]}"
+    # The code that this process trusts, or that the study names.
+    fields = configs.flatten(config.to_dict())
+    command += builders.program_flags(fields)
     with (workdir / "log.txt").open("w") as log:
         code = subprocess.run(
             [sys.executable, "-m", *command, f"--workdir={workdir}"],
@@ -201,7 +204,7 @@ def _changes(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the fields that differ from the defaults, by name."""
     default = configs.flatten(configs.base_config().to_dict())
     flat = configs.flatten(config.to_dict())
-    return {k: v for k, v in flat.items() if v != default[k]}
+    return {k: v for k, v in flat.items() if v != default.get(k)}
 
 
 def _describe_machine() -> dict[str, Any]:
