@@ -315,7 +315,8 @@ def test_a_missing_folder_is_waited_for(models, tmp_path):
         return len(asked) < 3
 
     code, text = error_of(models.configure, model_at(tmp_path / "no"), waiting)
-    assert (code, text) == (Code.DEADLINE_EXCEEDED, "No version of visual")
+    assert code == Code.DEADLINE_EXCEEDED
+    assert text == "There is no version of visual"
     assert len(asked) == 3
 
 

@@ -14,14 +14,14 @@ Signatures, for n rows in a request and k neighbors in an answer:
 
 Product ids are strings. If fewer than k neighbors are found, the answer is
 padded with id "", path "" and score -2, which is below any cosine. Each extra
-column of the catalog (`columns`) is an output of its own name, `[n, k]`
+column of the catalog (`columns`) is an output with the column's name: `[n, k]`
 strings, with "" in the padding.
 
 The last two signatures exist only if `filters` is given. They search the
 images whose category and domain are the given ones, by brute force, so the
 answer is complete. "" matches any image, so images without a category cannot
 be asked for. An unknown name matches no image. TensorFlow Serving requires
-every input of a signature, which is why filters have signatures of their own.
+every input of a signature, which is why filters have separate signatures.
 
 With `group_by_product`, every signature answers each product once, by its
 nearest image: k products, nearest first. ScaNN then fetches as many images as

@@ -56,6 +56,14 @@ def publish(model_dir: str | Path) -> Iterator[Path]:
 
     Yields:
         The folder to fill.
+
+    Example:
+
+    >>> with tempfile.TemporaryDirectory() as models:
+    ...     with publish(models) as version:
+    ...         _ = (version / "saved_model.pb").write_bytes(b"")
+    ...     list_versions(models)
+    [1]
     """
     model_dir = Path(model_dir)
     model_dir.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,8 @@ class ModelManager(VersionTable):
         missing = self._without_version()
         if missing:
             raise RequestError(
-                Code.DEADLINE_EXCEEDED, f"No version of {', '.join(missing)}"
+                Code.DEADLINE_EXCEEDED,
+                f"There is no version of {', '.join(missing)}",
             )
         self.take_labels(models)
 

@@ -39,8 +39,8 @@ from tf_triplet.serving.model_manager import ModelManager
 
 # Each request that waits for a batch occupies a thread.
 THREADS = 64
-# Status and health have threads of their own, so that they are answered while
-# the others are busy with images. So have reloads, which may wait for a folder.
+# Separate threads answer status and health requests while all others are busy
+# with images. Reloads have separate threads too, as they may wait for a folder.
 _STATUS_THREADS, _RELOAD_THREADS = 4, 4
 
 
