@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from PIL import Image
+from tiny_runs import draw, encoder, make_run
 
 from tf_triplet import builders, workflows
 from tf_triplet import config as configs
@@ -24,49 +24,6 @@ from tf_triplet.servable import (
 )
 from tf_triplet.workflows.embed_catalog import CACHE
 from tf_triplet.workflows.export import _lock, _read_catalog
-
-
-def encoder(seed=0):
-    """Of mean colors: three numbers an image, turned by `seed`."""
-    inputs = tf.keras.Input([8, 8, 3])
-    pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
-    turned = tf.keras.layers.Dense(8, use_bias=False)(pooled)
-    model = tf.keras.Model(inputs, tf.keras.layers.UnitNormalization()(turned))
-    random = np.random.default_rng(seed)
-    model.layers[-2].set_weights([random.normal(size=[3, 8])])
-    return model
-
-
-def draw(folder, name, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, [4, 4, 3], np.uint8)
-    Image.fromarray(pixels).resize((8, 8), 0).save(folder / name)
-
-
-def make_run(folder, images, **export):
-    """A run that was never trained, and a manifest of `images` rows."""
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for i in range(images):
-        draw(folder / "images", f"{i}.png", i)
-        rows.append(
-            {
-                "path": f"images/{i}.png",
-                "product_id": f"p{i // 4}",
-                "category": ("bags", "hats", "")[i % 3],
-                "domain": ("street", "shop")[i % 2],
-                "price": f"{i}.50",
-            }
-        )
-    frame = pd.DataFrame(rows)
-    frame.to_csv(folder / "shop.csv", index=False)
-    config = configs.base_config()
-    config.data.path = str(folder / "shop.csv")
-    config.data.image_size = 8
-    config.evaluation.batch_size = 5 if images < 100 else 64
-    config.export.update({"index": "exact", "k": 3, **export})
-    (folder / "config.json").write_text(configs.to_json(config))
-    encoder().save(folder / "encoder.keras")
-    return frame
 
 
 def publish(folder, new_encoder=False, **given):
@@ -118,7 +75,11 @@ def once(tmp_path_factory):
 @pytest.fixture
 def again(once, tmp_path):
     """A copy of it that may be."""
-    return shutil.copytree(once.folder.parents[2], tmp_path / "run")
+    folder = shutil.copytree(once.folder.parents[2], tmp_path / "run")
+    config = builders.load_config(folder)
+    config.data.path = str(folder / "shop.csv")
+    (folder / "config.json").write_text(configs.to_json(config))
+    return folder
 
 
 def nightly(folder, frame):
