@@ -11,7 +11,7 @@ from .data.catalog import Catalog
 from .data.sampling import GroupedSampler
 from .losses.ensemble import EnsembleLoss
 from .losses.triplet import TripletLoss, triplet_loss
-from .models.branches import build_branched_encoder
+from .models.branched_encoder import build_branched_encoder
 from .models.encoder import build_encoder
 from .models.keras_import import import_backbone
 from .training.learner import Learner

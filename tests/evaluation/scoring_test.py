@@ -10,7 +10,7 @@ from PIL import Image
 
 from tf_triplet import evaluation
 from tf_triplet.data.preprocessing import InputSpec
-from tf_triplet.models import branches
+from tf_triplet.models import Branches, build_branched_encoder
 from tf_triplet.retrieval import ProtocolSpec
 
 INPUTS = InputSpec(image_size=4)
@@ -75,9 +75,9 @@ def test_one_domain_queries_another(embeddings, catalog):
 
 
 def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
-    own = branches.Branches("domain", ("street", "shop"))
+    own = Branches("domain", ("street", "shop"))
     features = tf.keras.Model(encoder.input, encoder.layers[-2].output)
-    branched = branches.build_branched_encoder(features, 0, own, "weights")
+    branched = build_branched_encoder(features, 0, own, "weights")
     roots = np.float32([[1, 0, 1], [0, 1, 1]])
     branched.get_layer("weight_roots").set_weights([roots])
     # Selected and without a name of the first rows: labels are others now.
@@ -88,8 +88,8 @@ def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
     want = pixels.mean((1, 2)) * roots[(names == "shop").astype(int)]
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     np.testing.assert_allclose(got.vectors, want, atol=1e-5)
-    other = branches.build_branched_encoder(
-        features, 0, branches.Branches("category", ("x", "z")), "weights"
+    other = build_branched_encoder(
+        features, 0, Branches("category", ("x", "z")), "weights"
     )
     with pytest.raises(
         ValueError, match=r"category 'y' \(of 5 images\); it has 'x', 'z'"

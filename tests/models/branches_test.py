@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet.models import branches as br
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import build_branched_encoder
+from tf_triplet.models import encoder as encoders
 
 LAYERS = tf.keras.layers
 NAMES = ("street", "shop", "studio")
@@ -27,7 +28,7 @@ def build(kind, size=4, names=NAMES[:2], networks=None):
         count = len(names) if kind == "networks" else 1
         networks = [backbone(i) for i in range(count)]
         networks = networks if kind == "networks" else networks[0]
-    encoder = br.build_branched_encoder(
+    encoder = build_branched_encoder(
         networks, size, br.Branches("domain", names, names[0]), kind, seed=3
     )
     return encoder, networks
@@ -50,7 +51,7 @@ def unit(vector):
     return vector / np.linalg.norm(vector)
 
 
-def test_heads_equal_one_matrix_a_image():
+def test_heads_equal_one_matrix_per_image():
     encoder, network = build("heads", names=NAMES)
     scramble(encoder)
     given = inputs([2, 0, 1, 0])
@@ -64,7 +65,7 @@ def test_heads_equal_one_matrix_a_image():
 
 
 @pytest.mark.parametrize("size", [4, 0])
-def test_networks_equal_one_network_a_image(size):
+def test_networks_equal_one_network_per_image(size):
     encoder, networks = build("networks", size)
     scramble(encoder)
     given = inputs([1, 0, 0, 1, 1])
@@ -81,7 +82,7 @@ def test_networks_equal_one_network_a_image(size):
 def test_weights_start_as_the_plain_features_and_weigh_them():
     encoder, network = build("weights", 0, NAMES)
     given = inputs([0, 1, 2, 2])
-    plain = embedding.build_encoder(network, 0)(given["pixels"]).numpy()
+    plain = encoders.build_encoder(network, 0)(given["pixels"]).numpy()
     np.testing.assert_allclose(encoder(given), plain, atol=1e-6)
     # Nothing else trains, and what trains may become negative.
     (roots,) = encoder.trainable_variables
@@ -159,14 +160,14 @@ def test_the_file_keeps_vectors_names_and_what_trains(tmp_path, kind, size):
         [v.shape for v in m.trainable_variables] for m in (encoder, again)
     ]
     assert shapes[0] == shapes[1]
-    assert br.find(embedding.build_encoder(backbone(), 2)) is None
+    assert br.find(encoders.build_encoder(backbone(), 2)) is None
 
 
 @pytest.mark.parametrize(
     "kind,size", [("heads", 4), ("networks", 4), ("weights", 0)]
 )
 def test_mixed_precision_gives_unit_float32(kind, size):
-    with embedding.precision(True):
+    with encoders.mixed_precision(True):
         encoder, _ = build(kind, size)
     # One image: a batch of a static size of 1 is still a batch.
     vectors = encoder(inputs([1]))
@@ -200,12 +201,12 @@ def test_names_become_numbers_by_name():
     "arguments,message",
     [
         (("color", ("a",)), "Received: 'color'"),
-        (("domain", ()), "one at least. Received"),
+        (("domain", ()), "at least one name, and each name once. Received"),
         (("domain", ("a", "a")), r"Received: \('a', 'a'\)"),
         (("domain", ("a", "b"), "c"), "one of `names`, a, b. Received: 'c'"),
     ],
 )
-def test_branches_that_are_none(arguments, message):
+def test_invalid_branches_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         br.Branches(*arguments)
 
@@ -214,13 +215,13 @@ def test_branches_that_are_none(arguments, message):
     "kind,size,count,message",
     [
         ("both", 4, 1, "one of heads, networks, weights. Received: 'both'"),
-        ("networks", 4, 1, "needs 2 backbones. Received: 1"),
-        ("heads", 4, 2, "needs 1 backbones. Received: 2"),
+        ("networks", 4, 1, "takes 2 of `backbone`. Received: 1"),
+        ("heads", 4, 2, "takes 1 of `backbone`. Received: 2"),
         ("heads", 0, 1, "`embedding_size` of at least 1. Received: 0"),
         ("weights", 4, 1, "`embedding_size=0`. Received: 4"),
     ],
 )
-def test_bad_arguments(kind, size, count, message):
+def test_invalid_arguments_are_errors(kind, size, count, message):
     networks = [backbone()] * count
     with pytest.raises(ValueError, match=message):
         build(kind, size, networks=networks)
@@ -236,7 +237,7 @@ def test_frozen_batch_norm_reaches_every_network():
             ]
         )
 
-    encoder = br.build_branched_encoder(
+    encoder = build_branched_encoder(
         [with_norm(), with_norm()],
         3,
         br.Branches("domain", NAMES[:2]),

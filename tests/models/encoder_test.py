@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_triplet.models import backbones, keras_import
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import encoder as encoders
 
 LAYERS = tf.keras.layers
 
@@ -31,8 +31,8 @@ def images(count=2, size=32):
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("size", [0, 5])
 def test_output_is_unit_float32(mixed, size):
-    with embedding.precision(mixed):
-        encoder = embedding.build_encoder(small(), size)
+    with encoders.mixed_precision(mixed):
+        encoder = encoders.build_encoder(small(), size)
     vectors = encoder(images())
     assert vectors.dtype == tf.float32
     assert vectors.shape == (2, size or 4)
@@ -58,7 +58,7 @@ def test_backbones_scale_as_keras_does(name):
 
 
 def test_frozen_batch_norm_keeps_its_statistics():
-    encoder = embedding.build_encoder(small(), 4, batch_norm="frozen")
+    encoder = encoders.build_encoder(small(), 4, batch_norm="frozen")
     before = [w.numpy() for w in encoder.non_trainable_weights]
     encoder(images(), training=True)
     for old, new in zip(before, encoder.non_trainable_weights):
@@ -68,12 +68,12 @@ def test_frozen_batch_norm_keeps_its_statistics():
 
 def test_sync_batch_norm_keeps_the_weights():
     plain = small()
-    encoder = embedding.build_encoder(plain, 0, batch_norm="sync")
+    encoder = encoders.build_encoder(plain, 0, batch_norm="sync")
     layer = [
         la for la in encoder.layers if isinstance(la, LAYERS.BatchNormalization)
     ]
     assert layer and layer[0].synchronized
-    wanted = embedding.build_encoder(plain, 0)(images())
+    wanted = encoders.build_encoder(plain, 0)(images())
     np.testing.assert_allclose(encoder(images()), wanted, rtol=1e-6)
 
 
@@ -85,11 +85,11 @@ def test_imports_saved_keras_models(tmp_path, suffix):
     backbone = keras_import.import_backbone(path, 32, "0_255")
     wanted = model(images() * 255.0)
     np.testing.assert_allclose(backbone(images()), wanted, rtol=1e-4)
-    assert embedding.build_encoder(backbone, 3)(images()).shape == (2, 3)
+    assert encoders.build_encoder(backbone, 3)(images()).shape == (2, 3)
 
 
 def test_saved_encoder_loads_without_this_package(tmp_path):
-    encoder = embedding.build_encoder("resnet50", 4, "random", 32)
+    encoder = encoders.build_encoder("resnet50", 4, "random", 32)
     path = tmp_path / "encoder.keras"
     encoder.save(path)
     np.save(tmp_path / "want.npy", encoder(images()))
@@ -106,44 +106,44 @@ def test_saved_encoder_loads_without_this_package(tmp_path):
 
 def test_sync_batch_norm_reaches_into_an_imported_model():
     imported = keras_import.import_backbone(small(), 32)
-    encoder = embedding.build_encoder(imported, 0, batch_norm="sync")
+    encoder = encoders.build_encoder(imported, 0, batch_norm="sync")
     norms = [
         layer
         for layer in encoder.submodules
         if isinstance(layer, LAYERS.BatchNormalization)
     ]
     assert norms and all(layer.synchronized for layer in norms)
-    wanted = embedding.build_encoder(imported, 0)(images())
+    wanted = encoders.build_encoder(imported, 0)(images())
     np.testing.assert_allclose(encoder(images()), wanted, rtol=1e-6)
 
 
 def test_at_layer_reads_before_the_embedding(tmp_path):
     network = small()
-    encoder = embedding.build_encoder(network, 5)
+    encoder = encoders.build_encoder(network, 5)
     encoder.save(tmp_path / "encoder.keras")
     encoder = tf.keras.models.load_model(tmp_path / "encoder.keras")
     features = network(images()).numpy().mean((1, 2))
     want = features / np.linalg.norm(features, axis=1, keepdims=True)
     # The pooled features, and the map before them.
     for name in ("pool", network.layers[-1].name):
-        got = embedding.at_layer(encoder, name)(images())
+        got = encoders.at_layer(encoder, name)(images())
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
-    whole = embedding.at_layer(encoder, "unit_length")(images())
+    whole = encoders.at_layer(encoder, "unit_length")(images())
     np.testing.assert_allclose(whole, encoder(images()), atol=1e-6)
     with pytest.raises(ValueError, match="no layer 'pol'.*embedding, pool, "):
-        embedding.at_layer(encoder, "pol")
+        encoders.at_layer(encoder, "pol")
 
 
 def test_an_encoder_gets_a_new_head_at_a_layer(tmp_path):
     network = small()
-    encoder = embedding.build_encoder(network, 5)
+    encoder = encoders.build_encoder(network, 5)
     encoder.save(tmp_path / "encoder.keras")
     backbone = keras_import.import_backbone(
         tmp_path / "encoder.keras", 32, layer="pool"
     )
     want = network(images()).numpy().mean((1, 2))
     np.testing.assert_allclose(backbone(images()), want, rtol=1e-4)
-    headed = embedding.build_encoder(backbone, 3)
+    headed = encoders.build_encoder(backbone, 3)
     assert headed(images()).shape == (2, 3)
     with pytest.raises(ValueError, match="no layer 'top'"):
         keras_import.import_backbone(

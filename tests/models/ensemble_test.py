@@ -1,97 +1,25 @@
-"""Attention ensembles: the split, the masks, one trunk, unit length."""
+"""Attention ensembles: the masks, one trunk, unit length."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_networks import images, imported, two_convolutions
 
-from tf_triplet.models import (
-    ensemble,
-    keras_import,
-    layer_outputs,
-)
-from tf_triplet.models import (
-    encoder as embedding,
-)
-
-LAYERS = tf.keras.layers
-
-
-def network():
-    tf.keras.utils.set_random_seed(0)
-    return tf.keras.Sequential(
-        [
-            tf.keras.Input([16, 16, 3]),
-            LAYERS.Conv2D(8, 3, 2, activation="relu", name="early"),
-            LAYERS.BatchNormalization(name="norm"),
-            LAYERS.Conv2D(6, 3, activation="relu", name="late"),
-        ]
-    )
-
-
-def images():
-    random = np.random.default_rng(0)
-    return random.random((3, 16, 16, 3)).astype(np.float32)
-
-
-def nested():
-    return keras_import.import_backbone(network(), 16, "-1_1")
-
-
-def doubly_nested():
-    """The inner model is not the last layer of the one around it."""
-    inputs = tf.keras.Input([16, 16, 3])
-    outputs = LAYERS.Conv2D(5, 1, name="last")(nested()(inputs))
-    return tf.keras.Model(inputs, outputs)
-
-
-@pytest.mark.parametrize("make", [network, nested, doubly_nested])
-@pytest.mark.parametrize("name", ["early", "norm", "late"])
-def test_the_two_parts_make_the_whole(make, name):
-    model = make()
-    middle, tail = layer_outputs.split_at_layer(model, name)
-    head = tf.keras.Model(model.input, middle)
-    got = tail(head(images()))
-    np.testing.assert_allclose(got, model(images()), rtol=1e-5, atol=1e-6)
-    ours = {id(w) for w in head.weights + tail.weights}
-    assert ours == {id(w) for w in model.weights}
-
-
-def test_a_shortcut_cannot_be_cut():
-    inputs = tf.keras.Input([8, 8, 3])
-    first = LAYERS.Conv2D(4, 1, name="first")(inputs)
-    second = LAYERS.Conv2D(4, 1, name="second")(first)
-    model = tf.keras.Model(inputs, LAYERS.Add()([first, second]))
-    with pytest.raises(ValueError, match="at layer 'second': a shortcut"):
-        layer_outputs.split_at_layer(model, "second")
-    layer_outputs.split_at_layer(model, "first")
-
-
-def test_a_model_of_ones_own_class_is_told():
-    class Own(tf.keras.Model):
-        def call(self, inputs):
-            return inputs
-
-    with pytest.raises(ValueError, match="Only a functional or Seq.*Own"):
-        layer_outputs.up_to_layer(Own(), "first")
-    inputs = tf.keras.Input([8, 8, 3])
-    around = tf.keras.Model(inputs, Own(name="own")(inputs))
-    middle, _ = layer_outputs.split_at_layer(around, "own")
-    assert middle.shape == (None, 8, 8, 3)
-    with pytest.raises(ValueError, match="no layer 'x'.*: own"):
-        layer_outputs.split_at_layer(around, "x")
+from tf_triplet.models import encoder as encoders
+from tf_triplet.models import ensemble
 
 
 def test_an_unknown_layer_lists_the_maps():
     with pytest.raises(ValueError, match="conv4_block6_out.*late, norm, early"):
-        embedding.build_encoder(nested(), 4, learners=2)
+        encoders.build_encoder(imported(), 4, learners=2)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("pooling", ["average", "gem"])
 def test_equals_the_parts_by_hand(mixed, pooling):
-    with embedding.precision(mixed):
-        backbone = network()
-        encoder = embedding.build_encoder(
+    with encoders.mixed_precision(mixed):
+        backbone = two_convolutions()
+        encoder = encoders.build_encoder(
             backbone,
             6,
             seed=1,
@@ -124,8 +52,8 @@ def test_equals_the_parts_by_hand(mixed, pooling):
 
 
 def test_plain_keras_loads_it_and_every_weight_learns(tmp_path):
-    encoder = embedding.build_encoder(
-        nested(), 4, batch_norm="frozen", learners=2, attention_at="early"
+    encoder = encoders.build_encoder(
+        imported(), 4, batch_norm="frozen", learners=2, attention_at="early"
     )
     encoder.save(tmp_path / "encoder.keras")
     again = tf.keras.models.load_model(tmp_path / "encoder.keras")
@@ -140,14 +68,14 @@ def test_plain_keras_loads_it_and_every_weight_learns(tmp_path):
 
 
 def test_without_a_head_each_gives_its_features():
-    encoder = embedding.build_encoder(
-        network(), 0, learners=2, attention_at="early"
+    encoder = encoders.build_encoder(
+        two_convolutions(), 0, learners=2, attention_at="early"
     )
     assert encoder.output_shape == (None, 12)
 
 
 def test_a_resnet_is_split_after_conv4():
-    encoder = embedding.build_encoder("resnet50v2", 4, "random", 32, learners=2)
+    encoder = encoders.build_encoder("resnet50v2", 4, "random", 32, learners=2)
     attended = encoder.get_layer("attended_1")
     assert attended.output_shape == (None, 1, 1, 1024)
     assert ensemble.ATTENTION_AT in [la.name for la in encoder.layers]
@@ -157,4 +85,4 @@ def test_a_resnet_is_split_after_conv4():
 @pytest.mark.parametrize("learners", [3, -1])
 def test_learners_must_divide_the_embedding(learners):
     with pytest.raises(ValueError, match="`learners` must divide"):
-        embedding.build_encoder(network(), 4, learners=learners)
+        encoders.build_encoder(two_convolutions(), 4, learners=learners)

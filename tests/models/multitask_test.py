@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import encoder as encoders
 from tf_triplet.models import multitask, pooling
 
 LAYERS = tf.keras.layers
@@ -121,7 +121,7 @@ def test_far_outside_takes_the_nearest_cell():
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_outputs(mixed):
-    with embedding.precision(mixed):
+    with encoders.mixed_precision(mixed):
         network = build()
     out = network.training(images())
     shapes = {name: tuple(value.shape) for name, value in out.items()}
@@ -148,7 +148,7 @@ def test_outputs(mixed):
         ({"attributes": 0}, {"places", "visibility"}),
     ],
 )
-def test_heads_that_are_not_asked_for(options, names):
+def test_heads_are_optional(options, names):
     network = build(**options)
     assert set(network.training.output) == names | {"embeddings"}
     assert ("landmark_pool" in [v.name for v in network.encoder.layers]) == (
@@ -171,7 +171,7 @@ def test_every_pooling_is_the_plain_encoders(tmp_path, kind):
     tf.keras.utils.set_random_seed(5)
     trunk = backbone()
     # Without landmark features the embedding is that of a plain encoder.
-    plain = embedding.build_encoder(trunk, 7, seed=1, pooling=kind)
+    plain = encoders.build_encoder(trunk, 7, seed=1, pooling=kind)
     network = multitask.build_multitask(
         trunk, 7, attributes=4, landmarks=3, seed=1, pooling=kind
     )
@@ -188,9 +188,9 @@ def test_every_pooling_is_the_plain_encoders(tmp_path, kind):
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_whitening_gets_the_features_around_the_landmarks_too(mixed):
-    with embedding.precision(mixed):
+    with encoders.mixed_precision(mixed):
         encoder = build(unit_features=True).encoder
-    features = embedding.at_layer(encoder, "features")(images())
+    features = encoders.at_layer(encoder, "features")(images())
     assert features.shape == (3, 5 + 6)
     head = encoder.get_layer("embedding")
     assert head.compute_dtype == "float32"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import encoder as encoders
 from tf_triplet.models import keras_import, pooling
 
 LAYERS = tf.keras.layers
@@ -131,8 +131,8 @@ def vectors():
 @pytest.mark.parametrize("kind", ["gem", "rmac"])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_encoders_are_unit_float32_and_load_again(tmp_path, kind, mixed):
-    with embedding.precision(mixed):
-        encoder = embedding.build_encoder(network(), 3, pooling=kind)
+    with encoders.mixed_precision(mixed):
+        encoder = encoders.build_encoder(network(), 3, pooling=kind)
     images = maps((2, 8, 8, 3))
     want = encoder(images)
     assert want.dtype == tf.float32
@@ -150,13 +150,13 @@ def test_encoders_are_unit_float32_and_load_again(tmp_path, kind, mixed):
 
 @pytest.mark.parametrize("kind", ["average", "max", "average_max"])
 def test_the_plain_ones_hold_keras_layers_only(kind):
-    encoder = embedding.build_encoder(network(), 3, pooling=kind)
+    encoder = encoders.build_encoder(network(), 3, pooling=kind)
     for layer in encoder.submodules:
         assert type(layer).__module__.split(".")[0] in ("keras", "tensorflow")
 
 
 def test_p_is_learned():
-    encoder = embedding.build_encoder(network(), 0, pooling="gem")
+    encoder = encoders.build_encoder(network(), 0, pooling="gem")
     p = encoder.get_layer("pool").p
     assert any(p is w for w in encoder.trainable_weights)
     assert float(p) == 3.0
@@ -167,17 +167,17 @@ def test_p_is_learned():
     [
         (lambda: pooling.build_pooling("mean"), "average, max.*'mean'"),
         (
-            lambda: embedding.build_encoder(vectors(), 3, pooling="gem"),
-            "`pooling=gem` needs a backbone that gives a map.*None, 4",
+            lambda: encoders.build_encoder(vectors(), 3, pooling="gem"),
+            "`pooling=gem` needs a backbone that returns a feat.*None, 4",
         ),
-        (lambda: pooling.GeneralizedMean(p=0.0), "`p` must be more than 0"),
+        (lambda: pooling.GeneralizedMean(p=0.0), "`p` must be greater than 0"),
         (lambda: pooling.RegionalMax(levels=0), "`levels` must be at least 1"),
         (
             lambda: pooling.RegionalMax()(tf.keras.Input([None, None, 3])),
-            "map of a known size.*take gem",
+            "map of a known size.*use gem",
         ),
     ],
 )
-def test_mistakes_are_told(make, message):
+def test_mistakes_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()

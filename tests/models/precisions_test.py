@@ -1,4 +1,4 @@
-"""An encoder in bfloat16 or int8: near the float32 one, and really in it."""
+"""Encoders in bfloat16 and int8 are close to float32, and really converted."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,15 @@ import tensorflow as tf
 
 from tf_triplet.models import (
     branches,
+    build_branched_encoder,
     int8_kernels,
     precisions,
 )
-from tf_triplet.models import (
-    encoder as embedding,
-)
+from tf_triplet.models import encoder as encoders
 
 
 def small(size=16, **more):
-    """Of Keras's own kinds of layers, a residual sum among them."""
+    """An encoder with two kinds of convolution and a residual sum."""
     layers = tf.keras.layers
     inputs = tf.keras.Input([size, size, 3])
     x = layers.Conv2D(8, 3, padding="same", name="first")(inputs)
@@ -23,7 +22,7 @@ def small(size=16, **more):
     y = layers.DepthwiseConv2D(3, padding="same", name="second")(x)
     x = layers.ReLU()(layers.Add()([x, y]))
     backbone = tf.keras.Model(inputs, x)
-    return embedding.build_encoder(backbone, 12, seed=0, **more)
+    return encoders.build_encoder(backbone, 12, seed=0, **more)
 
 
 def images(n=8, size=16):
@@ -31,7 +30,7 @@ def images(n=8, size=16):
 
 
 @pytest.mark.parametrize("pooling", ["average", "gem", "rmac"])
-def test_it_is_near_and_not_equal(pooling):
+def test_bfloat16_is_close_and_not_equal(pooling):
     encoder = small(pooling=pooling)
     copy = precisions.at_precision(encoder, "bfloat16")
     want, got = encoder(images()).numpy(), copy(images()).numpy()
@@ -43,7 +42,7 @@ def test_it_is_near_and_not_equal(pooling):
         assert layer.compute_dtype == "bfloat16"
         assert layer.variable_dtype == "float32"
     assert copy.get_layer("embedding").compute_dtype == "float32"
-    # The original is as it was.
+    # The original did not change.
     np.testing.assert_array_equal(encoder(images()).numpy(), want)
     assert encoder.get_layer("first").compute_dtype == "float32"
 
@@ -51,7 +50,7 @@ def test_it_is_near_and_not_equal(pooling):
 def test_a_model_in_a_model_and_a_file(tmp_path):
     inner = small()
     pixels = tf.keras.Input([16, 16, 3])
-    outer = embedding.build_encoder(tf.keras.Model(pixels, inner(pixels)), 4)
+    outer = encoders.build_encoder(tf.keras.Model(pixels, inner(pixels)), 4)
     copy = precisions.at_precision(outer, "bfloat16")
     nested = copy.get_layer("encoder").get_layer("first")
     assert nested.compute_dtype == "bfloat16"
@@ -65,7 +64,7 @@ def test_branches_are_kept():
     inputs = tf.keras.Input([16, 16, 3])
     backbone = tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs))
     own = branches.Branches("domain", ("street", "shop"), "street")
-    encoder = branches.build_branched_encoder(backbone, 6, own, "heads")
+    encoder = build_branched_encoder(backbone, 6, own, "heads")
     copy = precisions.at_precision(encoder, "bfloat16")
     assert branches.find(copy) == own
     asked = {"pixels": images(), "branch": np.arange(8, dtype=np.int32) % 2}
@@ -74,11 +73,11 @@ def test_branches_are_kept():
     assert copy.get_layer("head_0").compute_dtype == "float32"
 
 
-def test_weights_of_features_keep_their_digits():
+def test_weights_of_branches_stay_float32():
     inputs = tf.keras.Input([16, 16, 3])
     backbone = tf.keras.Model(inputs, tf.keras.layers.Conv2D(8, 3)(inputs))
     own = branches.Branches("category", ("bags", "hats"))
-    encoder = branches.build_branched_encoder(
+    encoder = build_branched_encoder(
         backbone, 0, own, "weights", batch_norm="frozen"
     )
     copy = precisions.at_precision(encoder, "bfloat16")
@@ -87,7 +86,7 @@ def test_weights_of_features_keep_their_digits():
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_one_of_mixed_precision_is_refused(policy, precision):
+def test_an_encoder_in_mixed_precision_is_refused(policy, precision):
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
         encoder = small()
@@ -97,11 +96,11 @@ def test_one_of_mixed_precision_is_refused(policy, precision):
         precisions.at_precision(encoder, precision)
 
 
-def test_one_that_would_not_change_is_refused():
+def test_an_encoder_that_would_not_change_is_refused():
     inputs = tf.keras.Input([16, 16, 3])
     pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
-    encoder = tf.keras.Model(inputs, embedding.embed(pooled, 4))
-    with pytest.raises(ValueError, match="Received layers: Dense. Take fl"):
+    encoder = tf.keras.Model(inputs, encoders.embed(pooled, 4))
+    with pytest.raises(ValueError, match="Received layers: Dense. Use fl"):
         precisions.at_precision(encoder, "bfloat16")
 
 
@@ -159,7 +158,7 @@ def test_int8_in_a_model_in_a_model_and_a_saved_model(tmp_path):
     inner = tf.keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
     inputs = tf.keras.Input([16, 16, 3])
     pooled = inner(inputs)
-    encoder = tf.keras.Model(inputs, embedding.embed(pooled, 4))
+    encoder = tf.keras.Model(inputs, encoders.embed(pooled, 4))
     copy = precisions.at_precision(encoder, "int8")
     want, got = encoder(images()).numpy(), copy(images()).numpy()
     assert 1e-6 < np.abs(got - want).max() < 0.05

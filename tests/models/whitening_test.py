@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from sklearn import decomposition
 
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import encoder as encoders
 from tf_triplet.models import whitening
 
 
@@ -45,7 +45,7 @@ def test_has_unit_covariance_and_no_mean():
         (np.tile(features(3), (4, 1)), 3, "vary in 2 directions only"),
     ],
 )
-def test_mistakes_are_told(values, components, message):
+def test_mistakes_are_errors(values, components, message):
     with pytest.raises(ValueError, match=message):
         whitening.fit_whitening(values, components)
 
@@ -60,9 +60,9 @@ def test_it_fits_into_an_encoder(tmp_path, mixed):
     )
     random = np.random.default_rng(0)
     images = random.random((20, 8, 8, 3)).astype(np.float32)
-    with embedding.precision(mixed):
-        encoder = embedding.build_encoder(network, 4, unit_features=True)
-    unit = embedding.at_layer(encoder, "features")(images).numpy()
+    with encoders.mixed_precision(mixed):
+        encoder = encoders.build_encoder(network, 4, unit_features=True)
+    unit = encoders.at_layer(encoder, "features")(images).numpy()
     head = encoder.get_layer("embedding")
     assert head.compute_dtype == "float32"
     head.set_weights(whitening.fit_whitening(unit, 4))

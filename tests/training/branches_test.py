@@ -7,7 +7,8 @@ import tensorflow as tf
 from tf_triplet.data import pipeline
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import branches as br
-from tf_triplet.training import callbacks as cb
+from tf_triplet.models import build_branched_encoder
+from tf_triplet.training import guards
 from tf_triplet.training import loop as run
 from tf_triplet.training.learner import Learner
 
@@ -26,7 +27,7 @@ def network(seed):
 
 def make(kind, size, micro_batch=0, optimizer=None):
     networks = [network(0), network(1)] if kind == "networks" else network(0)
-    encoder = br.build_branched_encoder(
+    encoder = build_branched_encoder(
         networks, size, br.Branches("domain", ("street", "shop")), kind, seed=2
     )
     loss = TripletLoss("batch_hard", margin=0.4, soft=True)
@@ -143,8 +144,8 @@ def test_a_collapse_is_seen_through_the_branches():
         head = learner.encoder.get_layer(f"head_{i}")
         kernel, bias = head.get_weights()
         head.set_weights([kernel * 0, bias * 0 + 1])
-    guard = cb.CollapseGuard(inputs, 1, np.log(1 + np.exp(0.4)), stop=True)
-    with pytest.raises(cb.CollapseError, match="mean pairwise distance 0"):
+    guard = guards.CollapseGuard(inputs, 1, np.log(1 + np.exp(0.4)), stop=True)
+    with pytest.raises(guards.CollapseError, match="mean pairwise distance 0"):
         learner.fit(
             tf.data.Dataset.from_tensors((inputs, labels)).repeat(3),
             callbacks=[guard],

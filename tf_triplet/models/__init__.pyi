@@ -1,9 +1,11 @@
 from .backbones import (
     build_backbone,
 )
+from .branched_encoder import (
+    build_branched_encoder,
+)
 from .branches import (
     Branches,
-    build_branched_encoder,
 )
 from .encoder import (
     at_layer,

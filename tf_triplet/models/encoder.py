@@ -1,17 +1,16 @@
-"""The encoder: a backbone, pooling, a linear layer, unit length."""
+"""The encoder: a backbone, pooling, a linear head and L2 normalization."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
 
 from tf_triplet.models import backbones, ensemble, layer_outputs
+from tf_triplet.models.batch_norm import with_batch_norm
 from tf_triplet.models.pooling import Pooling, build_pooling
-
-BATCH_NORMS = ("train", "frozen", "sync")
 
 
 def build_encoder(
@@ -26,39 +25,58 @@ def build_encoder(
     attention_at: str = "",
     unit_features: bool = False,
 ) -> tf.keras.Model:
-    """Builds images → embeddings as a plain Keras model.
+    """Builds a Keras model from images to embeddings of unit length.
 
     Args:
         backbone: "resnet50v2", "resnet50", or a Keras model from
-            `[batch, size, size, 3]` pixels in [0, 1] to features.
-        embedding_size: width of the linear head; 0 leaves it out.
-        weights: see `backbones.build_backbone`; unused for a model.
-        image_size: pixels a side; unused for a model.
-        batch_norm: "train", "frozen" (the pretrained statistics, never
-            updated) or "sync" (statistics over all replicas).
-        seed: of the head's initial weights.
-        pooling: of a feature map, see `pooling.build_pooling`. A backbone
-            that gives vectors leaves it at "average".
-        learners: M of an attention ensemble (`ensemble`): each embeds into
-            `embedding_size / M` with one head, or without a head into the
-            pooled features. 0 and 1: no ensemble.
-        attention_at: layer of the backbone that the masks are laid on; empty:
-            the last output of a ResNet's conv4.
-        unit_features: the linear head gets features of unit length and is
-            float32: the place for `whitening.fit_whitening`.
+            `[batch, size, size, 3]` pixels in [0, 1] to features. Features
+            are `[batch, features]` or `[batch, height, width, channels]`.
+        embedding_size: Width of the linear head. 0 leaves the head out.
+        weights: Weights of the backbone; see `build_backbone`. Ignored if the
+            backbone is a model.
+        image_size: Side of the images in pixels. Ignored if the backbone is a
+            model.
+        batch_norm: "train", "frozen" (keeps the pretrained statistics) or
+            "sync" (computes statistics over all replicas).
+        seed: Seed of the initial weights of the head.
+        pooling: How to pool a feature map; see `build_pooling`. Must be
+            "average" if the backbone returns vectors.
+        learners: Number of learners of an attention-based ensemble. Each
+            learner has `embedding_size / learners` dimensions of the
+            embedding, or all pooled features if there is no head. 0 and 1
+            build no ensemble.
+        attention_at: Name of the layer of the backbone whose output the
+            ensemble masks. Empty for the last output of conv4 of a ResNet.
+        unit_features: Whether to scale features to unit length before the
+            head, and to compute the head in float32. This is what the
+            weights of `fit_whitening` need.
 
     Returns:
-        A model from float32 `[batch, size, size, 3]` in [0, 1] to float32
-        `[batch, dim]` of unit length, also under mixed precision. It holds
-        Keras's own layers only, so plain `load_model` opens it, but with
-        pooling "gem" or "rmac": then import `tf_triplet.models.pooling`
-        first.
+        A model from `[batch, size, size, 3]` float32 pixels in [0, 1] to
+        `[batch, dim]` float32 embeddings of unit length, also under mixed
+        precision. It has only Keras's own layers, so that `load_model` needs
+        no import of this package, unless pooling is "gem" or "rmac".
+
+    Raises:
+        ValueError: If an argument is not valid, or does not fit the backbone.
+
+    Example:
+
+    >>> backbone = tf.keras.Sequential(
+    ...     [tf.keras.Input([32, 32, 3]), tf.keras.layers.Conv2D(8, 3)]
+    ... )
+    >>> encoder = build_encoder(backbone, embedding_size=4)
+    >>> embeddings = encoder(tf.random.uniform([2, 32, 32, 3]))
+    >>> embeddings.shape
+    TensorShape([2, 4])
+    >>> tf.norm(embeddings, axis=1).numpy().round(4).tolist()
+    [1.0, 1.0]
     """
     check_sizes(embedding_size, learners)
     if isinstance(backbone, str):
         backbone = backbones.build_backbone(backbone, image_size, weights)
     backbone = with_batch_norm(backbone, batch_norm)
-    pool = pooled_by(backbone, pooling)
+    pool = pooling_for(backbone, pooling)
     learners = max(learners, 1)
     head = _build_head(embedding_size // learners, unit_features, seed)
     if learners == 1:
@@ -94,66 +112,54 @@ def check_sizes(embedding_size: int, learners: int) -> None:
         )
 
 
-def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
-    """The backbone with batch norm of a kind; "frozen" changes it in place.
+def pooling_for(
+    backbone: tf.keras.Model, pooling: Pooling
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function that pools the output of a backbone.
 
     Args:
-        backbone: any Keras model.
-        kind: one of `BATCH_NORMS`, see `build_encoder`.
-    """
-    if kind not in BATCH_NORMS:
-        raise ValueError(
-            f"`batch_norm` must be one of {', '.join(BATCH_NORMS)}. "
-            f"Received: {kind!r}"
-        )
-    if kind == "sync":
-        backbone = _with_synchronized_batch_norm(backbone)
-    if kind == "frozen":
-        _freeze_batch_norm(backbone)
-    return backbone
+        backbone: Model whose output is `[batch, features]` or `[batch, height,
+            width, channels]`.
+        pooling: How to pool a feature map; see `build_pooling`.
 
-
-def pooled_by(backbone: tf.keras.Model, pooling: Pooling) -> Callable:
-    """A function from what the backbone gives to `[batch, features]`.
-
-    Args:
-        backbone: gives vectors, or a `[batch, height, width, channels]` map.
-        pooling: of a map, see `pooling.build_pooling`.
+    Returns:
+        A function from the output of the backbone to `[batch, features]`.
 
     Raises:
-        ValueError: it gives something else, or vectors to be pooled.
+        ValueError: If the backbone returns vectors, and the pooling is not
+            "average".
     """
     if backbone.output.shape.rank == 2 and pooling != "average":
         raise ValueError(
             f"`pooling={pooling if isinstance(pooling, str) else '<own>'}` "
-            "needs a backbone that gives a map. Received "
-            f"one that gives {backbone.output.shape}: leave it at average."
+            "needs a backbone that returns a feature map. Received one that "
+            f"returns {backbone.output.shape}: leave pooling at average."
         )
     pool = build_pooling(pooling)
     return lambda features: _pooled(features, pool)
 
 
-def _pooled(features, pool: Callable):
-    """`[batch, features]` of what a backbone gives."""
+def _pooled(features: tf.Tensor, pool: Callable) -> tf.Tensor:
+    """Returns `[batch, features]`, pooled if `features` is a map."""
     if features.shape.rank == 4:
         return pool(features)
     if features.shape.rank == 2:
         return features
     raise ValueError(
-        "A backbone must give [batch, features] or a [batch, height, "
+        "A backbone must return [batch, features] or a [batch, height, "
         f"width, channels] map. Received shape: {features.shape}"
     )
 
 
 def _build_head(size: int, unit_features: bool, seed: int | None) -> Callable:
-    """The linear layer, or nothing where `size` is 0."""
+    """Builds the linear layer, or the identity if `size` is 0."""
     if not size:
         return lambda features: features
     dense = tf.keras.layers.Dense(
         size,
         kernel_initializer=tf.keras.initializers.GlorotUniform(seed),
         name="embedding",
-        # Whitening divides by small deviations.
+        # Whitening divides by small deviations, which float16 cannot hold.
         dtype="float32" if unit_features else None,
     )
     if not unit_features:
@@ -162,14 +168,18 @@ def _build_head(size: int, unit_features: bool, seed: int | None) -> Callable:
     return lambda features: dense(unit(features))
 
 
-def unit_length(name: str = "unit_length") -> Callable:
-    """Layers that bring `[batch, dim]` of any type to float32 unit length.
+def unit_length(name: str = "unit_length") -> Callable[[tf.Tensor], tf.Tensor]:
+    """Builds the layers that scale vectors to unit length.
 
     Args:
-        name: of the last of them.
+        name: Name of the last layer.
+
+    Returns:
+        A function from `[batch, dim]` floats of any precision to `[batch,
+        dim]` float32.
     """
     layers = tf.keras.layers
-    # float16 has too few digits for a length of one.
+    # In float16, the length would be off by 1e-3.
     cast = layers.Activation(
         "linear", dtype="float32", name=f"{name}_in_float32"
     )
@@ -178,50 +188,63 @@ def unit_length(name: str = "unit_length") -> Callable:
 
 
 def embed(
-    features,
+    features: tf.Tensor,
     embedding_size: int,
     seed: int | None = None,
     unit_features: bool = False,
-):
-    """Keras `[batch, features]` to float32 `[batch, dim]` of unit length.
+) -> tf.Tensor:
+    """Adds the linear head and L2 normalization to features.
 
     Args:
-        features: a Keras tensor.
-        embedding_size: width of the linear head; 0 leaves it out.
-        seed: of the head's initial weights.
-        unit_features: see `build_encoder`.
+        features: `[batch, features]` Keras tensor.
+        embedding_size: Width of the linear head. 0 leaves the head out.
+        seed: Seed of the initial weights of the head.
+        unit_features: See `build_encoder`.
+
+    Returns:
+        `[batch, dim]` float32 embeddings of unit length, a Keras tensor.
     """
     head = _build_head(embedding_size, unit_features, seed)
     return unit_length()(head(features))
 
 
 def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
-    """An encoder that reads a layer before the embedding.
+    """Returns an encoder that uses the output of an inner layer.
 
     Args:
-        encoder: of `build_encoder`, or any functional Keras model.
-        name: of a layer that gives vectors or a map, which is averaged; for
-            instance "pool".
+        encoder: An encoder of `build_encoder`, or any functional Keras model.
+        name: Name of a layer that returns vectors or a feature map, for
+            instance "pool". A map is averaged.
 
     Returns:
-        A model from the same images to float32 `[batch, dim]` of unit
-        length, with the same weights.
+        A model with the same weights, from the same images to `[batch, dim]`
+        float32 of unit length.
 
     Raises:
-        ValueError: there is no such layer; lists those there are.
+        ValueError: If there is no such layer, or if the encoder has branches.
+
+    Example:
+
+    >>> backbone = tf.keras.Sequential(
+    ...     [tf.keras.Input([32, 32, 3]), tf.keras.layers.Conv2D(8, 3)]
+    ... )
+    >>> encoder = build_encoder(backbone, embedding_size=4)
+    >>> pooled = at_layer(encoder, "pool")
+    >>> pooled(tf.zeros([2, 32, 32, 3])).shape
+    TensorShape([2, 8])
 
     References:
-        Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: another layer
-        than the embedding may generalize better to unseen classes.
+        Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: The layer before
+        the embedding may generalize better to unseen classes.
     """
     if isinstance(encoder.input, dict):
         raise ValueError(
-            "A layer before the embedding cannot be read of an encoder with "
-            f"branches: it comes before they part. Received: {name!r}. Train "
-            "without model.branch_by."
+            "An encoder with branches has no layer that can replace the "
+            "embedding, because such a layer comes before the branches. "
+            f"Received: {name!r}. Train without model.branch_by."
         )
     features = layer_outputs.layer_output(encoder, name)
-    # Names of their own: those of the encoder's end may be taken.
+    # The plain names may be taken by the end of the encoder.
     average = tf.keras.layers.GlobalAveragePooling2D(
         dtype="float32", name=f"at_{name}_average"
     )
@@ -230,10 +253,18 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
 
 
 @contextlib.contextmanager
-def precision(mixed: bool):
-    """Builds layers under float16 (GPU) or bfloat16 (CPU) arithmetic."""
+def mixed_precision(enabled: bool) -> Iterator[None]:
+    """Builds the layers of a `with` block in mixed precision.
+
+    Args:
+        enabled: Whether to use mixed precision: float16 on a GPU, bfloat16 on
+            a CPU. If False, the current policy of Keras applies.
+
+    Yields:
+        Nothing. The policy is restored at the end of the block.
+    """
     before = tf.keras.mixed_precision.global_policy()
-    if mixed:
+    if enabled:
         on_gpu = bool(tf.config.list_physical_devices("GPU"))
         tf.keras.mixed_precision.set_global_policy(
             "mixed_float16" if on_gpu else "mixed_bfloat16"
@@ -242,27 +273,3 @@ def precision(mixed: bool):
         yield
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
-
-
-def _freeze_batch_norm(model: tf.keras.Model) -> None:
-    for layer in model.layers:
-        if isinstance(layer, tf.keras.Model):
-            _freeze_batch_norm(layer)
-        elif isinstance(layer, tf.keras.layers.BatchNormalization):
-            # Not trainable means inference mode in Keras 2.
-            layer.trainable = False
-
-
-def _with_synchronized_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
-    def clone(layer):
-        if isinstance(layer, tf.keras.Model):  # An imported one.
-            return _with_synchronized_batch_norm(layer)
-        config = layer.get_config()
-        if isinstance(layer, tf.keras.layers.BatchNormalization):
-            config["synchronized"] = True
-            return tf.keras.layers.BatchNormalization.from_config(config)
-        return layer.__class__.from_config(config)
-
-    copy = tf.keras.models.clone_model(model, clone_function=clone)
-    copy.set_weights(model.get_weights())
-    return copy

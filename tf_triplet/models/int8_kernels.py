@@ -35,7 +35,7 @@ def quantize(
         axes: The axes along which all numbers share a scale.
 
     Returns:
-        int8 numbers of the shape of the kernel, and float32 scales that
+        The int8 numbers in the shape of the kernel, and float32 scales that
         broadcast to it. No number is off by more than half a scale.
     """
     scale = np.abs(kernel).max(axes, keepdims=True) / np.float32(_LARGEST)

@@ -1,8 +1,9 @@
-"""An encoder that learns attributes and landmarks beside the embedding.
+"""An encoder that is trained on attributes and landmarks too.
 
-One backbone map feeds three heads: the embedding, attributes, and landmarks.
-The embedding may also look at the map around the landmarks that the network
-itself predicts, so at test time it needs no annotation.
+Three heads share the feature map of the backbone: embedding, attributes and
+landmarks. The embedding can use the features around the landmarks as well.
+These are the landmarks that the network predicts, so no annotation is needed
+at test time.
 
 References:
     Liu et al., 2016, DeepFashion (FashionNet),
@@ -12,11 +13,13 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import encoder as encoders
+from tf_triplet.models.batch_norm import with_batch_norm
 from tf_triplet.models.pooling import Pooling
 
 EMBEDDINGS = "embeddings"
@@ -26,14 +29,17 @@ VISIBILITY = "visibility"
 
 
 class Network(NamedTuple):
-    """Two models of the same layers.
+    """Two models that share their layers.
 
     Attributes:
-        encoder: pixels to unit embeddings; what is saved and served.
-        training: None without heads; else pixels to a dictionary:
-            `embeddings`, and as far as there are such heads `attributes`
-            (`[b, A]` logits), `places` (`[b, L, 2]` x and y in [0, 1]) and
-            `visibility` (`[b, L]` logits of being visible). float32.
+        encoder: Model from pixels to embeddings of unit length. This is the
+            model to save and serve.
+        training: Model from pixels to a dictionary of float32 outputs, or
+            None if there is no other head than the embedding. The outputs
+            are `embeddings` and, for the heads that exist, `attributes`
+            (`[batch, A]` logits), `places` (`[batch, L, 2]` x and y in
+            [0, 1]) and `visibility` (`[batch, L]` logits that the landmark is
+            visible).
     """
 
     encoder: tf.keras.Model
@@ -41,7 +47,15 @@ class Network(NamedTuple):
 
 
 def cell_places(height: int, width: int) -> tf.Tensor:
-    """`[height * width, 2]` x and y of a map's cells, their middles."""
+    """Returns the centers of the cells of a feature map.
+
+    Args:
+        height: Height of the map in cells.
+        width: Width of the map in cells.
+
+    Returns:
+        `[height * width, 2]` float32 x and y in [0, 1], row by row.
+    """
     y, x = tf.meshgrid(
         (tf.range(height, dtype=tf.float32) + 0.5) / height,
         (tf.range(width, dtype=tf.float32) + 0.5) / width,
@@ -52,17 +66,24 @@ def cell_places(height: int, width: int) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class SoftArgmax(tf.keras.layers.Layer):
-    """The mean place of each channel's softmax over the map.
+    """Soft argmax: the mean position under the softmax of each channel.
 
-    `[b, h, w, L]` scores to `[b, L, 2]` x and y in [0, 1]: differentiable,
-    and finer than a cell.
+    The result is differentiable, and more precise than the cells of the map.
+
+    References:
+        Sun et al., 2018, https://arxiv.org/abs/1711.08229.
     """
 
-    def __init__(self, **kwargs):
-        """Computes in float32: a place in float16 is off by a pixel."""
+    def __init__(self, **kwargs: Any) -> None:
+        """Computes in float32, as float16 positions are off by a pixel.
+
+        Args:
+            **kwargs: Arguments of `keras.layers.Layer`.
+        """
         super().__init__(**{"dtype": "float32", **kwargs})
 
-    def call(self, scores):
+    def call(self, scores: tf.Tensor) -> tf.Tensor:
+        """Maps `[b, h, w, L]` scores to `[b, L, 2]` x and y in [0, 1]."""
         height, width, channels = scores.shape[1:]
         flat = tf.reshape(scores, [-1, height * width, channels])
         weights = tf.nn.softmax(flat, axis=1)
@@ -71,33 +92,53 @@ class SoftArgmax(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class LandmarkPooling(tf.keras.layers.Layer):
-    """The map's mean around each landmark, under a Gaussian.
+    """Averages the feature map around each landmark.
 
-    Takes `[b, h, w, c]` features, `[b, L, 2]` places and `[b, L]` gates in
-    [0, 1]; gives `[b, L, c]`, each times its gate. Gradients reach all three.
-    FashionNet cuts a square out by max pooling, which moves by whole cells
-    and gives its place no gradient.
+    The weights are a Gaussian around the landmark. Features, positions and
+    gates all receive gradients. FashionNet pools the maximum of a square
+    instead. The square moves by whole cells, so its position gets no gradient.
     """
 
-    def __init__(self, cells: float = 1.0, **kwargs):
-        """Sets the Gaussian's standard deviation, in cells of the map."""
+    def __init__(self, cells: float = 1.0, **kwargs: Any) -> None:
+        """Sets the width of the Gaussian.
+
+        Args:
+            cells: Standard deviation of the Gaussian, in cells of the map.
+            **kwargs: Arguments of `keras.layers.Layer`.
+
+        Raises:
+            ValueError: If `cells` is not greater than 0.
+        """
         super().__init__(**{"dtype": "float32", **kwargs})
         if cells <= 0:
-            raise ValueError(f"`cells` must be more than 0. Received: {cells}")
+            raise ValueError(
+                f"`cells` must be greater than 0. Received: {cells}"
+            )
         self.cells = cells
 
-    def call(self, inputs):
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Pools the features around each landmark.
+
+        Args:
+            inputs: `[b, h, w, c]` features, `[b, L, 2]` positions in [0, 1],
+                and `[b, L]` gates in [0, 1].
+
+        Returns:
+            `[b, L, c]`, the mean around each landmark times its gate.
+        """
         features, places, gates = inputs
         height, width, channels = features.shape[1:]
         size = tf.constant([width, height], tf.float32)
         gaps = places[:, :, None] - cell_places(height, width)
         squared = tf.reduce_sum((gaps * size) ** 2, -1)
-        # A softmax: beyond the edge it takes the nearest cells, never 0 / 0.
+        # Softmax is the normalized Gaussian. Far outside of the map it selects
+        # the nearest cell, where dividing by the sum would be 0 / 0.
         weights = tf.nn.softmax(-squared / (2.0 * self.cells**2), axis=-1)
         flat = tf.reshape(features, [-1, height * width, channels])
         return tf.einsum("blc,bcf->blf", weights, flat) * gates[..., None]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "cells": self.cells}
 
 
@@ -112,43 +153,46 @@ def build_multitask(
     pooling: Pooling = "average",
     unit_features: bool = False,
 ) -> Network:
-    """Builds an encoder and the training model around it.
+    """Builds an encoder, and the model with further heads that trains it.
 
     Args:
-        backbone: from `[batch, size, size, 3]` pixels in [0, 1] to a
+        backbone: Model from `[batch, size, size, 3]` pixels in [0, 1] to a
             `[batch, height, width, channels]` map of known size.
-        embedding_size: width of the linear head; 0 leaves it out.
-        attributes: A, outputs of the attribute head; 0 = no such head.
-        landmarks: L, of the landmark head; 0 = no such head.
-        landmark_features: width of what is seen around the predicted
-            landmarks, put beside the pooled features before the embedding;
-            0 = nothing.
-        batch_norm: see `embedding.build_encoder`.
-        seed: of the heads' initial weights.
-        pooling: see `embedding.build_encoder`.
-        unit_features: see `embedding.build_encoder`; the features are those
-            around the landmarks too.
+        embedding_size: Width of the linear head. 0 leaves the head out.
+        attributes: Number A of attributes to predict. 0 leaves this head out.
+        landmarks: Number L of landmarks to predict. 0 leaves this head out.
+        landmark_features: Width of the features around the predicted
+            landmarks, which are concatenated to the pooled features before
+            the embedding. 0 leaves them out.
+        batch_norm: See `build_encoder`.
+        seed: Seed of the initial weights of the heads.
+        pooling: See `build_encoder`.
+        unit_features: See `build_encoder`. The features include those around
+            the landmarks.
+
+    Returns:
+        The encoder and the training model.
 
     Raises:
-        ValueError: the backbone gives no map, or landmark features are asked
-            for without landmarks.
+        ValueError: If the backbone does not return a map, or if there are
+            landmark features without landmarks.
     """
     if landmark_features and not landmarks:
         raise ValueError(
             "`landmark_features` are pooled around landmarks, so they need "
             f"`landmarks`. Received: {landmark_features} and {landmarks}"
         )
-    backbone = embedding.with_batch_norm(backbone, batch_norm)
+    backbone = with_batch_norm(backbone, batch_norm)
     features = backbone.output
     if features.shape.rank != 4 or None in features.shape[1:]:
         raise ValueError(
-            "Attributes and landmarks need a backbone that gives a [batch, "
+            "Attributes and landmarks need a backbone that returns a [batch, "
             "height, width, channels] map of known size. Received shape: "
             f"{features.shape}"
         )
     seeds = (None if seed is None else seed + i for i in range(1, 5))
     glorots = [tf.keras.initializers.GlorotUniform(one) for one in seeds]
-    pooled = embedding.pooled_by(backbone, pooling)(features)
+    pooled = encoders.pooling_for(backbone, pooling)(features)
     outputs = {}
     if landmarks:
         outputs = _landmark_head(features, pooled, landmarks, glorots[:2])
@@ -164,7 +208,7 @@ def build_multitask(
             name=ATTRIBUTES,
         )
         outputs[ATTRIBUTES] = head(pooled)
-    outputs[EMBEDDINGS] = embedding.embed(
+    outputs[EMBEDDINGS] = encoders.embed(
         pooled, embedding_size, seed, unit_features
     )
     return Network(
@@ -173,13 +217,18 @@ def build_multitask(
     )
 
 
-def _landmark_head(features, pooled, landmarks: int, initializers) -> dict:
-    """Places from a map of scores each, visibility from the whole."""
+def _landmark_head(
+    features: tf.Tensor,
+    pooled: tf.Tensor,
+    landmarks: int,
+    initializers: Sequence[tf.keras.initializers.Initializer],
+) -> dict[str, tf.Tensor]:
+    """Predicts positions from score maps, visibility from pooled features."""
     layers = tf.keras.layers
     scores = layers.Conv2D(
         landmarks,
         1,
-        use_bias=False,  # The softmax over the map would cancel it.
+        use_bias=False,  # The softmax over the map would cancel a bias.
         kernel_initializer=initializers[0],
         name="landmark_scores",
     )(features)
@@ -192,8 +241,14 @@ def _landmark_head(features, pooled, landmarks: int, initializers) -> dict:
     return {PLACES: SoftArgmax(name=PLACES)(scores), VISIBILITY: visibility}
 
 
-def _with_local(features, pooled, outputs, width: int, initializer):
-    """The pooled features, and beside them those around the landmarks."""
+def _with_local(
+    features: tf.Tensor,
+    pooled: tf.Tensor,
+    outputs: dict[str, tf.Tensor],
+    width: int,
+    initializer: tf.keras.initializers.Initializer,
+) -> tf.Tensor:
+    """Concatenates pooled features and those around the landmarks."""
     layers = tf.keras.layers
     gates = layers.Activation("sigmoid", dtype="float32", name="gates")(
         outputs[VISIBILITY]

@@ -1,31 +1,41 @@
-"""A feature map to one vector."""
+"""Pooling: a feature map becomes one vector."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Union
+from typing import Any, Union
 
 import tensorflow as tf
 
 POOLINGS = ("average", "max", "average_max", "gem", "rmac")
-# One of `POOLINGS`, or a function that makes a Keras layer.
+# One of `POOLINGS`, or a function that returns a Keras layer.
 Pooling = Union[str, Callable[[], tf.keras.layers.Layer]]
 
 
-def build_pooling(pooling: Pooling) -> Callable:
-    """Makes the layers; what is returned may be called several times.
+def build_pooling(pooling: Pooling) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Builds the layers that pool a feature map.
 
     Args:
         pooling: "average", "max", "average_max" (the sum of both), "gem"
             (`GeneralizedMean`) or "rmac" (`RegionalMax`); or a function
-            without arguments that makes a Keras layer of your own from
+            without arguments that returns a Keras layer of your own from
             `[batch, height, width, channels]` to `[batch, channels]`.
 
     Returns:
-        A function from a `[batch, height, width, channels]` Keras tensor to
-        a `[batch, channels]` one. The first three are Keras's own layers;
-        a model with one of the others loads after
-        `import tf_triplet.models.pooling`.
+        A function from a `[batch, height, width, channels]` Keras tensor to a
+        `[batch, channels]` one. Several calls share the same weights. "gem"
+        and "rmac" are not layers of Keras: to load a saved model that has
+        one, import `tf_triplet.models.pooling` first.
+
+    Raises:
+        ValueError: If the name is unknown, or the function does not return a
+            Keras layer.
+
+    Example:
+
+    >>> pool = build_pooling("average_max")
+    >>> pool(tf.constant([[[[1.0], [3.0]]]])).numpy().tolist()  # 2 + 3
+    [[5.0]]
     """
     layers = tf.keras.layers
     if callable(pooling):
@@ -40,7 +50,7 @@ def build_pooling(pooling: Pooling) -> Callable:
         largest = layers.GlobalMaxPooling2D(name="pool_max")
         add = layers.Add(name="pool")
         return lambda features: add([average(features), largest(features)])
-    # Powers and lengths want float32, whatever the policy.
+    # Powers and lengths need float32, also under mixed precision.
     if pooling == "gem":
         return GeneralizedMean(name="pool", dtype="float32")
     if pooling == "rmac":
@@ -51,7 +61,7 @@ def build_pooling(pooling: Pooling) -> Callable:
 
 
 def _checked(layer: tf.keras.layers.Layer) -> Callable:
-    """The layer, which must give one vector for each image."""
+    """Returns the layer with a check that its output is `[batch, channels]`."""
     if not isinstance(layer, tf.keras.layers.Layer):
         raise ValueError(
             "`pooling` must make a `tf.keras.layers.Layer`. Received: "
@@ -73,52 +83,63 @@ def _checked(layer: tf.keras.layers.Layer) -> Callable:
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class GeneralizedMean(tf.keras.layers.Layer):
-    """GeM: the mean of the p-th powers, and of that the p-th root.
+    """Generalized-mean (GeM) pooling: `mean(x ** p) ** (1 / p)`.
 
-    p = 1 is the average, a large p nearly the maximum. One p for all
+    p = 1 is the average, and a large p approaches the maximum. One p for all
     channels is learned.
+
+    Example:
+
+    >>> maps = tf.constant([[[[1.0], [7.0]]]])
+    >>> GeneralizedMean(p=2.0)(maps).numpy().round(4).tolist()
+    [[5.0]]
 
     References:
         Radenovic et al., 2017, https://arxiv.org/abs/1711.02512.
     """
 
-    def __init__(self, p: float = 3.0, epsilon: float = 1e-6, **kwargs):
-        """Sets the start.
+    def __init__(
+        self, p: float = 3.0, epsilon: float = 1e-6, **kwargs: Any
+    ) -> None:
+        """Sets the initial p.
 
         Args:
-            p: before training; more than 0.
-            epsilon: activations below it, negative ones too, count as it:
-                a power of a negative number is none.
-            **kwargs: for `keras.layers.Layer`.
+            p: Initial value of p, greater than 0.
+            epsilon: Activations below this value are raised to it, because
+                negative numbers have no real p-th power.
+            **kwargs: Arguments of `keras.layers.Layer`.
+
+        Raises:
+            ValueError: If `p` or `epsilon` is not greater than 0.
         """
         super().__init__(**kwargs)
         for name, value in (("p", p), ("epsilon", epsilon)):
             if not value > 0:
                 raise ValueError(
-                    f"`{name}` must be more than 0. Received: {value}"
+                    f"`{name}` must be greater than 0. Received: {value}"
                 )
         self._start, self._epsilon = float(p), float(epsilon)
         self.p = None
 
-    def build(self, input_shape):
-        """Makes p."""
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the weight p."""
         del input_shape
         self.p = self.add_weight(
             "p", [], initializer=tf.keras.initializers.Constant(self._start)
         )
         self.built = True
 
-    def call(self, inputs):
-        """`[batch, height, width, channels]` to `[batch, channels]`."""
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Pools `[batch, height, width, channels]` to `[batch, channels]`."""
         x = tf.maximum(inputs, self._epsilon)
-        # Relative to the largest: its power neither overflows nor vanishes.
-        # The result does not depend on this scale, so it needs no gradient.
+        # Divided by the maximum, a power neither overflows nor vanishes. The
+        # result does not depend on the divisor, so it needs no gradient.
         scale = tf.stop_gradient(tf.reduce_max(x, [1, 2], keepdims=True))
         mean = tf.reduce_mean(tf.pow(x / scale, self.p), [1, 2])
         return tf.pow(mean, 1.0 / self.p) * scale[:, 0, 0]
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "p": self._start,
@@ -128,36 +149,55 @@ class GeneralizedMean(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class RegionalMax(tf.keras.layers.Layer):
-    """R-MAC: maxima of regions, each of unit length, summed.
+    """R-MAC pooling: the sum of the unit vectors of square regions.
 
-    Nothing is learned: the paper's whitening of each region is left out.
+    The vector of a region is the maximum of each channel, scaled to unit
+    length. Nothing is learned: unlike the paper, this layer does not whiten
+    the vectors.
+
+    Example:
+
+    >>> maps = tf.constant([[[[3.0, 0.0], [0.0, 4.0]]]])
+    >>> maps = tf.concat([maps, tf.zeros_like(maps)], axis=1)
+    >>> vectors = RegionalMax(levels=1)(maps)  # One region: the whole map.
+    >>> vectors.numpy().astype(float).round(4).tolist()
+    [[0.6, 0.8]]
 
     References:
         Tolias et al., 2015, https://arxiv.org/abs/1511.05879.
     """
 
-    def __init__(self, levels: int = 3, **kwargs):
-        """Sets the number of scales; the paper: 3."""
+    def __init__(self, levels: int = 3, **kwargs: Any) -> None:
+        """Sets the number of scales.
+
+        Args:
+            levels: Number of scales of the regions, at least 1. The paper
+                uses 3.
+            **kwargs: Arguments of `keras.layers.Layer`.
+
+        Raises:
+            ValueError: If `levels` is less than 1.
+        """
         super().__init__(**kwargs)
         if levels < 1:
             raise ValueError(f"`levels` must be at least 1. Received: {levels}")
         self._levels = int(levels)
         self._regions = []
 
-    def build(self, input_shape):
-        """Lays out the regions."""
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Computes the regions for the size of the feature map."""
         height, width = input_shape[1:3]
         if height is None or width is None:
             raise ValueError(
                 "R-MAC needs a feature map of a known size. Received shape: "
-                f"{tuple(input_shape)}. Give the backbone images of one "
-                "size, or take gem."
+                f"{tuple(input_shape)}. Give the backbone a fixed image "
+                "size, or use gem."
             )
         self._regions = rmac_regions(height, width, self._levels)
         self.built = True
 
-    def call(self, inputs):
-        """`[batch, height, width, channels]` to `[batch, channels]`."""
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Pools `[batch, height, width, channels]` to `[batch, channels]`."""
         vectors = [
             tf.reduce_max(
                 inputs[:, top : top + size, left : left + size], [1, 2]
@@ -166,28 +206,29 @@ class RegionalMax(tf.keras.layers.Layer):
         ]
         return tf.add_n([tf.math.l2_normalize(v, -1) for v in vectors])
 
-    def get_config(self) -> dict:
-        """The constructor's arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "levels": self._levels}
 
 
 def rmac_regions(
     height: int, width: int, levels: int
 ) -> list[tuple[int, int, int]]:
-    """The squares of R-MAC.
+    """Computes the square regions of R-MAC.
 
-    At scale l they are `2 min(height, width) / (l + 1)` wide, l of them
-    along the shorter side and l + m - 1 along the longer, evenly spaced. m
-    is such that neighbors of the first scale overlap by nearly 40 %.
+    At scale l, a square is `2 min(height, width) / (l + 1)` wide. There are l
+    squares along the shorter side of the map and l + m - 1 along the longer
+    side, evenly spaced. m is chosen so that neighboring squares of the first
+    scale overlap by about 40 %.
 
     Args:
-        height: of the map.
-        width: of the map.
-        levels: scales, from the largest square down; those smaller than one
-            place of the map are left out.
+        height: Height of the feature map.
+        width: Width of the feature map.
+        levels: Number of scales, starting with the largest squares. Scales
+            with squares of less than one cell are left out.
 
     Returns:
-        (top, left, size) of each.
+        Top, left and size of each square, in cells of the map.
     """
     short, long = min(height, width), max(height, width)
 
@@ -214,6 +255,7 @@ def rmac_regions(
 
 
 def _starts(side: int, size: int, count: int) -> list[int]:
+    """Spaces `count` squares evenly along a side."""
     if count == 1:
         return [(side - size) // 2]
     return [i * (side - size) // (count - 1) for i in range(count)]
