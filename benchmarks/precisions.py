@@ -17,8 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.models import encoder as embedding
-from tf_triplet.models import precisions
+from tf_triplet.models import build_encoder, precisions
 
 
 def save_and_load(encoder, folder):
@@ -53,9 +52,7 @@ def main():
         f"{'ms a batch':>12}{'images/s':>12}{'of float32':>11}"
     )
     for side in map(int, arguments.image_sizes.split(",")):
-        encoder = embedding.build_encoder(
-            "resnet50v2", 128, "random", image_size=side
-        )
+        encoder = build_encoder("resnet50v2", 128, "random", image_size=side)
         with tempfile.TemporaryDirectory() as root:
             served = {
                 name: save_and_load(

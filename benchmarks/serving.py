@@ -33,7 +33,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from tf_triplet.data.preprocessing import InputSpec
-from tf_triplet.models import encoder as embedding
+from tf_triplet.models import build_encoder
 from tf_triplet.servable import saved_model, versions
 from tf_triplet.serving import loaded_model, server
 
@@ -47,7 +47,7 @@ num_batch_threads { value: 2 }
 
 
 def export(folder, size, image_size, dim):
-    encoder = embedding.build_encoder(
+    encoder = build_encoder(
         "resnet50v2",
         embedding_size=dim,
         weights="random",
