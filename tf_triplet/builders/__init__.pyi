@@ -44,6 +44,17 @@ from .run_folder import (
     load_config,
     load_encoder,
 )
+from .run_products import (
+    RunProducts,
+    TableDifference,
+    digest_products,
+    table_fingerprint,
+)
+from .training_split import (
+    TrainingSplit,
+    split_again,
+    split_for_training,
+)
 from .validation import (
     validate,
 )
@@ -53,6 +64,9 @@ __all__ = [
     "CHECKPOINTS",
     "CHOICES",
     "LOSSES",
+    "RunProducts",
+    "TableDifference",
+    "TrainingSplit",
     "build_augmentation",
     "build_backbone",
     "build_baseline",
@@ -67,6 +81,7 @@ __all__ = [
     "build_sampler",
     "build_tasks",
     "compute_embeddings",
+    "digest_products",
     "embed_batches",
     "encoder_path",
     "encoder_sha256",
@@ -77,6 +92,9 @@ __all__ = [
     "program_flags",
     "sampling_domains",
     "sampling_sides",
+    "split_again",
+    "split_for_training",
+    "table_fingerprint",
     "training_catalog",
     "trust",
     "validate",

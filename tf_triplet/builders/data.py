@@ -63,22 +63,22 @@ def build_catalog(
         )
     if own:
         return _read_own(config, columns)
-    seed, fraction = data.split_seed, data.test_fraction
+    seed, fraction, draw = data.split_seed, data.test_fraction, data.split_draw
     if data.source in BENCHMARKS:
         return BENCHMARKS[data.source][0](data.path)
     if data.source == "emoji":
         from tf_triplet.data.sources import emoji
 
-        return emoji.read_emoji(seed=seed, test_fraction=fraction)
+        return emoji.read_emoji(seed=seed, test_fraction=fraction, draw=draw)
     if data.source == "rendered":
         return _render(config)
     if data.source == "folder":
         from tf_triplet.data.sources import folder
 
-        return folder.read_folder(data.path, fraction, seed)
+        return folder.read_folder(data.path, fraction, seed, draw)
     from tf_triplet.data.sources import manifest
 
-    return manifest.read_manifest(data.path, fraction, seed, columns)
+    return manifest.read_manifest(data.path, fraction, seed, columns, draw)
 
 
 def _render(config: ml_collections.ConfigDict) -> Catalog:
@@ -99,6 +99,7 @@ def _render(config: ml_collections.ConfigDict) -> Catalog:
         seed=data.split_seed,
         test_fraction=data.test_fraction,
         image_size=data.image_size,
+        draw=data.split_draw,
     )
 
 

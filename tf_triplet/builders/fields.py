@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from tf_triplet.builders import extensions
+from tf_triplet.data import validation_split
 from tf_triplet.retrieval import protocols
 
 _DISTANCES = ("cosine", "euclidean", "squared_euclidean")
@@ -21,6 +22,7 @@ CHOICES = {
         *("sop", "inshop", "consumer2shop", "street2shop"),
         *("cub200", "cars196"),
     ),
+    "data.split_draw": ("hash", "permutation"),
     "data.on_bad_image": ("skip", "stop"),
     "data.resize": ("area", "bilinear"),
     "sampling.units": ("products", "pairs"),
@@ -77,7 +79,7 @@ _AT_LEAST_ZERO = (
 )
 _SHARES = (
     *("sampling.single_category_probability", "augment.probability"),
-    *("augment.cutout", "export.min_recall"),
+    *("augment.cutout", "export.min_recall", "data.max_bad_share"),
 )
 
 
@@ -105,6 +107,12 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     for field in ("loss.attribute_positive_weight", "optimizer.learning_rate"):
         _require(config, field, lambda v: v > 0, "more than 0")
     _require(config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)")
+    _require(
+        config,
+        "data.validation_fraction",
+        lambda v: 0 <= v <= 1 / validation_split.SHARE,
+        f"in [0, {1 / validation_split.SHARE}]",
+    )
     _require(
         config,
         "sampling.images_per_product",
