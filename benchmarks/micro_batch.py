@@ -1,7 +1,7 @@
-"""Peak memory of a step: a whole batch, in parts, and a small batch, one run.
+"""Measures the peak memory of a training step, with and without micro-batches.
 
-Command: make bench-memory. Each case is a process of its own; prints its
-largest resident set above that of a process that only built the network.
+Command: make bench-memory. Each case runs in a process of its own. Printed is
+its largest resident set, less that of a process that only builds the network.
 """
 
 import resource
@@ -13,7 +13,7 @@ CASES += (("in parts of 32", 256, 32), ("in parts of 32", 1024, 32))
 
 
 def step(batch: int, micro_batch: int) -> None:
-    """One training step; prints the peak in MiB."""
+    """Takes one training step, and prints the peak in MiB."""
     import numpy as np
     import tensorflow as tf
 

@@ -1,9 +1,9 @@
-"""An encoder at each export.precision: the size of its file, its images/s.
+"""Measures file size and speed of an encoder at each export.precision.
 
-Command: python benchmarks/precisions.py. ResNet50V2 of random weights, saved
-and loaded again as a server does; each rate beside float32's, in one run, the
-three taking turns. What a precision costs in recall depends on the catalog:
-tf-triplet-export tells it.
+Command: python benchmarks/precisions.py. The encoder is a ResNet50V2 with
+random weights, saved and loaded again as by a server. The precisions take
+turns, so that a busy machine slows all of them. The cost in recall depends on
+the catalog; tf-triplet-export measures and prints it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from tf_triplet.models import build_encoder, precisions
 
 
 def save_and_load(encoder, folder):
-    """Its signature as loaded, and the MiB of its variables."""
+    """Returns the loaded model, and the MiB of its variables on disk."""
     module = tf.Module()
     module.encoder = encoder
     serve = tf.function(

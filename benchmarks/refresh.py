@@ -1,8 +1,9 @@
-"""A nightly refresh of 20,000 images of which 5 % changed, beside a first.
+"""Compares a nightly refresh of the index with the first publication.
 
-Command: python benchmarks/refresh.py. Takes minutes. Prints what was embedded
-and the seconds of each publication, on drawn images and a small random
-encoder: a real one costs more an image, so that a refresh gains more.
+Command: python benchmarks/refresh.py. It takes minutes. 20,000 images are
+published, then 5 % of them change, then none. Printed are the images that were
+embedded and the seconds. The images are drawn and the encoder is small and
+random; with a real encoder, which takes longer, a refresh saves more.
 """
 
 import argparse

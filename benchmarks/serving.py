@@ -1,15 +1,16 @@
-"""What the server costs: a closed loop beside the same call in-process.
+"""Compares served requests with the same calls in-process.
 
-Command: python benchmarks/serving.py. Prints, for images and embeddings of
-1 and 64 rows a request and 1 to 16 clients: requests/s, p50 and p99 in ms,
-in-process, served, and served with batching, and the share of the in-process
-rate that serving keeps. The server is a process of its own on 127.0.0.1; the
-clients, threads that send one request after the other, share the cores.
+Command: python benchmarks/serving.py. Requests hold 1 or 64 images or
+embeddings, and come from 1 to 16 clients. For each case, requests per second,
+p50 and p99 in milliseconds are printed: in-process, served, and served with
+batching. "kept" and "batched" are the shares of the in-process rate. The server
+runs in a process of its own on 127.0.0.1. Each client is a thread that sends
+one request after the other; the clients share the cores with the server.
 
-"echo" is the rate of a Python gRPC server that does nothing: it sends a
-finished answer of the same size. With one client, a call and an echo one after
-the other are the most that a Python server could give; with several, they may
-overlap, so the bound is a rough one. "of both" is the share of it that is kept.
+"echo" is the rate of a Python gRPC server that does nothing but send a finished
+answer of the same size. A Python server cannot be faster than a call and an
+echo one after the other. For several clients, this bound is rough, because
+their calls and echoes can overlap. "of both" is the share of it that is kept.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def make_request(kind, rows, image_size, dim):
 
 
 def closed_loop(calls, seconds):
-    """Each client its own call, again and again; (rate, p50 ms, p99 ms)."""
+    """Repeats one call per client; returns calls/s, p50 and p99 in ms."""
     times, ready = [[] for _ in calls], threading.Barrier(len(calls) + 1)
     end = [float("inf")]
 
@@ -114,7 +115,7 @@ def closed_loop(calls, seconds):
 
 
 def echo(answers_file):
-    """Serves finished answers, by the size of the request."""
+    """Serves finished answers, chosen by the size of the request."""
     answers = dict(pickle.loads(Path(answers_file).read_bytes()))
 
     class Handler(grpc.GenericRpcHandler):
@@ -132,7 +133,7 @@ def echo(answers_file):
 
 
 class Served:
-    """A server in a process of its own; its first line ends in its address."""
+    """A server in a process of its own, which first prints its address."""
 
     def __init__(self, *command):
         self._program = subprocess.Popen(
@@ -146,7 +147,7 @@ class Served:
         self._channels = []
 
     def calls(self, request, clients):
-        """A call a client, each on a connection of its own."""
+        """Returns one call per client, each on a connection of its own."""
         data, calls = request.SerializeToString(), []
         for _ in range(clients):
             channel = grpc.insecure_channel(
@@ -158,13 +159,13 @@ class Served:
                 ],
             )
             self._channels.append(channel)
-            # Bytes as they are: the client's side costs as little as it can.
+            # Raw bytes, so that the client's side costs as little as possible.
             method = channel.unary_unary(METHOD)
             calls.append(lambda method=method: method(data, timeout=60))
         return calls
 
     def answers(self, requests):
-        """(size of the request, its answer's bytes) of each."""
+        """Returns the size of each request, and the bytes of its answer."""
         return [
             (request.ByteSize(), self.calls(request, 1)[0]())
             for request in requests

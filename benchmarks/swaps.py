@@ -1,10 +1,10 @@
-"""Versions are swapped under load: nothing is lost, mixed or kept in memory.
+"""Swaps versions under load, and counts lost and mixed answers and memory.
 
-Command: python benchmarks/swaps.py. Prints one line a check, with its figure.
-10,000 requests of 8 clients during 20 swaps; then swaps alone, and the memory
-of this process after 5 and after 50. Client and server share the process, on
-127.0.0.1. Each image's answer must hold ids of one catalog, that of the
-version which the answer names.
+Command: python benchmarks/swaps.py. First, 8 clients send 10,000 requests
+during 20 swaps. Every answer must hold the ids of one catalog, that of the
+version which the answer names. Then versions are swapped with hardly any
+requests, and the memory of this process is measured after 5 and after 50
+swaps. Client and server share the process.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NAMES = "ab"
 
 
 def export(folder, name, size, dim, index):
-    """A catalog whose ids begin with `name`."""
+    """Exports a catalog whose ids begin with `name`."""
     inputs = tf.keras.Input([8, 8, 3])
     pooled = tf.keras.layers.GlobalAveragePooling2D()(inputs)
     dense = tf.keras.layers.Dense(dim)(pooled)
@@ -62,12 +62,12 @@ class Shop:
         self.publish()
 
     def publish(self):
-        """The next version: odd ones are a's."""
+        """Publishes the next version; odd ones are those of "a"."""
         with versions.publish(self.folder) as partial:
             source = self._exports[self.published % 2]
             shutil.copytree(source, partial, dirs_exist_ok=True)
         self.published += 1
-        # The disk need not hold all of them.
+        # Old versions are deleted, to save disk space.
         shutil.rmtree(self.folder / str(self.published - 2), True)
 
     def serve(self, batched):
@@ -85,7 +85,7 @@ class Shop:
 
 
 def ask(stub, i, dim):
-    """One request; returns the version, and the first letters of the ids."""
+    """Sends a request; returns version and first letters of the ids."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "shop"
     if i % 2:
@@ -108,7 +108,7 @@ def ask(stub, i, dim):
 
 
 def swap_under_load(shop, requests, swaps, clients, batched):
-    """Returns (answers, failed, mixed, the versions that answered)."""
+    """Returns counts of answers, and the versions that answered."""
     running, done = shop.serve(batched), threading.Event()
     counts = {"answers": 0, "failed": 0, "mixed": 0}
     seen, lock, ended = set(), threading.Lock(), [0]
@@ -117,7 +117,7 @@ def swap_under_load(shop, requests, swaps, clients, batched):
         with grpc.insecure_channel(f"localhost:{running.port}") as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             i = number
-            # On until the last swap, even past the requests asked for.
+            # Requests continue until the last swap, even past their number.
             while i < requests or not done.is_set():
                 try:
                     version, found = ask(stub, i, shop.dim)
@@ -138,7 +138,7 @@ def swap_under_load(shop, requests, swaps, clients, batched):
         started = [pool.submit(client, n) for n in range(clients)]
         try:
             for swap in range(swaps):
-                # Spread over the run, as far as the load keeps up.
+                # The swaps are spread over the requests.
                 while ended[0] < requests * swap / swaps:
                     time.sleep(0.005)
                 shop.swap(running.models)
@@ -151,7 +151,7 @@ def swap_under_load(shop, requests, swaps, clients, batched):
 
 
 def memory_after(shop, marks):
-    """Swaps, with some requests each; MB of this process at the marks."""
+    """Swaps versions; returns the MB of this process at the marks."""
     running, found = shop.serve(False), {}
     with grpc.insecure_channel(f"localhost:{running.port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)

@@ -130,6 +130,14 @@ def choose_methods(
 
     Raises:
         ValueError: If a name is not in the study.
+
+    Example:
+
+    >>> from tf_triplet.config import base_config
+    >>> from tf_triplet.workflows import Method, choose_methods
+    >>> study = {name: Method(base_config()) for name in ("a", "b", "c")}
+    >>> list(choose_methods(study, ["c", "a"]))
+    ['c', 'a']
     """
     names = list(names)
     unknown = set(names) - set(study)
