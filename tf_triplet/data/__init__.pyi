@@ -22,6 +22,7 @@ from .preprocessing import (
 )
 from .sampling import (
     GroupedSampler,
+    Sampler,
 )
 from .sources.emoji import (
     read_emoji,
@@ -42,6 +43,7 @@ __all__ = [
     "Catalog",
     "GroupedSampler",
     "InputSpec",
+    "Sampler",
     "comparable_ids",
     "decode_image",
     "evaluation_batches",

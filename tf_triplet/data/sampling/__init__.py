@@ -1,5 +1,5 @@
-"""Which images make a minibatch: the schedule and the choice of images."""
+"""Which images make up every batch."""
 
-from tf_triplet.data.sampling.sampler import GroupedSampler
+from tf_triplet.data.sampling.sampler import GroupedSampler, Sampler
 
-__all__ = ["GroupedSampler"]
+__all__ = ["GroupedSampler", "Sampler"]
