@@ -80,7 +80,7 @@ def test_each_image_goes_through_the_branch_of_its_name(encoder, catalog):
     branched = build_branched_encoder(features, 0, own, "weights")
     roots = np.float32([[1, 0, 1], [0, 1, 1]])
     branched.get_layer("weight_roots").set_weights([roots])
-    # Selected and without a name of the first rows: labels are others now.
+    # A selection has other integer labels for the same names.
     chosen = catalog.select(np.arange(8, 0, -1))
     got = evaluation.compute_embeddings(branched, chosen, INPUTS, 3)
     pixels = np.float32([np.asarray(Image.open(p)) for p in chosen.paths])
@@ -104,7 +104,7 @@ def test_nothing_to_find_is_an_error(embeddings, catalog):
         evaluation.evaluate(some, alone, (1,))
 
 
-def test_diverged_weights_are_told(catalog):
+def test_diverged_weights_are_an_error(catalog):
     with pytest.raises(ValueError, match="9 of 9 embeddings hold NaN"):
         evaluation.compute_embeddings(
             lambda x, training: x[:, 0, 0] * np.nan, catalog, INPUTS, 4
@@ -142,12 +142,12 @@ def test_the_file_gives_back_what_was_saved(embeddings, catalog, tmp_path, ids):
     assert saved.paths.tolist() == catalog.paths.tolist()
     assert saved.source == "sha256:abc"
     np.savez(tmp_path / "other.npz", a=1)
-    with pytest.raises(ValueError, match="no embeddings file: it lacks"):
+    with pytest.raises(ValueError, match="not an embeddings file: it lacks"):
         evaluation.load_embeddings(tmp_path / "other.npz")
 
 
 def street_and_shop():
-    """Angles on a circle; the protocols' answers are worked out by hand.
+    """Angles on a circle, for which the ranks are easy to work out by hand.
 
     Category x: the street image of a is nearest to b's shop image, then
     a's two. Category y: the street image of c is nearest to a's shop
@@ -177,7 +177,7 @@ def test_protocols_against_hand_computed_ranks():
         )
         return result, [result.overall.recall[k] for k in ks]
 
-    # Ranks of the first right one: a 2nd, c 1st, b 5th of five.
+    # Ranks of the first positive: a 2nd, c 1st, b 5th of five.
     result, values = recall("query_gallery")
     assert values == pytest.approx([1 / 3, 2 / 3, 2 / 3])
     assert result.queries == 3 and result.gallery == 5

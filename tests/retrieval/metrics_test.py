@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tf_triplet.retrieval import metrics, ranks, unit_vectors
+from tf_triplet.retrieval import metrics, ranks, tie_groups, unit_vectors
 
 
 def ranked_metrics(right, ks):
@@ -191,7 +191,7 @@ def test_excluding_a_negative_takes_it_out_of_the_ranking():
     assert metrics.evaluate(*arguments, exclude=[0]).recall[1] == 1
 
 
-@pytest.mark.parametrize("ties", metrics.TIES)
+@pytest.mark.parametrize("ties", tie_groups.TIES)
 def test_a_perfect_ranking_scores_exactly_one(ties):
     vectors = np.eye(50)[np.arange(200) % 50]
     labels = np.arange(200) % 50

@@ -52,9 +52,7 @@ CATEGORIES = np.array([0, 1, 1, 1, 0], np.int32)
 
 
 def build(*spec):
-    return protocols.build_protocols(
-        protocols.ProtocolSpec(*spec), CATEGORIES, DOMAINS, NAMES
-    )
+    return protocols.ProtocolSpec(*spec).apply(CATEGORIES, DOMAINS, NAMES)
 
 
 def test_auto_follows_the_domains():

@@ -1,13 +1,15 @@
+from .embedding_files import (
+    SavedEmbeddings,
+    load_embeddings,
+    save_embeddings,
+)
 from .embeddings import (
     Embeddings,
-    SavedEmbeddings,
     branch_names,
     branch_of_rows,
     check_finite,
     compute_embeddings,
     embed_batches,
-    load_embeddings,
-    save_embeddings,
 )
 from .scoring import (
     Evaluation,

@@ -11,8 +11,8 @@ import numpy as np
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.evaluation.embeddings import Embeddings
 from tf_triplet.retrieval import metrics as retrieval_metrics
-from tf_triplet.retrieval import protocols as retrieval_protocols
 from tf_triplet.retrieval.protocols import Protocol, ProtocolSpec
+from tf_triplet.retrieval.query_metrics import QueryMetrics, evaluate_queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,9 +193,7 @@ def build_protocols(catalog: Catalog, spec: ProtocolSpec) -> list[Protocol]:
     >>> build_protocols(catalog, spec)[0].description
     'street images query shop images'
     """
-    return retrieval_protocols.build_protocols(
-        spec, catalog.categories, catalog.domains, catalog.domain_names
-    )
+    return spec.apply(catalog.categories, catalog.domains, catalog.domain_names)
 
 
 def check_protocol(catalog: Catalog, spec: ProtocolSpec) -> None:
@@ -232,10 +230,10 @@ def _score(
     protocols: Sequence[Protocol],
     ks: Sequence[int],
     ties: str,
-) -> tuple[retrieval_metrics.QueryMetrics, np.ndarray]:
+) -> tuple[QueryMetrics, np.ndarray]:
     """Returns the metrics of the queries of all protocols, and their rows."""
     metrics = [
-        retrieval_metrics.evaluate_queries(
+        evaluate_queries(
             vectors[one.queries],
             catalog.products[one.queries],
             vectors[one.gallery],
@@ -247,7 +245,7 @@ def _score(
         for one in protocols
     ]
     queries = np.concatenate([one.queries for one in protocols])
-    return retrieval_metrics.QueryMetrics.concatenate(metrics), queries
+    return QueryMetrics.concatenate(metrics), queries
 
 
 def _pairs(catalog: Catalog, protocol: Protocol) -> np.ndarray:

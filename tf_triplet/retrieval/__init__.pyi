@@ -5,19 +5,20 @@ from .exact import (
     top_k,
 )
 from .metrics import (
-    QueryMetrics,
     RetrievalMetrics,
     evaluate,
-    evaluate_queries,
     summarize,
 )
 from .protocols import (
     Protocol,
     ProtocolSpec,
-    build_protocols,
     cross_domain,
     leave_one_out,
     within_category,
+)
+from .query_metrics import (
+    QueryMetrics,
+    evaluate_queries,
 )
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "ProtocolSpec",
     "QueryMetrics",
     "RetrievalMetrics",
-    "build_protocols",
     "cross_domain",
     "evaluate",
     "evaluate_clusters",

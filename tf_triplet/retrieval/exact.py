@@ -46,8 +46,8 @@ def top_k(
     >>> rows, cosines = top_k(np.array([[0.0, 2.0]]), gallery, k=2)
     >>> rows.tolist()
     [[1, 2]]
-    >>> cosines.round(4).tolist()
-    [[1.0, 0.707099974155426]]
+    >>> cosines.round(4)
+    array([[1.    , 0.7071]], dtype=float32)
     """
     if k < 1:
         raise ValueError(f"`k` must be at least 1. Received: {k}")

@@ -1,7 +1,7 @@
 """Protocols: which images are queries, and which are searched.
 
-A `ProtocolSpec` names a protocol. `build_protocols` applies it to the labels
-of a catalog and returns the rows to search as `Protocol` objects.
+A `ProtocolSpec` names a protocol. Its method `apply` takes the labels of a
+catalog and returns the rows to search as `Protocol` objects.
 """
 
 from __future__ import annotations
@@ -85,6 +85,46 @@ class ProtocolSpec:
                 f"{domains[0]!r} and {domains[1]!r}"
             )
 
+    def apply(
+        self,
+        categories: np.ndarray,
+        domains: np.ndarray,
+        domain_names: np.ndarray,
+    ) -> list[Protocol]:
+        """Applies the protocol to the labels of a catalog.
+
+        `per_pair` gives the same rows as `query_gallery`. The caller has to
+        weight the queries.
+
+        Args:
+            categories: `[n]` integers, the category of each image.
+            domains: `[n]` integers, each image's position in `domain_names`.
+            domain_names: `[domains]` strings.
+
+        Returns:
+            One protocol, or one per category for `within_category`.
+
+        Raises:
+            ValueError: If a domain is not in `domain_names`.
+
+        Example:
+
+        >>> spec = ProtocolSpec("within_category")
+        >>> categories, domains = np.array([0, 1, 0]), np.zeros(3, int)
+        >>> protocols = spec.apply(categories, domains, np.array(["shop"]))
+        >>> [protocol.queries.tolist() for protocol in protocols]
+        [[0, 2], [1]]
+        """
+        if self.query_domain:
+            protocol = cross_domain(
+                domains, domain_names, self.query_domain, self.gallery_domain
+            )
+        else:
+            protocol = leave_one_out(np.arange(len(domains)))
+        if self.name == "within_category":
+            return within_category(protocol, categories)
+        return [protocol]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Protocol:
@@ -159,7 +199,8 @@ def cross_domain(
 
     Example:
 
-    >>> protocol = cross_domain([1, 0, 1], ["shop", "street"], "street", "shop")
+    >>> domains, names = np.array([1, 0, 1]), np.array(["shop", "street"])
+    >>> protocol = cross_domain(domains, names, "street", "shop")
     >>> protocol.queries.tolist(), protocol.gallery.tolist()
     ([0, 2], [1])
     """
@@ -214,45 +255,6 @@ def within_category(
             )
         )
     return protocols
-
-
-def build_protocols(
-    spec: ProtocolSpec,
-    categories: np.ndarray,
-    domains: np.ndarray,
-    domain_names: np.ndarray,
-) -> list[Protocol]:
-    """Applies a specification to the labels of a catalog.
-
-    Args:
-        spec: The protocol and its domains. `per_pair` gives the same rows as
-            `query_gallery`; the caller weights the queries.
-        categories: `[n]` integers, the category of each image.
-        domains: `[n]` integers, each image's position in `domain_names`.
-        domain_names: `[domains]` strings.
-
-    Returns:
-        One protocol, or one per category for `within_category`.
-
-    Raises:
-        ValueError: If a domain is not in `domain_names`.
-
-    Example:
-
-    >>> spec = ProtocolSpec("within_category")
-    >>> protocols = build_protocols(spec, [0, 1, 0], [0, 0, 0], ["shop"])
-    >>> [protocol.queries.tolist() for protocol in protocols]
-    [[0, 2], [1]]
-    """
-    if spec.query_domain:
-        protocol = cross_domain(
-            domains, domain_names, spec.query_domain, spec.gallery_domain
-        )
-    else:
-        protocol = leave_one_out(np.arange(len(domains)))
-    if spec.name == "within_category":
-        return within_category(protocol, categories)
-    return [protocol]
 
 
 def _rows_of(

@@ -13,6 +13,8 @@ import numpy as np
 
 from tf_triplet.retrieval.ranks import PositiveRanks
 
+TIES = ("against", "expected")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TieGroups:

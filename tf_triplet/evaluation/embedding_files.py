@@ -1,0 +1,138 @@
+"""Saves the embeddings of a catalog to a file, and loads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.evaluation.embeddings import Embeddings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SavedEmbeddings:
+    """The content of an embeddings file; see `save_embeddings`.
+
+    Attributes:
+        vectors: `[m, dim]` float32.
+        rows: `[m]` int64 rows of the catalog that was embedded.
+        product_ids: `[m]` product ids as the catalog's owner writes them,
+            strings or int64.
+        paths: `[m]` strings, the image files.
+        skipped: Paths of the images that could not be read.
+        source: The encoder that made the embeddings, for instance the sha256
+            of its file.
+
+    Example:
+
+    >>> saved = SavedEmbeddings(
+    ...     vectors=np.array([[1, 0]], np.float32),
+    ...     rows=np.array([0]),
+    ...     product_ids=np.array(["bag-7"]),
+    ...     paths=np.array(["images/bag.jpg"]),
+    ...     skipped=(),
+    ...     source="encoder of Monday",
+    ... )
+    >>> saved.source
+    'encoder of Monday'
+    """
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    product_ids: np.ndarray
+    paths: np.ndarray
+    skipped: tuple[str, ...]
+    source: str
+
+
+def save_embeddings(
+    path: str | Path,
+    embeddings: Embeddings,
+    catalog: Catalog,
+    source: str = "",
+) -> None:
+    """Writes embeddings with product ids and paths to an .npz file.
+
+    Args:
+        path: The file to write. Missing folders are created.
+        embeddings: Embeddings of `catalog`.
+        catalog: The images.
+        source: The encoder that made the embeddings. A reader compares it
+            before reusing them.
+
+    Example:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
+    >>> frame = pd.DataFrame({"path": ["a.jpg"], "product_id": ["p1"]})
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> vectors = np.array([[1, 0]], np.float32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/test.npz"
+    ...     save_embeddings(path, Embeddings(vectors, np.array([0])), catalog)
+    ...     load_embeddings(path).product_ids.tolist()
+    ['p1']
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = catalog.row_product_ids[embeddings.rows]
+    # NumPy needs pickle to read an object array, but not an array of strings.
+    ids = ids.astype(str) if ids.dtype == object else ids
+    # The file gets its name once it is complete, so it is never half written.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "wb") as file:
+        np.savez(
+            file,
+            vectors=embeddings.vectors,
+            rows=embeddings.rows,
+            product_ids=ids,
+            paths=catalog.paths[embeddings.rows].astype(str),
+            skipped=np.array(embeddings.skipped, dtype=str),
+            source=np.array(source),
+        )
+    os.replace(partial, path)
+
+
+def load_embeddings(path: str | Path) -> SavedEmbeddings:
+    """Reads a file that `save_embeddings` wrote.
+
+    Args:
+        path: The .npz file.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ValueError: If the file is not an embeddings file.
+
+    Example:
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
+    >>> frame = pd.DataFrame({"path": ["a.jpg"], "product_id": ["p1"]})
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> embeddings = Embeddings(np.float32([[1, 0]]), np.array([0]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_embeddings(f"{folder}/test.npz", embeddings, catalog)
+    ...     saved = load_embeddings(f"{folder}/test.npz")
+    >>> saved.vectors.tolist(), saved.paths.tolist()
+    ([[1.0, 0.0]], ['a.jpg'])
+    """
+    names = [field.name for field in dataclasses.fields(SavedEmbeddings)]
+    with np.load(path, allow_pickle=False) as file:
+        missing = set(names) - set(getattr(file, "files", ()))
+        if missing:
+            raise ValueError(
+                f"{path} is not an embeddings file: it lacks "
+                f"{', '.join(sorted(missing))}. Write it with "
+                "tf-triplet-evaluate."
+            )
+        values = {name: file[name] for name in names}
+    values["skipped"] = tuple(values["skipped"].tolist())
+    values["source"] = str(values["source"])
+    return SavedEmbeddings(**values)
