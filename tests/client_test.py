@@ -92,7 +92,7 @@ def test_answers_and_refusals(exported, shop):
     model.release()
 
 
-def test_a_part_of_a_image(tmp_path):
+def test_a_part_of_an_image(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, [7, 9, 3], np.uint8)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)

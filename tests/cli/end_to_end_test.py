@@ -93,8 +93,13 @@ def losses(workdir):
 
 def test_evaluate_writes_before_and_after(trained):
     text = run(
-        "evaluate", f"--workdir={trained}", "--baseline=pretrained", "--ks=1,3"
+        "evaluate",
+        f"--workdir={trained}",
+        "--baseline=pretrained",
+        "--ks=1,3",
+        "--neighbours=2",  # The former spelling of --neighbors.
     )
+    assert (trained / "report" / "neighbours-test.png").is_file()
     path = trained / "report" / "evaluation-test.json"
     report = json.loads(path.read_text())
     assert 0 <= report["trained"]["overall"]["recall@3"] <= 1

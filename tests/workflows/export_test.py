@@ -270,7 +270,7 @@ def test_nothing_that_can_be_read(small):
         embed(folder)
 
 
-def test_a_image_that_changes_meanwhile_is_not_cached(small, monkeypatch):
+def test_an_image_that_changes_meanwhile_is_not_cached(small, monkeypatch):
     folder, _ = small
     batches = builders.embed_batches
 
@@ -285,7 +285,7 @@ def test_a_image_that_changes_meanwhile_is_not_cached(small, monkeypatch):
     assert counts(embed(folder)[1]) == (11, 1, 0, 0)
 
 
-def test_a_box_is_part_of_a_image(small):
+def test_a_box_is_part_of_an_image(small):
     folder, frame = small
     sides = {"x1": 0, "y1": 0, "x2": 4, "y2": 4}
     boxed = frame.assign(**{s: [v] + [""] * 11 for s, v in sides.items()})
@@ -405,7 +405,9 @@ def test_columns_that_there_are_not(again):
 
 
 def test_too_little_recall_publishes_nothing(again, monkeypatch):
-    monkeypatch.setattr(parity, "_recall", lambda *_: 0.9)
+    monkeypatch.setattr(
+        parity.recall, "is_found", lambda found, _: np.full(found.shape, 0.9)
+    )
     with pytest.raises(ValueError, match="0.9000 of the exact 3.*min_recall"):
         publish(again)
     target = again / "models" / "product_search"
