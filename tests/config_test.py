@@ -137,11 +137,11 @@ def test_a_bad_value_is_named(field, value, message):
         ),
         (
             {"loss.name": "proxy_nca", "loss.memory_size": 500},
-            "`loss.memory_size` needs a loss .* Received: proxy_nca_loss, which",
+            "`loss.memory_size` needs a loss .* Received: proxy_nca_loss, w",
         ),
         (
             {"loss.memory_size": 100},
-            "must be at least the size of a minibatch, 128 images. Received: 100",
+            "must be at least the size of a minibatch, 128 images. Rec.*: 100",
         ),
         (
             {

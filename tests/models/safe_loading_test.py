@@ -4,7 +4,6 @@ import json
 import sys
 import zipfile
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -44,17 +43,11 @@ def test_a_lambda_layer_is_refused(tmp_path, kind):
 
 
 def test_the_lambda_of_a_savedmodel_becomes_its_graph(tmp_path):
-    ran = []
-
-    def one_more(x):
-        ran.append(x)
-        return x + 1
-
-    path = save(tf.keras.layers.Lambda(one_more), tmp_path / "net")
-    ran.clear()
+    path = save(tf.keras.layers.Lambda(lambda x: x + 1), tmp_path / "net")
     backbone = import_backbone(path, 8)
     assert float(tf.reduce_max(backbone(tf.zeros([1, 8, 8, 3])))) == 1
-    assert not ran
+    kinds = map(type, backbone.submodules)
+    assert tf.keras.layers.Lambda not in kinds
 
 
 def write_module(folder, monkeypatch, name, text):
@@ -81,6 +74,7 @@ def test_a_module_is_imported_only_if_it_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'Twice' of .* --import=twice_layers"):
         import_backbone(path, 8)
     assert "twice_layers" not in sys.modules
+    # The class is not registered, so Keras alone would not find it.
     backbone = import_backbone(path, 8, modules=["twice_layers"])
     assert float(tf.reduce_max(backbone(tf.ones([1, 8, 8, 3])))) == 2
 
@@ -150,4 +144,3 @@ def test_what_keras_cannot_load_names_the_file_and_the_flag(tmp_path):
     (tmp_path / "net.h5").write_bytes(b"no model")
     with pytest.raises(ValueError, match="net.h5: .*--import=<module>"):
         safe_loading.load_model(tmp_path / "net.h5")
-    assert np.isfinite(1)

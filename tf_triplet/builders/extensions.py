@@ -186,7 +186,14 @@ def make(
     """
     function = resolve(field, value)
     _check_arguments(field, value, function, arguments)
-    made = function(**arguments)
+    try:
+        made = function(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"`{field}={value}`: the call with the keyword arguments "
+            f"{dict(arguments)} failed with TypeError: {error}. Set "
+            "TF_TRIPLET_DEBUG=1 to see where."
+        ) from error
     if not isinstance(made, kind):
         raise ValueError(
             f"`{field}={value}` must return {kind_name}. Received: an object "

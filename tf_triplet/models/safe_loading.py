@@ -14,6 +14,7 @@ sandbox, whatever loads it.
 from __future__ import annotations
 
 import builtins
+import importlib
 import json
 import zipfile
 from collections.abc import Collection, Iterator
@@ -44,7 +45,8 @@ def load_model(
         path: A `.keras` or `.h5` file, or the folder of a SavedModel.
         modules: Names of Python modules whose layers the model may use,
             beside the layers of Keras and those registered with
-            `tf.keras.saving.register_keras_serializable`. Keras imports them.
+            `tf.keras.saving.register_keras_serializable`. They are imported
+            if a `.keras` file names them.
         safe_mode: Whether to refuse a model that makes Python run code of the
             file, or import a module that is not in `modules`.
 
@@ -56,13 +58,16 @@ def load_model(
         ValueError: If the file is refused, or if Keras cannot load it.
     """
     path = Path(path)
-    if safe_mode and _is_archive(path):
-        _check_archive(path, modules)
+    objects = {}
+    if _is_archive(path):
+        if safe_mode:
+            check_weights(path)
+        objects = _import_objects(path, modules, safe_mode)
     try:
         # Keras's own argument reaches `.keras` files only.
         with serialization_lib.SafeModeScope(safe_mode):
             return tf.keras.models.load_model(
-                path, compile=False, safe_mode=safe_mode
+                path, objects, compile=False, safe_mode=safe_mode
             )
     except Exception as error:  # Keras raises many kinds here.
         if "safe_mode=False" in str(error):
@@ -109,22 +114,41 @@ def _is_archive(path: Path) -> bool:
     )
 
 
-def _check_archive(path: Path, modules: Collection[str]) -> None:
-    check_weights(path)
+def _import_objects(
+    path: Path, modules: Collection[str], safe_mode: bool
+) -> dict[str, Any]:
+    """Imports the classes and functions that a model names, if allowed.
+
+    Keras finds some of them itself, but not the layers of a model, unless
+    they are registered.
+    """
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))
     # Optimizer and losses are not loaded.
     config.pop("compile_config", None)
+    objects = {}
     for node in _named_objects(config):
-        if not _is_allowed(node, modules):
-            module = node["module"]
-            name = _object_name(node)
+        if _is_known(node):
+            continue
+        module, name = str(node["module"]), _object_name(node)
+        if safe_mode and not _is_within(module, modules):
             raise ValueError(
                 f"{path} uses {name!r} of the Python module {module!r}, which "
                 "is neither a part of Keras nor registered. If you trust this "
                 f"module, pass --import={module} (from Python: import it, and "
                 f"call tf_triplet.builders.trust({module!r}))."
             )
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{path} uses {name!r} of the Python module {module!r}, which "
+                f"cannot be imported: {error}. Run the command in the folder "
+                "that holds the module, or add that folder to the environment "
+                "variable PYTHONPATH."
+            ) from error
+        objects[name] = objects[node.get("registered_name") or name] = found
+    return objects
 
 
 def _named_objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -146,8 +170,8 @@ def _object_name(node: dict[str, Any]) -> str:
     return str(node.get("spec_name", node["class_name"]))
 
 
-def _is_allowed(node: dict[str, Any], modules: Collection[str]) -> bool:
-    """Whether Keras finds the object without importing a strange module."""
+def _is_known(node: dict[str, Any]) -> bool:
+    """Whether Keras has the object, without importing a strange module."""
     module, name = str(node["module"]), _object_name(node)
     is_function = node["class_name"] == "function"
     registered = name if is_function else node.get("registered_name", name)
@@ -157,7 +181,7 @@ def _is_allowed(node: dict[str, Any], modules: Collection[str]) -> bool:
         # Keras's own functions, unless it is one of Python's: `eval`.
         return not hasattr(builtins, name)
     known = _FUNCTION_MODULES if is_function else _CLASS_MODULES
-    return _is_within(module, (*known, *modules))
+    return _is_within(module, known)
 
 
 def _is_within(module: str, packages: Collection[str]) -> bool:
