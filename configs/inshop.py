@@ -1,12 +1,13 @@
-"""DeepFashion In-Shop by the paper's recipe (Dodds et al., 2018).
+"""DeepFashion In-Shop, by the recipe of the paper (Dodds et al., 2018).
 
 Command:  tf-triplet-train --config=configs/inshop.py --workdir=runs/inshop \\
               --config.data.path=InShop
-Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. 250,000
-          steps of 128 images were never run where this was written.
-Expect:   no figure of the paper could be read. Recall@1 that others published:
-          89.4 % NormSoftmax (Zhai and Wu, 2019, arXiv 1811.12649), 91.9 %
-          Proxy-Anchor (Kim et al., 2020, arXiv 2003.13911).
+Needs:    A GPU, and the ImageNet weights of ResNet50V2, which Keras downloads.
+          The recipe takes 250,000 steps of 128 images. We have not run it.
+Expect:   We could not read the tables of the paper. Recall@1 that others have
+          published: 89.4 % with NormSoftmax (Zhai and Wu, 2019, arXiv
+          1811.12649), 91.9 % with Proxy-Anchor (Kim et al., 2020, arXiv
+          2003.13911).
 Smoke:    --config=configs/inshop.py:smoke
 """
 
@@ -14,7 +15,7 @@ from tf_triplet.config import base_config, sized
 
 
 def get_config(size="full"):
-    """The defaults are the paper's; queries ask the gallery."""
+    """Returns the paper's recipe, with the benchmark's queries and gallery."""
     config = base_config()
     config.data.source = "inshop"
     config.evaluation.protocol = "query_gallery"

@@ -1,14 +1,15 @@
-"""The stand-in without network: procedural products, random weights.
+"""A run that needs no network: drawn products, random initial weights.
 
 Command:  tf-triplet-train --config=configs/rendered.py --workdir=runs/rendered
-Smoke:    add --config.training.steps=2
+Needs:    Two CPU cores.
+Smoke:    Add --config.training.steps=2
 """
 
 from tf_triplet.config import base_config
 
 
 def get_config():
-    """Small images, semi-hard, a network from random weights."""
+    """Returns small images, semi-hard triplets and random initial weights."""
     config = base_config()
     config.data.source = "rendered"
     config.data.image_size = 64
@@ -18,7 +19,7 @@ def get_config():
     config.model.backbone = "resnet50"
     config.model.weights = "random"
     config.model.embedding_size = 64
-    # From random weights, batch hard collapses within 50 steps.
+    # With random weights, batch_hard collapses within 50 steps.
     config.loss.mining = "semi_hard"
     config.loss.margin = 0.2
     config.loss.distance = "squared_euclidean"

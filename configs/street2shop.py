@@ -1,17 +1,18 @@
-"""Exact Street2Shop by the paper's recipe (Dodds et al., 2018).
+"""Exact Street2Shop, by the recipe of the paper (Dodds et al., 2018).
 
 Command:  tf-triplet-train --config=configs/street2shop.py \\
               --workdir=runs/street2shop --config.data.path=Street2Shop
-Needs:    a GPU; ImageNet weights of ResNet50V2, which Keras downloads. The
-          benchmark is a list of addresses: images that are gone are left
-          out, so metrics of two downloads are not of one data set.
-Pairs:    each street photo with each shop photo of its product; negatives are
-          the shop's. The paper's in-domain variant, where images of both
-          are paired as they come: --config.sampling.pool_domains=true
-Protocol: top-20 accuracy within a category (Kiapour et al., 2015), which is
-          Recall@20. The gallery is the whole shop, products of the training
-          split among it, so --check tells of products in two splits.
-Expect:   no figure of this protocol could be read from a source to name.
+Needs:    A GPU, and the ImageNet weights of ResNet50V2, which Keras downloads.
+          The benchmark is a list of web addresses. Images that no longer exist
+          are left out, so metrics of two downloads are not comparable.
+Pairs:    Every street photo is paired with every shop photo of its product.
+          Negatives are shop photos. In the in-domain variant of the paper,
+          images of both domains are paired without telling them apart:
+          --config.sampling.pool_domains=true
+Protocol: Top-20 accuracy within a category (Kiapour et al., 2015), which is
+          Recall@20. The gallery holds all shop photos, also of products to
+          train on, so --check reports products in two splits.
+Expect:   We found no published metric of this protocol that we could cite.
 Smoke:    --config=configs/street2shop.py:smoke
 """
 
@@ -19,7 +20,7 @@ from tf_triplet.config import base_config, sized
 
 
 def get_config(size="full"):
-    """The defaults are the paper's; the street asks the shop."""
+    """Returns the paper's recipe, where street photos query shop photos."""
     config = base_config()
     config.data.source = "street2shop"
     config.sampling.query_domain = "street"

@@ -1,15 +1,16 @@
-"""The paper's questions on the emoji: what does each part of it bring?
+"""An ablation of the paper's method: what does each part of it contribute?
 
 Command:  tf-triplet-compare --study=configs/studies/emoji_ablation.py \\
               --output=runs/ablation
-Needs:    two CPU cores and an hour for three seeds; the images and the
-          ResNet50 come from the package registries when first used.
+Needs:    Two CPU cores and one hour for three seeds. The images and the weights
+          of ResNet50 are fetched from package registries once.
 Result:   docs/ablation.md
 Smoke:    --methods=pretrained,paper --seeds=0
 
-Every method is the recipe `paper` below but for what its name says. It is
-the paper's in sampling, mining, margin and reduction, scaled to two cores:
-32 pixels, 32 pairs and 100 steps of Adam; frozen batch-norm statistics.
+Every method is the recipe `paper` below, except for what its name says. The
+recipe has the sampling, mining, margin and reduction of the paper, at a scale
+for two cores: 32 pixels, 32 pairs and 100 steps of Adam, with frozen batch
+normalization.
 """
 
 from tf_triplet.config import base_config
@@ -17,13 +18,17 @@ from tf_triplet.workflows import Method
 
 
 def recipe(**changes):
-    """The paper's sampling and loss in a budget of two cores."""
+    """Returns the paper's sampling and loss, with fields changed.
+
+    Args:
+        **changes: Values by field, with `__` for the dot: `loss__margin=0.2`.
+    """
     config = base_config()
     config.data.source = "emoji"
     config.data.image_size = 32
     config.sampling.units = "pairs"
     config.sampling.units_per_batch = 32
-    # Arrows and hands: left and right are two products.
+    # A mirrored arrow or hand is another product.
     config.augment.flip = False
     config.augment.min_crop = 0.8
     config.model.backbone = "resnet50"
@@ -44,7 +49,7 @@ def recipe(**changes):
 
 
 def get_study():
-    """The methods, by question."""
+    """Returns the methods, grouped by the question that they answer."""
     study = {
         "pretrained": Method(recipe(), "The paper's system", trained=False)
     }

