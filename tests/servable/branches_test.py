@@ -226,7 +226,9 @@ def test_a_client_names_the_category(shop, address, categories):
 def test_a_model_without_branches_takes_no_name(shop, exported):
     running, port, model = server.start(exported["exact"].parent, port=0)
     image = client.read_image(shop.paths[0])
-    with pytest.raises(client.QueryError, match="another takes neither"):
+    with pytest.raises(
+        client.QueryError, match="A model without branches takes neither"
+    ):
         client.query([image], f"localhost:{port}", domain="street")
     running.stop(0).wait()
     model.release()

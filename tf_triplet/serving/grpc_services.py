@@ -11,10 +11,15 @@ from concurrent import futures
 
 import grpc
 from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
+    predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from tf_triplet.serving import prediction, version_policy
@@ -33,7 +38,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """
         self._predictor = predictor
 
-    def Predict(self, request, context):  # noqa: N802
+    def Predict(  # noqa: N802
+        self,
+        request: predict_pb2.PredictRequest,
+        context: grpc.ServicerContext,
+    ) -> predict_pb2.PredictResponse:
         """Runs a signature of a model."""
         left = context.time_remaining()
         deadline = None if left is None else time.monotonic() + left
@@ -48,21 +57,37 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         with self._predictor.counted(request.model_spec.name, "GRPC"):
             return self._predictor.predict(request, deadline)
 
-    def GetModelMetadata(self, request, context):  # noqa: N802
+    def GetModelMetadata(  # noqa: N802
+        self,
+        request: get_model_metadata_pb2.GetModelMetadataRequest,
+        context: grpc.ServicerContext,
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Describes the signatures of a model."""
         return _answer(context, self._predictor.metadata, request)
 
-    def Classify(self, request, context):  # noqa: N802
+    def Classify(  # noqa: N802
+        self,
+        request: classification_pb2.ClassificationRequest,
+        context: grpc.ServicerContext,
+    ) -> classification_pb2.ClassificationResponse:
         """Answers with an error, as no exported signature classifies."""
         answer = self._predictor.classify_or_regress
         return _answer(context, answer, request, prediction.CLASSIFY)
 
-    def Regress(self, request, context):  # noqa: N802
+    def Regress(  # noqa: N802
+        self,
+        request: regression_pb2.RegressionRequest,
+        context: grpc.ServicerContext,
+    ) -> regression_pb2.RegressionResponse:
         """Answers with an error, as no exported signature is a regression."""
         answer = self._predictor.classify_or_regress
         return _answer(context, answer, request, prediction.REGRESS)
 
-    def MultiInference(self, request, context):  # noqa: N802
+    def MultiInference(  # noqa: N802
+        self,
+        request: inference_pb2.MultiInferenceRequest,
+        context: grpc.ServicerContext,
+    ) -> inference_pb2.MultiInferenceResponse:
         """Answers with an error, as `Classify` and `Regress` do."""
         return _answer(context, self._predictor.multi_inference, request)
 
@@ -79,11 +104,19 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._models = models
         self._reloading = threading.Lock()
 
-    def GetModelStatus(self, request, context):  # noqa: N802
+    def GetModelStatus(  # noqa: N802
+        self,
+        request: get_model_status_pb2.GetModelStatusRequest,
+        context: grpc.ServicerContext,
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         """Reports the state of each version of a model."""
         return _answer(context, status, self._models, request)
 
-    def HandleReloadConfigRequest(self, request, context):  # noqa: N802
+    def HandleReloadConfigRequest(  # noqa: N802
+        self,
+        request: model_management_pb2.ReloadConfigRequest,
+        context: grpc.ServicerContext,
+    ) -> model_management_pb2.ReloadConfigResponse:
         """Applies a new config; answers when its versions are loaded."""
         response = model_management_pb2.ReloadConfigResponse()
         try:

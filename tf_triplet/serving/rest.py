@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
@@ -77,7 +77,9 @@ class RestApi:
         self._metrics_path, self._max_bytes = metrics_path, max_bytes
         self._running, self._changed = 0, threading.Condition()
 
-    def __call__(self, environ, start_response) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict, start_response: Callable
+    ) -> Iterable[bytes]:
         """Answers one request. The body of an error is {"error": text}."""
         with self._changed:
             self._running += 1
