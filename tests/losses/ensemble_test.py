@@ -237,7 +237,7 @@ def test_collapse_is_known_without_divergence_only():
         ),
         (
             lambda: ensemble.EnsembleLoss(TripletLoss(), 2)([0], [[1.0] * 5]),
-            "`learners` is 2, which must divide",
+            "`learners` must divide.*learners=2",
         ),
     ],
 )

@@ -173,7 +173,7 @@ def test_boundary_starts_at_beta_and_is_trainable():
 
 
 def test_unbuilt_boundary_says_what_to_do():
-    with pytest.raises(ValueError, match="call build.*learn_beta=False"):
+    with pytest.raises(ValueError, match="Call `build.*learn_beta=False"):
         MarginLoss()([0, 0], np.eye(2, dtype=np.float32))
 
 
@@ -195,7 +195,7 @@ def test_config_of_a_learned_boundary_round_trips():
     "arguments,message",
     [
         ({"alpha": -0.1}, "`alpha` must be at least 0. Received: -0.1"),
-        ({"beta": 2.5}, "`beta` is a distance of unit.*Received: 2.5"),
+        ({"beta": 2.5}, "`beta` must be between 0 and 2.*Received: 2.5"),
         ({"beta_per": "image"}, "`beta_per` must be one of all, product"),
         ({"sampling": "hard"}, "`sampling` must be one of.*'hard'"),
         ({"beta_regularization": -1.0}, "at least 0. Received: -1.0"),

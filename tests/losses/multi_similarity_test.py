@@ -72,7 +72,7 @@ def test_anchor_with_nothing_mined_counts_with_0():
     [
         ({"alpha": 0.0}, "`alpha` must be above 0. Received: 0.0"),
         ({"beta": -1.0}, "`beta` must be above 0. Received: -1.0"),
-        ({"base": 1.5}, "`base` is a cosine similarity.*Received: 1.5"),
+        ({"base": 1.5}, "`base` must be a cosine similarity.*Received: 1.5"),
         ({"epsilon": -0.1}, "`epsilon` must be at least 0. Received: -0.1"),
     ],
 )

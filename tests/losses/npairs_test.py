@@ -72,7 +72,7 @@ def test_without_a_scale_unit_vectors_cannot_be_right():
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 1]])
 def test_refuses_a_batch_without_pairs(labels):
     vectors = np.eye(4, dtype=np.float32)[: len(labels)]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="interleaved"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same product"):
         NPairsLoss()(labels, vectors)
 
 

@@ -1,4 +1,4 @@
-"""Foreign losses: their values as they are, and every fault we name."""
+"""Third-party losses: their values, and every fault that we name."""
 
 import sys
 
@@ -8,14 +8,14 @@ import tensorflow as tf
 import tensorflow_addons as tfa
 import tensorflow_similarity as tfsim
 
-from tf_triplet.losses import third_party as foreign
+from tf_triplet.losses import third_party
 from tf_triplet.losses.batch_loss import Keys
 from tf_triplet.losses.third_party import KNOWN_FAULTS, ThirdPartyLoss
 from tf_triplet.training.learner import Learner
 
 PAIRS = np.repeat(np.arange(4), 2).astype(np.int32)
-ADDONS = [n for n in foreign.FOREIGN_LOSSES if n.startswith("tfa_")]
-any_loss = pytest.mark.parametrize("name", foreign.FOREIGN_LOSSES)
+ADDONS = [n for n in third_party.THIRD_PARTY_LOSSES if n.startswith("tfa_")]
+any_loss = pytest.mark.parametrize("name", third_party.THIRD_PARTY_LOSSES)
 
 
 def vectors(seed=0, size=8, dim=4):
@@ -73,7 +73,7 @@ def test_pairs_are_fed_as_a_matrix():
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 1]])
 def test_npairs_refuses_what_is_no_pair(labels):
     x = vectors(size=len(labels))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="interleaved"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same product"):
         ThirdPartyLoss("tfa_npairs").compute(tf.constant(labels), x)
 
 
@@ -368,9 +368,11 @@ def test_choosing_one_tells_its_faults_once(name, caplog):
     caplog.set_level("WARNING", logger="absl")
     loss = ThirdPartyLoss(name)
     loss.compute(PAIRS, vectors())
-    told = [r.getMessage() for r in caplog.records if "known to be" in r.msg]
+    told = [
+        r.getMessage() for r in caplog.records if "has known faults" in r.msg
+    ]
     wanted = [
-        f"{name} is known to be wrong: {text.strip()}"
+        f"{name} has known faults: {text.strip()}"
         for text in [KNOWN_FAULTS.get(name)]
         if text
     ]
@@ -378,7 +380,7 @@ def test_choosing_one_tells_its_faults_once(name, caplog):
 
 
 def test_faults_are_of_losses_that_there_are():
-    assert set(KNOWN_FAULTS) < set(foreign.FOREIGN_LOSSES)
+    assert set(KNOWN_FAULTS) < set(third_party.THIRD_PARTY_LOSSES)
 
 
 @pytest.mark.parametrize(
@@ -390,15 +392,15 @@ def test_faults_are_of_losses_that_there_are():
         ),
         (
             lambda: ThirdPartyLoss("tfa_hard", gamma=1.0),
-            "tfa_hard has no argument gamma. It takes: margin, soft, dist",
+            "tfa_hard has no argument gamma. It accepts: margin, soft, dist",
         ),
         (
             lambda: ThirdPartyLoss("tfa_npairs", margin=1.0),
-            "tfa_npairs has no argument margin. It takes: none",
+            "tfa_npairs has no argument margin. It accepts: none",
         ),
         (
             lambda: ThirdPartyLoss("tfsim_pn", positive_mining_strategy="x"),
-            "tensorflow_similarity's PNLoss refuses .*'x'.*Invalid positive",
+            "tensorflow_similarity's PNLoss rejects .*'x'.*Invalid positive",
         ),
     ],
 )
@@ -411,7 +413,7 @@ def test_bad_arguments_are_named(call, message):
 def test_sides_and_keys_are_refused(name):
     loss, x = ThirdPartyLoss(name), tf.constant(vectors())
     sides = tf.stack([PAIRS, PAIRS % 2], 1)
-    with pytest.raises(ValueError, match=f"{name} knows no sides"):
+    with pytest.raises(ValueError, match=f"{name} does not support sides"):
         loss.compute(sides, x)
     keys = Keys(tf.constant(PAIRS), x, tf.fill([8], True))
     with pytest.raises(ValueError, match=f"{name} compares within the batch"):

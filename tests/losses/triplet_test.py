@@ -257,7 +257,7 @@ def test_soft_margin_does_not_overflow(mining):
 
 def test_paper_mining_refuses_a_batch_without_pairs():
     _, vectors = batch(0, size=4)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="interleaved"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="same product"):
         triplet.triplet_loss([0, 1, 0, 1], vectors, mining="paper")
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_triplet.losses import proxies, triplet
 from tf_triplet.losses.batch_loss import BatchLoss, BatchValue
-from tf_triplet.training import gradient_cache
+from tf_triplet.training import gradient_cache, loss_scaling
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
 
@@ -285,13 +285,13 @@ def test_frozen_batch_norm_and_no_dropout_are_taken():
 
 
 def test_a_negative_micro_batch_is_refused():
-    with pytest.raises(ValueError, match="at least 0;.*Received: -1"):
+    with pytest.raises(ValueError, match="at least 0.*Received: -1"):
         Learner(build_encoder(), triplet.TripletLoss(), micro_batch=-1)
 
 
 def test_gradients_of_some_rows_are_unscaled_too():
     rows = tf.IndexedSlices(tf.constant([[4.0]]), tf.constant([1]), [3, 1])
-    ((whole, none), (some,)) = gradient_cache.unscale(
+    ((whole, none), (some,)) = loss_scaling.unscale(
         [[tf.constant([2.0]), None], [rows]], 2.0
     )
     assert float(whole[0]) == 1 and none is None

@@ -7,9 +7,8 @@ import tensorflow as tf
 from tf_triplet.data import pipeline
 from tf_triplet.losses import proxies
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.training import callbacks as cb
+from tf_triplet.training import guards, schedules
 from tf_triplet.training import loop as run
-from tf_triplet.training import schedules
 from tf_triplet.training.learner import Learner
 
 PRODUCTS, DIM = 5, 4
@@ -226,7 +225,7 @@ def test_a_collapse_is_told_where_its_loss_is_not_known(tmp_path):
         [np.zeros([6, DIM], np.float32), np.float32([1, 0, 0, 0])]
     )
     with pytest.raises(
-        cb.CollapseError, match=r"step 2: .* loss \d+\.\d+\. Try"
+        guards.CollapseError, match=r"step 2: .* loss \d+\.\d+\. Try"
     ) as caught:
         train(learner, tmp_path / "point", 3, collapse_every=1)
     # What only triplets have is no advice here.
@@ -239,7 +238,7 @@ def test_a_loss_built_too_late_is_refused():
     learner = Learner(encoder, loss)
     loss.build(PRODUCTS, DIM)
     learner.compile("sgd")
-    with pytest.raises(ValueError, match="built after the learner was made"):
+    with pytest.raises(ValueError, match="built after the learner was created"):
         learner.train_step(tuple(map(tf.constant, batch_of(0))))
 
 

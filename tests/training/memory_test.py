@@ -96,8 +96,8 @@ def test_too_large_a_batch_is_refused(graph):
 @pytest.mark.parametrize(
     "made,given,message",
     [
-        (False, True, "made with sides=False, but the labels have 2 columns"),
-        (True, False, "made with sides=True, but the labels have 1 columns"),
+        (False, True, "created with sides=False, but the labels have 2 column"),
+        (True, False, "created with sides=True, but the labels have 1 column"),
     ],
 )
 def test_labels_of_another_width_are_refused(made, given, message):
@@ -295,7 +295,9 @@ def test_memory_needs_pairs_and_the_global_batch():
     memory = CrossBatchMemory(8, DIM)
     proxies = NormSoftmaxLoss()
     proxies.build(4, DIM)
-    with pytest.raises(ValueError, match="`memory` needs a loss over pairs"):
+    with pytest.raises(
+        ValueError, match="`memory` needs a loss that accepts keys"
+    ):
         Learner(encoder, proxies, memory=memory)
     with pytest.raises(ValueError, match="Received: 'replica'"):
         Learner(encoder, TripletLoss(), scope="replica", memory=memory)

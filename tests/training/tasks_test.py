@@ -10,7 +10,7 @@ from tf_triplet.losses.proxies import ProxyNCALoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import multitask
 from tf_triplet.training import loop as run
-from tf_triplet.training.callbacks import CollapseError, CollapseGuard
+from tf_triplet.training.guards import CollapseError, CollapseGuard
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
 from tf_triplet.training.tasks import Tasks
@@ -232,13 +232,13 @@ def test_heads_are_checkpointed_and_resumed(tmp_path):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="does not go with `tasks`.*=4"):
+    with pytest.raises(ValueError, match="does not work with `tasks`.*=4"):
         make(micro_batch=4)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="need each other"):
         make(tasks=None)
     network = make().network
     other = make().encoder
-    with pytest.raises(ValueError, match="very layers of `encoder`"):
+    with pytest.raises(ValueError, match="contain the layers of `encoder`"):
         Learner(other, TripletLoss("batch_hard"), network=network, tasks=TASKS)
     with pytest.raises(ValueError, match="there is no task"):
         Tasks()

@@ -1,6 +1,7 @@
-"""Losses over a minibatch of embeddings, and how their triplets are mined.
+"""Losses over a batch of embeddings, and the mining of pairs and triplets.
 
-The public names stand in `__init__.pyi`; each is imported when first used.
+The public names are listed in `__init__.pyi`. Each is imported when it is
+first used.
 """
 
 import lazy_loader

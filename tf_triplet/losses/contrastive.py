@@ -1,4 +1,4 @@
-"""The contrastive loss: pairs together, or at least a margin apart."""
+"""The contrastive loss: positive pairs together, all others a margin apart."""
 
 from __future__ import annotations
 
@@ -26,31 +26,48 @@ def contrastive_loss(
     distance: str = "euclidean",
     reduction: str = "mean",
 ) -> BatchValue:
-    """`d²` of every positive pair and `max(0, margin - d)²` of the others.
+    """Pulls positive pairs together and pushes negative pairs apart.
 
-    A pair needs nothing beside itself, so a product with one image still
-    has its negatives, and a batch of one product its positives.
+    With d the distance of a pair, a positive pair costs `d²` and a negative
+    pair costs `max(0, margin - d)²`. Each pair counts by itself, so a product
+    with one image still contributes negative pairs, and a batch of a single
+    product still contributes positive pairs.
 
     Args:
         labels: `[batch]`, `[batch, 1]`, or `[batch, 2]` with sides.
-        embeddings: `[batch, dim]` floats; arithmetic is float32.
-        keys: compared with in place of the batch.
-        margin: in units of `distance`; unit vectors lie at most 2 apart.
-        distance: "euclidean" (the papers), "cosine" or
-            "squared_euclidean": this, not its root, is then squared.
-        reduction: "mean" over all pairs, of which most are negative; or
-            "balanced": the mean over positive pairs plus the mean over
-            negative pairs.
+        embeddings: `[batch, dim]` floats. Arithmetic is float32.
+        keys: Embeddings to compare the anchors with, instead of the batch.
+        margin: Distance beyond which a negative pair costs nothing. Unit
+            vectors lie at most 2 apart.
+        distance: "euclidean" (as in the papers), "cosine" or
+            "squared_euclidean". The formulas square this value, whichever it
+            is.
+        reduction: "mean" averages over all pairs, most of which are
+            negative. "balanced" adds the mean over positive pairs and the
+            mean over negative pairs.
 
     Returns:
-        `BatchValue`. Its metrics: `active`, the share of negative pairs
-        nearer than the margin; `positive` and `negative`, mean distances.
+        The value of each row. Metrics: `active` is the share of negative
+        pairs nearer than the margin; `positive` and `negative` are the mean
+        distances of such pairs.
+
+    Raises:
+        ValueError: `distance` or `reduction` is unknown.
 
     References:
         Chopra et al., 2005, https://doi.org/10.1109/CVPR.2005.202;
-        Hadsell et al., 2006, https://doi.org/10.1109/CVPR.2006.100. As in
-        Musgrave et al., https://arxiv.org/abs/2003.08505, all pairs of a
-        batch are used, and no half stands before the squares.
+        Hadsell et al., 2006, https://doi.org/10.1109/CVPR.2006.100. All
+        pairs of the batch are used and the squares have no factor of one
+        half, as in Musgrave et al., 2020, https://arxiv.org/abs/2003.08505.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import contrastive_loss
+        >>> labels = tf.constant([0, 0, 1])
+        >>> embeddings = tf.constant([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> value = contrastive_loss(labels, embeddings, margin=1.0)
+        >>> round(float(tf.reduce_mean(value.values)), 3)
+        0.308
     """
     check_choice("reduction", reduction, REDUCTIONS)
     positives, negatives = pair_masks(labels, keys)
@@ -69,7 +86,22 @@ def contrastive_loss(
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class ContrastiveLoss(BatchLoss):
-    """`contrastive_loss` for `compile(loss=ContrastiveLoss(...))`."""
+    """`contrastive_loss` as a Keras loss.
+
+    `loss_at_collapse` is known with `reduction="balanced"` only. Otherwise
+    it depends on the batch's share of negative pairs.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import ContrastiveLoss
+        >>> loss = ContrastiveLoss(margin=1.0, reduction="balanced")
+        >>> labels = tf.constant([0, 0, 1])
+        >>> embeddings = tf.constant([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> loss.loss_at_collapse
+        1.0
+        >>> round(float(loss(labels, embeddings)), 3)
+        0.663
+    """
 
     takes_keys = True
     metric_names = pairs.METRICS
@@ -81,13 +113,23 @@ class ContrastiveLoss(BatchLoss):
         reduction: str = "mean",
         name: str = "contrastive_loss",
     ):
-        """See `contrastive_loss` for the arguments."""
+        """Creates the loss.
+
+        Args:
+            margin: See `contrastive_loss`.
+            distance: See `contrastive_loss`.
+            reduction: See `contrastive_loss`.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
         super().__init__(name=name)
         check_choice("distance", distance, distances.DISTANCES)
         check_choice("reduction", reduction, REDUCTIONS)
         if not margin > 0:
             raise ValueError(
-                "`margin` must be above 0, or nothing is pushed apart. "
+                "`margin` must be above 0, or no pair is pushed apart. "
                 f"Received: {margin}"
             )
         self._arguments = {
@@ -98,17 +140,22 @@ class ContrastiveLoss(BatchLoss):
 
     @property
     def loss_at_collapse(self) -> float | None:
-        """Known if balanced; else it depends on the batch's products."""
+        """The squared margin, if `reduction` is "balanced"; else None."""
         if self._arguments["reduction"] != "balanced":
             return None
         return self._arguments["margin"] ** 2
 
-    def compute(self, labels, embeddings, keys=None) -> BatchValue:
+    def compute(
+        self,
+        labels: tf.Tensor,
+        embeddings: tf.Tensor,
+        keys: Keys | None = None,
+    ) -> BatchValue:
         """See `contrastive_loss`."""
         return contrastive_loss(
             labels, embeddings, keys=keys, **self._arguments
         )
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**self._arguments, "name": self.name}

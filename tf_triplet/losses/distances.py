@@ -1,8 +1,9 @@
-"""Pairwise distances of a batch, exact where float32 products cancel.
+"""Pairwise distances of a batch, precise also for nearly equal vectors.
 
-On unit vectors the three distances are one another's functions:
-`squared_euclidean = 2 - 2 s = 2 * cosine`, `euclidean = sqrt(2 - 2 s)`, where
-s is the cosine similarity. A cosine margin of 0.1 is a squared one of 0.2.
+On unit vectors each of the three distances is a function of the cosine
+similarity s: `cosine = 1 - s`, `squared_euclidean = 2 - 2 s = 2 * cosine` and
+`euclidean = sqrt(2 - 2 s)`. A margin of 0.1 in cosine distance therefore
+equals a margin of 0.2 in squared Euclidean distance.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from __future__ import annotations
 import tensorflow as tf
 
 DISTANCES = ("cosine", "euclidean", "squared_euclidean")
-# Below this share of the batch's spread, d² = |a|² + |b|² - 2ab has lost
-# about half of float32's digits.
+# Where d² = |a|² + |b|² - 2ab is below this share of the batch's mean squared
+# norm, cancellation has cost about half of float32's digits.
 _CANCELLED = 1e-3
 
 
 def prepare(embeddings: tf.Tensor, distance: str) -> tf.Tensor:
-    """Returns float32 vectors whose squared distances rank like `distance`.
+    """Prepares embeddings so that squared distances rank like `distance`.
 
     Args:
         embeddings: `[batch, dim]` floats of any precision.
-        distance: one of `DISTANCES`; cosine makes the vectors unit length.
+        distance: One of `DISTANCES`. "cosine" normalizes the vectors.
+
+    Returns:
+        `[batch, dim]` float32 vectors.
+
+    Raises:
+        ValueError: `distance` is unknown.
     """
     if distance not in DISTANCES:
         raise ValueError(
@@ -34,32 +41,50 @@ def prepare(embeddings: tf.Tensor, distance: str) -> tf.Tensor:
 
 
 def safe_sqrt(values: tf.Tensor) -> tf.Tensor:
-    """Square root with gradient 0, not infinite, at 0 (duplicates)."""
+    """Square root whose gradient at 0 is 0 instead of infinite.
+
+    Two equal embeddings have the distance 0.
+    """
     positive = values > 0
     return tf.where(positive, tf.sqrt(tf.where(positive, values, 1.0)), 0.0)
 
 
 def from_squared(squared: tf.Tensor, distance: str) -> tf.Tensor:
-    """Turns squared distances of prepared vectors into `distance`."""
+    """Converts squared distances of prepared vectors to `distance`."""
     if distance == "cosine":
         return 0.5 * squared
     return safe_sqrt(squared) if distance == "euclidean" else squared
 
 
 def between(first: tf.Tensor, second: tf.Tensor, distance: str) -> tf.Tensor:
-    """`[n]` distances of rows of two prepared `[n, dim]` arrays."""
+    """Computes distances row by row.
+
+    Args:
+        first: `[n, dim]` prepared vectors.
+        second: `[n, dim]` prepared vectors.
+        distance: One of `DISTANCES`.
+
+    Returns:
+        `[n]` distances between row i of `first` and row i of `second`.
+    """
     return from_squared(tf.reduce_sum(tf.square(first - second), -1), distance)
 
 
 @tf.custom_gradient
 def squared_pairwise(vectors: tf.Tensor):
-    """`[batch, batch]` squared Euclidean distances, differentiable.
+    """Computes squared Euclidean distances within a batch.
 
-    The batch is centered first, which keeps the digits when all vectors lie
-    close together; entries that are small even so are computed again from
-    direct differences. The diagonal is exactly 0.
+    The batch is centered first, which preserves precision when all vectors
+    lie close together. Entries that are still small are recomputed from the
+    differences of the vectors. The diagonal is exactly 0.
+
+    Args:
+        vectors: `[batch, dim]` float32.
+
+    Returns:
+        `[batch, batch]` float32, differentiable.
     """
-    # Distances do not change when every vector moves by the same amount.
+    # Moving every vector by the same amount does not change distances.
     centered = vectors - tf.reduce_mean(vectors, 0, keepdims=True)
     norms = tf.reduce_sum(tf.square(centered), -1)
     products = tf.matmul(centered, centered, transpose_b=True)
@@ -81,9 +106,16 @@ def squared_pairwise(vectors: tf.Tensor):
 
 @tf.custom_gradient
 def squared_between(anchors: tf.Tensor, keys: tf.Tensor):
-    """`[a, k]` squared Euclidean distances of `[a, dim]` and `[k, dim]`.
+    """Computes squared Euclidean distances between anchors and keys.
 
-    As exact as `squared_pairwise`, and differentiable in both.
+    The result is as precise as that of `squared_pairwise`.
+
+    Args:
+        anchors: `[batch, dim]` float32.
+        keys: `[keys, dim]` float32.
+
+    Returns:
+        `[batch, keys]` float32, differentiable in both arguments.
     """
     center = tf.reduce_mean(anchors, 0, keepdims=True)
     a, k = anchors - center, keys - center
@@ -107,7 +139,14 @@ def squared_between(anchors: tf.Tensor, keys: tf.Tensor):
 
 
 def _recompute_small(squared, anchors, keys, allowed) -> tf.Tensor:
-    """Replaces canceled entries by sums of squared differences."""
+    """Recomputes entries that lost their digits to cancellation.
+
+    Args:
+        squared: `[batch, keys]` squared distances.
+        anchors: `[batch, dim]` centered vectors.
+        keys: `[keys, dim]` vectors, moved by the same amount.
+        allowed: `[batch, keys]` booleans, the entries that may be replaced.
+    """
     spread = tf.reduce_mean(tf.reduce_sum(tf.square(anchors), -1))
     small = allowed & (squared < _CANCELLED * spread)
 
@@ -121,7 +160,7 @@ def _recompute_small(squared, anchors, keys, allowed) -> tf.Tensor:
         )
 
     def many():
-        # One anchor at a time: [keys, dim] is all that is held.
+        # One anchor at a time needs only [keys, dim] of memory.
         direct = tf.map_fn(
             lambda row: tf.reduce_sum(tf.square(keys - row), -1), anchors
         )

@@ -1,6 +1,8 @@
-"""The loss of an attention ensemble: each learner's own, and their difference.
+"""The loss of an ensemble: a loss per learner plus a divergence term.
 
-`divergence` is the function; `EnsembleLoss` adds it to any other loss.
+The learners of an attention ensemble are parts of one embedding. The
+divergence term (`divergence`) pushes the learners of an image apart, so that
+they do not all learn the same. `EnsembleLoss` adds it to any other loss.
 """
 
 from __future__ import annotations
@@ -13,37 +15,51 @@ from tf_triplet.losses.batch_loss import BatchLoss, BatchValue, Keys
 
 
 def split_learners(embeddings: tf.Tensor, learners: int) -> tf.Tensor:
-    """`[batch, M * dim]` of unit length to `[batch, M, dim]`, each of unit
-    length, float32."""
+    """Splits embeddings into the parts of their learners.
+
+    Args:
+        embeddings: `[batch, M * dim]` floats of unit length, whose M parts
+            are equally long.
+        learners: M.
+
+    Returns:
+        `[batch, M, dim]` float32, each part of unit length.
+
+    Raises:
+        ValueError: `learners` does not divide the width.
+    """
     embeddings = tf.cast(embeddings, tf.float32)
     width = embeddings.shape[-1]
     if width is None or width % learners:
         raise ValueError(
-            f"`learners` is {learners}, which must divide the embedding's "
-            f"width. Received embeddings of shape {embeddings.shape}"
+            "`learners` must divide the width of the embeddings. Received: "
+            f"learners={learners}, embeddings of shape {embeddings.shape}"
         )
     parts = tf.reshape(embeddings, [-1, learners, width // learners])
     return parts * learners**0.5
 
 
 def divergence(parts: tf.Tensor, margin: float) -> tf.Tensor:
-    """How alike the learners of one image are.
+    """Measures how alike the learners of each image are.
+
+    The value is the mean of `max(0, margin - |b_i - b_j|²)` over the
+    M (M - 1) / 2 pairs of learners. The paper sums over the pairs; the mean
+    gives a weight the same meaning for every M.
 
     Args:
         parts: `[batch, M, dim]` floats, M at least 2.
-        margin: squared Euclidean distance; unit vectors lie at most 4 apart.
+        margin: Squared Euclidean distance. That of unit vectors is at most
+            4.
 
     Returns:
-        `[batch]`: the mean over the M (M - 1) / 2 pairs of learners of
-        `max(0, margin - |b_i - b_j|^2)`. The paper sums over pairs; with the
-        mean a weight means the same for every M.
+        `[batch]` values, 0 where all learners are at least the margin apart.
 
     References:
         Kim et al., 2018, https://arxiv.org/abs/1804.00382.
     """
     pairs = list(itertools.combinations(range(parts.shape[1]), 2))
     first, second = zip(*pairs)
-    # Direct differences: equal learners are exactly 0 apart.
+    # With direct differences, equal learners are exactly 0 apart.
     difference = tf.gather(parts, first, axis=1) - tf.gather(
         parts, second, axis=1
     )
@@ -53,11 +69,31 @@ def divergence(parts: tf.Tensor, margin: float) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class EnsembleLoss(BatchLoss):
-    """A loss of each learner's part, averaged, plus their divergence.
+    """Averages a loss over the learners and adds their divergence.
 
-    Each learner has a copy of the loss, with variables of its own: proxies
-    shared by all would pull the learners together. Compared with a memory's
-    keys, only the copies count; the divergence is of the batch alone.
+    Each learner has its own copy of the loss, with separate variables:
+    shared proxies would pull the learners together. When the anchors are
+    compared with the keys of a memory, only the copies of the loss count,
+    because the divergence does not depend on the keys.
+
+    `loss_at_collapse` is known without divergence only: when the embeddings
+    of all images are equal, the learners may still differ. All other
+    attributes of the contract are those of the base loss.
+
+    References:
+        Kim et al., 2018, https://arxiv.org/abs/1804.00382.
+
+    Example:
+        Two learners of width 2 that agree cost the whole divergence margin:
+
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import EnsembleLoss, TripletLoss
+        >>> loss = EnsembleLoss(TripletLoss(margin=0.1), learners=2)
+        >>> labels = tf.constant([0, 0, 1, 1])
+        >>> parts = tf.constant([[1.0, 0], [1, 0], [0, 1], [0, 1]]) / 2**0.5
+        >>> embeddings = tf.concat([parts, parts], axis=1)
+        >>> round(float(loss(labels, embeddings)), 3)
+        1.0
     """
 
     def __init__(
@@ -68,20 +104,27 @@ class EnsembleLoss(BatchLoss):
         divergence_weight: float = 1.0,
         name: str = "ensemble_loss",
     ):
-        """Copies `base`.
+        """Copies the base loss for each learner.
 
         Args:
-            base: the loss of one learner, as it was constructed.
-            learners: M, at least 2; the embedding is M parts of one width.
-            divergence_margin: see `divergence`.
-            divergence_weight: of the divergence beside the mean loss.
-            name: of the loss.
+            base: The loss of one learner. Its arguments are copied, its
+                variables are not.
+            learners: Number of learners M, at least 2. It must divide the
+                width of the embeddings.
+            divergence_margin: Margin of `divergence`, a squared Euclidean
+                distance.
+            divergence_weight: Weight of the divergence. The mean loss of
+                the learners has weight 1.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: An argument is out of range.
         """
         super().__init__(name=name)
         if learners < 2:
             raise ValueError(
-                f"`learners` must be at least 2. Received: {learners}. A "
-                "single one is the loss itself."
+                f"`learners` must be at least 2. Received: {learners}. For a "
+                "single learner use the base loss itself."
             )
         for field, value in (
             ("divergence_margin", divergence_margin),
@@ -98,45 +141,56 @@ class EnsembleLoss(BatchLoss):
 
     @property
     def in_pairs(self) -> bool:
+        """Whether the base loss needs batches of pairs."""
         return self._base.in_pairs
 
     @property
     def needs_positives(self) -> bool:
+        """Whether the base loss needs positives in the batch."""
         return self._base.needs_positives
 
     @property
     def takes_keys(self) -> bool:
+        """Whether the base loss accepts `keys`."""
         return self._base.takes_keys
 
     @property
     def takes_sides(self) -> bool:
+        """Whether the base loss accepts labels with sides."""
         return self._base.takes_sides
 
     @property
     def has_variables(self) -> bool:
+        """Whether the base loss has trainable variables."""
         return self._base.has_variables
 
     @property
     def collapse_advice(self) -> tuple[str, ...]:
+        """The advice of the base loss."""
         return self._base.collapse_advice
 
     @property
     def metric_names(self) -> tuple[str, ...]:
+        """The metrics of the base loss, and `divergence`."""
         return (*self._base.metric_names, "divergence")
 
     @property
     def loss_at_collapse(self) -> float | None:
-        """Known without divergence only: when all images are one point,
-        the learners may still be several."""
+        """That of the base loss if the divergence has no weight, else None."""
         return None if self._weight else self._base.loss_at_collapse
 
     def build(self, products: int, embedding_size: int) -> None:
-        """Each learner's variables, for its share of the width."""
+        """Creates the variables of each learner, for its part of the width.
+
+        Args:
+            products: Number of products.
+            embedding_size: Width of the whole embeddings.
+        """
         for copy in self.copies:
             copy.build(products, embedding_size // len(self.copies))
         own = [c.parameters for c in self.copies if c.parameters is not None]
         if own:
-            # A layer tracks the layers that it has as attributes.
+            # A Keras layer tracks the layers among its attributes.
             self.parameters = tf.keras.layers.Layer(name="learners")
             self.parameters.learners = own
 
@@ -146,8 +200,22 @@ class EnsembleLoss(BatchLoss):
         embeddings: tf.Tensor,
         keys: Keys | None = None,
     ) -> BatchValue:
-        """Metrics: those of the loss, averaged over learners, and
-        `divergence`, the mean over images, unweighted."""
+        """Averages the losses of the learners and adds the divergence.
+
+        Args:
+            labels: `[batch]`, `[batch, 1]` or `[batch, 2]` integers.
+            embeddings: `[batch, M * dim]` floats of unit length.
+            keys: Embeddings to compare the anchors with, instead of the
+                batch.
+
+        Returns:
+            The value of each row. The metrics are those of the base loss,
+            averaged over the learners, and `divergence`, its unweighted mean
+            over the images.
+
+        Raises:
+            ValueError: The number of learners does not divide the width.
+        """
         learners = len(self.copies)
         parts = split_learners(embeddings, learners)
         key_parts = [None] * learners
@@ -172,7 +240,7 @@ class EnsembleLoss(BatchLoss):
         return BatchValue(values, metrics)
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             "base": tf.keras.utils.serialize_keras_object(self._base),
             "learners": len(self.copies),
@@ -183,14 +251,16 @@ class EnsembleLoss(BatchLoss):
 
     @classmethod
     def from_config(cls, config: dict) -> EnsembleLoss:
-        """The loss of a `get_config`."""
+        """Creates the loss from the result of `get_config`."""
         base = tf.keras.utils.deserialize_keras_object(config["base"])
         return cls(**{**config, "base": base})
 
 
 def _copy(base: BatchLoss, learner: int) -> BatchLoss:
-    """As it was constructed; proxies that start alike would draw the
-    learners together."""
+    """Copies a loss without its variables, and gives it another seed.
+
+    Proxies with equal initial values would draw the learners together.
+    """
     settings = base.get_config()
     if "seed" in settings:
         settings["seed"] += learner

@@ -1,4 +1,4 @@
-"""Lifted structure: each positive pair against all negatives at once."""
+"""The lifted structure loss: a positive pair against all its negatives."""
 
 from __future__ import annotations
 
@@ -26,34 +26,52 @@ def lifted_structure_loss(
     margin: float = 1.0,
     distance: str = "euclidean",
 ) -> BatchValue:
-    """Hinges on the smooth maximum over negatives.
+    """Computes a hinge on the smooth maximum over all negatives.
 
-    "original": for a positive pair (i, j)
+    D is the distance, m the margin and `[x]_+ = max(0, x)`.
+
+    "original": a positive pair (i, j) has
     `J_ij = log(sum_k exp(m - D_ik) + sum_l exp(m - D_jl)) + D_ij`, and the
-    loss is `sum [J]_+^2 / (2 |P|)` over the pairs that have a negative. k
-    runs over i's negatives; l over the anchors of which j is a negative:
-    in one domain that is j's negatives, with sides the street images of
-    other products, with keys the batch's rows of other products.
+    loss is `sum [J_ij]_+² / (2 |P|)` over the set P of positive pairs that
+    have a negative. k runs over the negatives of i. l runs over the anchors
+    of which j is a negative: the negatives of j in one domain, the street
+    images of other products with sides, and the batch's rows of other
+    products with keys.
 
-    "generalized": for an anchor `[log sum_p exp(D_ap) + log sum_n
-    exp(m - D_an)]_+`, averaged over the anchors that have a positive and a
-    negative, zeros included.
+    "generalized": an anchor a has
+    `[log sum_p exp(D_ap) + log sum_n exp(m - D_an)]_+`, where p runs over
+    its positives and n over its negatives. The mean is over the anchors that
+    have a positive and a negative, including those whose value is 0.
 
     Args:
         labels: `[batch]`, `[batch, 1]`, or `[batch, 2]` with sides.
-        embeddings: `[batch, dim]` floats; arithmetic is float32.
-        keys: compared with in place of the batch.
+        embeddings: `[batch, dim]` floats. Arithmetic is float32.
+        keys: Embeddings to compare the anchors with, instead of the batch.
         variant: "original" or "generalized".
-        margin: in units of `distance`.
-        distance: "euclidean" (the papers), "cosine" or "squared_euclidean".
+        margin: Margin m, in units of `distance`.
+        distance: "euclidean" (as in the papers), "cosine" or
+            "squared_euclidean".
 
     Returns:
-        `BatchValue`. Its metrics: `active`, the share of pairs (original)
-        or anchors with a loss; `positive` and `negative`, mean distances.
+        The value of each row. Metrics: `active` is the share of pairs
+        (original) or anchors (generalized) whose value is above 0;
+        `positive` and `negative` are the mean distances of such pairs.
+
+    Raises:
+        ValueError: `variant` or `distance` is unknown.
 
     References:
         Song et al., 2016, https://arxiv.org/abs/1511.06452 (original);
         Hermans et al., 2017, https://arxiv.org/abs/1703.07737 (generalized).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import lifted_structure_loss
+        >>> labels = tf.constant([0, 0, 1])
+        >>> embeddings = tf.constant([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> value = lifted_structure_loss(labels, embeddings)
+        >>> round(float(tf.reduce_mean(value.values)), 3)
+        1.044
     """
     check_choice("variant", variant, VARIANTS)
     positives, negatives = pair_masks(labels, keys)
@@ -70,7 +88,7 @@ def lifted_structure_loss(
 
 
 def _original(d, positives, negatives, margin) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[batch, keys]` hinges, and which of them count."""
+    """Returns `[batch, keys]` hinges and booleans, which of them count."""
     of_anchor = pairs.logsumexp(margin - d, negatives)
     of_positive = pairs.logsumexp(
         margin - tf.transpose(d), tf.transpose(negatives)
@@ -90,7 +108,7 @@ def _original(d, positives, negatives, margin) -> tuple[tf.Tensor, tf.Tensor]:
 def _generalized(
     d, positives, negatives, margin
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`[batch]` hinges, and which of them count."""
+    """Returns `[batch]` hinges and booleans, which of them count."""
     far = pairs.logsumexp(d, positives)
     near = pairs.logsumexp(margin - d, negatives)
     counted = tf.reduce_any(positives, -1) & tf.reduce_any(negatives, -1)
@@ -101,8 +119,17 @@ def _generalized(
 class LiftedStructureLoss(BatchLoss):
     """`lifted_structure_loss` as a Keras loss.
 
-    What a collapsed batch costs depends on how many images it compares, so
-    `loss_at_collapse` is None.
+    `loss_at_collapse` is None, because it depends on the number of positives
+    and negatives in the batch.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import LiftedStructureLoss
+        >>> loss = LiftedStructureLoss("original", margin=1.0)
+        >>> labels = tf.constant([0, 0, 1])
+        >>> embeddings = tf.constant([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+        >>> round(float(loss(labels, embeddings)), 3)
+        1.59
     """
 
     takes_keys = True
@@ -115,7 +142,17 @@ class LiftedStructureLoss(BatchLoss):
         distance: str = "euclidean",
         name: str = "lifted_structure_loss",
     ):
-        """See `lifted_structure_loss` for the arguments."""
+        """Creates the loss.
+
+        Args:
+            variant: See `lifted_structure_loss`.
+            margin: See `lifted_structure_loss`.
+            distance: See `lifted_structure_loss`.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
         super().__init__(name=name)
         check_choice("variant", variant, VARIANTS)
         check_choice("distance", distance, distances.DISTANCES)
@@ -127,12 +164,17 @@ class LiftedStructureLoss(BatchLoss):
             "distance": distance,
         }
 
-    def compute(self, labels, embeddings, keys=None) -> BatchValue:
+    def compute(
+        self,
+        labels: tf.Tensor,
+        embeddings: tf.Tensor,
+        keys: Keys | None = None,
+    ) -> BatchValue:
         """See `lifted_structure_loss`."""
         return lifted_structure_loss(
             labels, embeddings, keys=keys, **self._arguments
         )
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**self._arguments, "name": self.name}

@@ -1,4 +1,4 @@
-"""Multi-Similarity: hard pairs, each weighed by all the others."""
+"""The Multi-Similarity loss: hard pairs, weighted by one another."""
 
 from __future__ import annotations
 
@@ -21,31 +21,46 @@ def multi_similarity_loss(
     base: float = 0.5,
     epsilon: float = 0.1,
 ) -> BatchValue:
-    """Per anchor, with s the cosine similarity and the mined pairs P and N:
+    """Weights each hard pair of an anchor by the anchor's other pairs.
+
+    With s the cosine similarity, an anchor costs
     `log(1 + sum_P exp(-alpha (s - base))) / alpha +
     log(1 + sum_N exp(beta (s - base))) / beta`.
 
-    P are the positives less similar than the most similar negative plus
-    epsilon, N the negatives more similar than the least similar positive
-    minus epsilon. The mean is over anchors that have a positive and a
-    negative, zeros (nothing mined) included.
+    The sums run over mined pairs. P contains the positives that are less
+    similar than the most similar negative plus epsilon. N contains the
+    negatives that are more similar than the least similar positive minus
+    epsilon. The mean is over the anchors that have a positive and a negative,
+    including those without mined pairs, which cost 0.
 
     Args:
         labels: `[batch]`, `[batch, 1]`, or `[batch, 2]` with sides.
-        embeddings: `[batch, dim]` floats, made unit length here; arithmetic
-            is float32.
-        keys: compared with in place of the batch.
-        alpha: steepness of the positives.
-        beta: steepness of the negatives.
-        base: cosine similarity from which on a negative weighs much.
-        epsilon: cosine slack of the mining.
+        embeddings: `[batch, dim]` floats, normalized to unit length here.
+            Arithmetic is float32.
+        keys: Embeddings to compare the anchors with, instead of the batch.
+        alpha: Steepness for positives.
+        beta: Steepness for negatives.
+        base: Cosine similarity above which a negative has a large weight.
+        epsilon: Tolerance of the mining, in cosine similarity.
 
     Returns:
-        `BatchValue`. Its metrics: `active`, the share of anchors with mined
-        pairs; `positive` and `negative`, mean cosine distances (1 - s).
+        The value of each row. Metrics: `active` is the share of anchors with
+        mined pairs; `positive` and `negative` are the mean cosine distances
+        (1 - s) of all such pairs.
 
     References:
         Wang et al., 2019, https://arxiv.org/abs/1904.06627.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import multi_similarity_loss
+        >>> labels = tf.constant([0, 0, 1, 1])
+        >>> embeddings = tf.constant(
+        ...     [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]]
+        ... )
+        >>> value = multi_similarity_loss(labels, embeddings)
+        >>> round(float(tf.reduce_mean(value.values)), 3)
+        0.339
     """
     positives, negatives = pair_masks(labels, keys)
     d = pairs.pairwise(embeddings, "cosine", keys)
@@ -71,8 +86,19 @@ def multi_similarity_loss(
 class MultiSimilarityLoss(BatchLoss):
     """`multi_similarity_loss` as a Keras loss.
 
-    What a collapsed batch costs depends on how many images it compares, so
-    `loss_at_collapse` is None.
+    `loss_at_collapse` is None, because it depends on the number of positives
+    and negatives in the batch.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import MultiSimilarityLoss
+        >>> loss = MultiSimilarityLoss(alpha=2.0, beta=50.0, base=0.5)
+        >>> labels = tf.constant([0, 0, 1, 1])
+        >>> embeddings = tf.constant(
+        ...     [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]]
+        ... )
+        >>> round(float(loss(labels, embeddings)), 3)
+        0.339
     """
 
     takes_keys = True
@@ -86,7 +112,18 @@ class MultiSimilarityLoss(BatchLoss):
         epsilon: float = 0.1,
         name: str = "multi_similarity_loss",
     ):
-        """See `multi_similarity_loss` for the arguments."""
+        """Creates the loss.
+
+        Args:
+            alpha: See `multi_similarity_loss`.
+            beta: See `multi_similarity_loss`.
+            base: See `multi_similarity_loss`.
+            epsilon: See `multi_similarity_loss`.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
         super().__init__(name=name)
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not value > 0:
@@ -95,7 +132,8 @@ class MultiSimilarityLoss(BatchLoss):
                 )
         if not -1 <= base <= 1:
             raise ValueError(
-                f"`base` is a cosine similarity, from -1 to 1. Received: {base}"
+                "`base` must be a cosine similarity, from -1 to 1. "
+                f"Received: {base}"
             )
         if not epsilon >= 0:
             raise ValueError(
@@ -108,12 +146,17 @@ class MultiSimilarityLoss(BatchLoss):
             "epsilon": float(epsilon),
         }
 
-    def compute(self, labels, embeddings, keys=None) -> BatchValue:
+    def compute(
+        self,
+        labels: tf.Tensor,
+        embeddings: tf.Tensor,
+        keys: Keys | None = None,
+    ) -> BatchValue:
         """See `multi_similarity_loss`."""
         return multi_similarity_loss(
             labels, embeddings, keys=keys, **self._arguments
         )
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**self._arguments, "name": self.name}

@@ -1,7 +1,8 @@
-"""Losses of attributes and landmarks, as sums and what they are sums over.
+"""Losses of attributes and landmarks, as totals and counts.
 
-A mean over a batch of which each replica holds a part is the sum of the
-parts' totals over the sum of their counts; so a loss here gives both.
+When each replica holds a part of the batch, the mean over the batch is the
+sum of the parts' totals divided by the sum of their counts. The losses here
+therefore return both numbers.
 
 References:
     Liu et al., 2016, DeepFashion (FashionNet),
@@ -20,8 +21,8 @@ class Sum(NamedTuple):
     """A loss before its mean is taken.
 
     Attributes:
-        total: scalar float32.
-        count: scalar float32, how many terms `total` has; no gradient.
+        total: Scalar float32, the sum of the terms.
+        count: Scalar float32, the number of terms, without gradient.
     """
 
     total: tf.Tensor
@@ -31,13 +32,18 @@ class Sum(NamedTuple):
 def attribute_loss(
     attributes: tf.Tensor, logits: tf.Tensor, positive_weight: float = 1.0
 ) -> Sum:
-    """Sigmoid cross entropy of the attributes that are known.
+    """Computes the sigmoid cross entropy of the known attributes.
 
     Args:
-        attributes: `[batch, A]` 1 (has it), 0 (has not), -1 (unknown).
-        logits: `[batch, A]` floats; arithmetic is float32.
-        positive_weight: times the loss of an attribute that is there; most
-            are rare, and without it none is the best guess.
+        attributes: `[batch, attributes]`. 1: the image has the attribute; 0:
+            it does not; -1: unknown.
+        logits: `[batch, attributes]` floats. Arithmetic is float32.
+        positive_weight: Factor on the loss of attributes that an image has.
+            Most attributes are rare, so with the weight 1 a network may
+            learn to predict none.
+
+    Returns:
+        The total and count over all known attributes.
     """
     logits = tf.cast(logits, tf.float32)
     attributes = tf.cast(attributes, tf.float32)
@@ -49,28 +55,36 @@ def attribute_loss(
 
 
 def place_loss(landmarks: tf.Tensor, places: tf.Tensor) -> Sum:
-    """Squared distance of the visible landmarks.
+    """Computes the squared distance of predicted and visible landmarks.
 
     Args:
-        landmarks: `[batch, L, 3]` x and y in [0, 1], and visibility: 0
-            (visible), 1 (hidden), 2 (cut off), NaN (not annotated).
-        places: `[batch, L, 2]` floats, the predictions.
+        landmarks: `[batch, landmarks, 3]`: x and y in [0, 1], and the
+            visibility: 0 (visible), 1 (hidden), 2 (cut off) or NaN (not
+            annotated).
+        places: `[batch, landmarks, 2]` floats, the predicted x and y.
+
+    Returns:
+        The total and count over all visible landmarks.
     """
     landmarks = tf.cast(landmarks, tf.float32)
     visible = landmarks[..., 2] == 0.0
-    # NaN times a gradient of 0 is NaN, so it must not get as far.
+    # NaN must be replaced before the square: NaN times a gradient of 0 is NaN.
     wanted = tf.where(visible[..., None], landmarks[..., :2], 0.0)
     gaps = tf.cast(places, tf.float32) - wanted
     return _sum(tf.reduce_sum(gaps**2, -1), visible)
 
 
 def visibility_loss(landmarks: tf.Tensor, logits: tf.Tensor) -> Sum:
-    """Sigmoid cross entropy of visible against hidden or cut off.
+    """Computes the sigmoid cross entropy of the visibility of landmarks.
+
+    Hidden landmarks and those that are cut off count as not visible.
 
     Args:
-        landmarks: `[batch, L, 3]`, see `place_loss`; those that are not
-            annotated are left out.
-        logits: `[batch, L]` floats, of being visible.
+        landmarks: `[batch, landmarks, 3]`, see `place_loss`.
+        logits: `[batch, landmarks]` floats, the logits of being visible.
+
+    Returns:
+        The total and count over all annotated landmarks.
     """
     visibility = tf.cast(landmarks, tf.float32)[..., 2]
     values = tf.nn.sigmoid_cross_entropy_with_logits(
@@ -80,6 +94,7 @@ def visibility_loss(landmarks: tf.Tensor, logits: tf.Tensor) -> Sum:
 
 
 def _sum(values: tf.Tensor, counted: tf.Tensor) -> Sum:
+    """Sums the values whose boolean in `counted` is True."""
     return Sum(
         tf.reduce_sum(tf.where(counted, values, 0.0)),
         tf.reduce_sum(tf.cast(counted, tf.float32)),

@@ -1,4 +1,4 @@
-"""N-pairs: each query must find its product among all positives."""
+"""The N-pairs loss: each query must find its product among all positives."""
 
 from __future__ import annotations
 
@@ -22,36 +22,53 @@ def n_pairs_loss(
     keys: Keys | None = None,
     scale: float = 20.0,
 ) -> BatchValue:
-    """Softmax cross entropy of each query over the positives of all.
+    """Computes the softmax cross entropy of each query over all positives.
 
-    Rows 2i are queries, rows 2i + 1 their positives. The logits are inner
-    products times `scale`; the target is spread evenly over the columns of
-    the query's product. The mean is over the queries that have a column of
-    another product.
+    Rows 2i are queries and rows 2i + 1 their positives. The logits of a query
+    are its inner products with the positives of all queries (the columns),
+    times `scale`. The target is spread evenly over the columns of the query's
+    product. The mean is over the queries that have a column of another
+    product.
 
     Args:
-        labels: `[batch]`, `[batch, 1]`, or `[batch, 2]` with sides: then a
-            query counts if it is of side 0 and its positive of side 1, and
-            columns are of side 1.
-        embeddings: `[batch, dim]` floats; arithmetic is float32. They are
-            not made unit length here.
-        keys: the columns are a query's own positive and these, in place of
-            the other positives of the batch.
-        scale: 1 for the paper's free vectors. Unit vectors need more: their
-            products end at 1, and with scale 1 a perfect answer among 64
-            still costs more than 3. 20 is a temperature of 0.05.
+        labels: `[batch]`, `[batch, 1]`, or `[batch, 2]` with sides. With
+            sides, a query counts if it is of side 0 and its positive of side
+            1, and columns must be of side 1.
+        embeddings: `[batch, dim]` floats, which are not normalized here.
+            Arithmetic is float32.
+        keys: Embeddings to use as columns, instead of the positives of the
+            other queries. A query's own positive remains a column.
+        scale: Factor on the logits, the inverse of a temperature. The paper
+            uses 1, with vectors of any length. Unit vectors need more,
+            because their inner products are at most 1: with a scale of 1, a
+            perfect answer among 64 still costs more than 3.
 
     Returns:
-        `BatchValue`. Its metrics: `active`, the share of queries that find
-        another product nearer than their own positive; `positive`, the mean
-        of 1 minus the inner product with the own positive; `negative`, with
-        other products.
+        The value of each row. Metrics: `active` is the share of queries for
+        which another product is nearer than their own positive; `positive`
+        is the mean of 1 minus the inner product with the own positive, and
+        `negative` the same with other products.
+
+    Raises:
+        tf.errors.InvalidArgumentError: Rows 2i and 2i + 1 are of different
+            products.
 
     References:
         Sohn, 2016, "Improved Deep Metric Learning with Multi-class N-pair
-        Loss Objective", NeurIPS, without its penalty on the vectors'
-        lengths; the temperature: Zhai and Wu, 2018,
+        Loss Objective", NeurIPS, without its penalty on the length of the
+        vectors. The temperature: Zhai and Wu, 2018,
         https://arxiv.org/abs/1811.12649.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import n_pairs_loss
+        >>> labels = tf.constant([0, 0, 1, 1])
+        >>> embeddings = tf.constant(
+        ...     [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.8, 0.6]]
+        ... )
+        >>> value = n_pairs_loss(labels, embeddings)
+        >>> round(float(tf.reduce_mean(value.values)), 3)
+        0.693
     """
     products, _ = split_labels(labels)
     with tf.control_dependencies([assert_pairs(products)]):
@@ -63,10 +80,10 @@ def n_pairs_loss(
     logits = scale * similarity
     targets = pairs.row_sums(logits, positives)
     targets /= tf.maximum(pairs.count(positives, -1), 1.0)
-    # Sums over those that are there: 0 * -inf of a masked logit is NaN.
+    # The sum skips masked logits, because 0 * -inf would be NaN.
     entropy = pairs.logsumexp(logits, positives | negatives) - targets
     totals = tf.where(valid, entropy, 0.0)
-    # Every loss stands at its query's row.
+    # The loss of a query belongs to the query's row.
     rows = tf.reshape(tf.stack([totals, tf.zeros_like(totals)], 1), [-1])
     values = per_row(rows, pairs.count(valid), tf.shape(vectors)[0])
     ahead = negatives & (similarity > to_own[:, None])
@@ -80,7 +97,7 @@ def n_pairs_loss(
 
 
 def _columns(labels, queries, own, keys):
-    """`[n, columns]` similarities, positives and negatives of n queries."""
+    """Returns similarities, positives and negatives, `[queries, columns]`."""
     positives, negatives = pair_masks(labels, keys)
     if keys is None:
         similarity = tf.matmul(queries, own, transpose_b=True)
@@ -91,13 +108,16 @@ def _columns(labels, queries, own, keys):
     return (
         tf.concat([to_own, to_keys], 1),
         tf.concat([_own_allowed(labels)[:, None], positives[0::2]], 1),
-        # The own positive is no negative.
+        # The first column is the own positive, which is not a negative.
         tf.pad(negatives[0::2], [[0, 0], [1, 0]]),
     )
 
 
 def _own_allowed(labels) -> tf.Tensor:
-    """`[n]` booleans: whether a query and its positive stand on their side."""
+    """Returns `[queries]` booleans: whether query and positive may be paired.
+
+    With sides, the query must be of side 0 and the positive of side 1.
+    """
     products, sides = split_labels(labels)
     if sides is None:
         return tf.ones_like(products[0::2], tf.bool)
@@ -106,10 +126,21 @@ def _own_allowed(labels) -> tf.Tensor:
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class NPairsLoss(BatchLoss):
-    """`n_pairs_loss` as a Keras loss, for batches of interleaved pairs.
+    """`n_pairs_loss` as a Keras loss, for batches of pairs.
 
-    What a collapsed batch costs is the log of its columns a product, so
-    `loss_at_collapse` is None.
+    `loss_at_collapse` is None, because it depends on the number of columns.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import NPairsLoss
+        >>> NPairsLoss.in_pairs
+        True
+        >>> labels = tf.constant([0, 0, 1, 1])
+        >>> embeddings = tf.constant(
+        ...     [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.8, 0.6]]
+        ... )
+        >>> round(float(NPairsLoss(scale=20.0)(labels, embeddings)), 3)
+        0.693
     """
 
     in_pairs = True
@@ -117,16 +148,29 @@ class NPairsLoss(BatchLoss):
     metric_names = pairs.METRICS
 
     def __init__(self, scale: float = 20.0, name: str = "n_pairs_loss"):
-        """See `n_pairs_loss` for the arguments."""
+        """Creates the loss.
+
+        Args:
+            scale: See `n_pairs_loss`.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: `scale` is not above 0.
+        """
         super().__init__(name=name)
         if not scale > 0:
             raise ValueError(f"`scale` must be above 0. Received: {scale}")
         self._arguments = {"scale": float(scale)}
 
-    def compute(self, labels, embeddings, keys=None) -> BatchValue:
+    def compute(
+        self,
+        labels: tf.Tensor,
+        embeddings: tf.Tensor,
+        keys: Keys | None = None,
+    ) -> BatchValue:
         """See `n_pairs_loss`."""
         return n_pairs_loss(labels, embeddings, keys=keys, **self._arguments)
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {**self._arguments, "name": self.name}

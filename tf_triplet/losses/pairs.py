@@ -1,7 +1,8 @@
-"""What losses over pairs share: a matrix of all pairs, and parts of it.
+"""Building blocks of losses over pairs: distance matrices and masked sums.
 
-Rows are anchors, columns what they are compared with: the batch itself, or
-the keys of a memory. A boolean matrix tells which pairs are meant.
+Rows of a matrix are anchors. Columns are the embeddings that the anchors are
+compared with: the batch itself or the keys of a memory. Boolean matrices
+(masks) select pairs.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ METRICS = ("active", "positive", "negative")
 def pairwise(
     embeddings: tf.Tensor, distance: str, keys: Keys | None = None
 ) -> tf.Tensor:
-    """All distances of a batch to itself, or to keys.
+    """Computes all distances of a batch to itself or to keys.
 
     Args:
         embeddings: `[batch, dim]` floats of any precision.
-        distance: one of `distances.DISTANCES`.
-        keys: compared with in place of the batch, without gradient.
+        distance: One of `distances.DISTANCES`.
+        keys: Embeddings to compare the batch with, without gradient. None:
+            the batch itself.
 
     Returns:
         `[batch, batch]` or `[batch, keys]` float32.
@@ -40,41 +42,49 @@ def pairwise(
 
 
 def row_sums(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """`[rows]` sums over the true entries of each row.
+    """Sums the selected entries of each row.
 
     Args:
         values: `[rows, columns]` floats.
         mask: `[rows, columns]` booleans.
+
+    Returns:
+        `[rows]` sums.
     """
     return tf.reduce_sum(tf.where(mask, values, 0.0), -1)
 
 
 def count(mask: tf.Tensor, axis: int | None = None) -> tf.Tensor:
-    """How many entries are true, as float32, of all or along `axis`."""
+    """Counts the True entries along `axis` (None: all), as float32."""
     return tf.reduce_sum(tf.cast(mask, tf.float32), axis)
 
 
 def share(part: tf.Tensor, whole: tf.Tensor) -> tf.Tensor:
-    """The true entries of `part` a true entry of `whole`; 0 where none is."""
+    """Divides the number of True entries of `part` by that of `whole`.
+
+    The result is 0 if `whole` has none.
+    """
     return count(part) / tf.maximum(count(whole), 1.0)
 
 
 def mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """The mean over the true entries, a scalar; 0 where none is."""
+    """Averages the selected entries; the mean of none is 0."""
     total = tf.reduce_sum(tf.where(mask, values, 0.0))
     return total / tf.maximum(count(mask), 1.0)
 
 
 def logsumexp(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """`[...]` log of the sum of exponentials over true entries, last axis.
-
-    -inf where none is true, with gradient 0. Never overflows.
+    """Computes the log of the summed exponentials along the last axis.
 
     Args:
         values: `[..., columns]` floats.
-        mask: `[..., columns]` booleans.
+        mask: `[..., columns]` booleans that select entries.
+
+    Returns:
+        `[...]` floats, which cannot overflow. Where nothing is selected, the
+        value is -inf and its gradient is 0.
     """
-    # The where is also what stops the NaN gradient of an empty sum's log.
+    # `where` also blocks the NaN gradient of the log of an empty sum.
     return tf.reduce_logsumexp(tf.where(mask, values, -_INF), -1)
 
 
@@ -84,13 +94,16 @@ def metrics(
     positives: tf.Tensor,
     negatives: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """`METRICS`, without gradient.
+    """Assembles the metrics that the losses over pairs share.
 
     Args:
-        active: a scalar, the share of what is counted that has a loss.
-        pair_distances: `[batch, keys]`.
+        active: Scalar, the share of pairs or anchors with a loss above 0.
+        pair_distances: `[batch, keys]` floats.
         positives: `[batch, keys]` booleans.
         negatives: `[batch, keys]` booleans.
+
+    Returns:
+        A scalar for each name in `METRICS`, without gradient.
     """
     fixed = tf.stop_gradient(pair_distances)
     return {

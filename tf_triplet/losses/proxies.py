@@ -1,9 +1,6 @@
-"""Losses that compare every row with one learned vector a product.
+"""Losses that compare every row with learned vectors, one per product.
 
-A proxy stands for all images of its product, also those outside the
-batch, so nothing is mined. The proxies are the loss's own variables: made
-by `build`, trained beside the encoder, saved in checkpoints and thrown away
-after training. `[batch, products]` is the largest tensor held.
+The base class, which holds the vectors, is `proxy_base.ProxyLoss`.
 """
 
 from __future__ import annotations
@@ -11,7 +8,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_triplet.losses import pairs
-from tf_triplet.losses.batch_loss import BatchLoss, BatchValue, split_labels
+from tf_triplet.losses.proxy_base import ProxyLoss, own_entries
 
 _INF = float("inf")
 
@@ -19,25 +16,36 @@ _INF = float("inf")
 def proxy_nca_loss(
     products: tf.Tensor, similarities: tf.Tensor, scale: float = 3.0
 ) -> tf.Tensor:
-    """`-log(exp(-|x - p_y|^2) / sum_{z != y} exp(-|x - p_z|^2))`.
+    """Compares the distance to the own proxy with those to all others.
 
-    The own proxy is not in the sum, so the loss may be negative.
+    With x a row and p_y the proxy of its product, the row costs
+    `-log(exp(-|x - p_y|²) / sum_{z != y} exp(-|x - p_z|²))`. The own proxy is
+    not in the sum, so the loss may be negative.
 
     Args:
-        products: `[batch]` integers, the own proxy's column.
-        similarities: `[batch, proxies]` cosines, at least two proxies.
-        scale: length to which rows and proxies are brought; squared
-            distances are `2 * scale^2 * (1 - cosine)`.
+        products: `[batch]` integers, the column of each row's own proxy.
+        similarities: `[batch, proxies]` cosine similarities with at least
+            two proxies.
+        scale: Length to which rows and proxies are scaled. Squared distances
+            are then `2 * scale² * (1 - cosine)`.
 
     Returns:
         `[batch]` losses.
 
     References:
         Movshovitz-Attias et al., 2017, https://arxiv.org/abs/1703.07464.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import proxy_nca_loss
+        >>> products = tf.constant([0, 1])  # One row per product.
+        >>> similarities = tf.constant([[0.9, 0.1], [0.2, 0.8]])
+        >>> proxy_nca_loss(products, similarities, 1.0).numpy().round(3)
+        array([-1.6, -1.2], dtype=float32)
     """
     squared = 2.0 * scale**2 * (1.0 - similarities)
     others = tf.where(_is_own(products, similarities), -_INF, -squared)
-    return _own(products, squared) + tf.reduce_logsumexp(others, -1)
+    return own_entries(products, squared) + tf.reduce_logsumexp(others, -1)
 
 
 def proxy_anchor_loss(
@@ -46,206 +54,141 @@ def proxy_anchor_loss(
     alpha: float = 32.0,
     delta: float = 0.1,
 ) -> tf.Tensor:
-    """Proxies are the anchors: they pull their rows, and push the others.
+    """Uses the proxies as anchors that attract and repel rows.
 
-    `mean_p log(1 + sum_own exp(-alpha (s - delta)))` over the proxies with
-    a row in the batch, plus `mean_p log(1 + sum_others exp(alpha (s +
-    delta)))` over all proxies.
+    With s the cosine similarity of a proxy and a row, the loss is
+    `mean_p log(1 + sum_own exp(-alpha (s - delta)))`, over the proxies whose
+    product is in the batch, plus
+    `mean_p log(1 + sum_others exp(alpha (s + delta)))`, over all proxies.
 
     Args:
-        products: `[batch]` integers, the own proxy's column.
-        similarities: `[batch, proxies]` cosines.
-        alpha: steepness; the hardest rows weigh most.
-        delta: margin, in cosine.
+        products: `[batch]` integers, the column of each row's own proxy.
+        similarities: `[batch, proxies]` cosine similarities.
+        alpha: Steepness. The larger it is, the more the hardest rows weigh.
+        delta: Margin in cosine similarity.
 
     Returns:
-        A scalar.
+        Scalar float32.
 
     References:
         Kim et al., 2020, https://arxiv.org/abs/2003.13911.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import proxy_anchor_loss
+        >>> products = tf.constant([0, 1])  # One row per product.
+        >>> similarities = tf.constant([[0.9, 0.1], [0.2, 0.8]])
+        >>> round(float(proxy_anchor_loss(products, similarities)), 3)
+        8.001
     """
     own = _is_own(products, similarities)
     pull = _log1p_sum_exp(-alpha * (similarities - delta), own)
     push = _log1p_sum_exp(alpha * (similarities + delta), ~own)
     present = tf.reduce_sum(tf.cast(tf.reduce_any(own, 0), tf.float32))
-    # No row, no proxy with one: 0 / 1.
+    # An empty batch has no proxy with a row; its sum is 0 / 1.
     return tf.reduce_sum(pull) / tf.maximum(present, 1.0) + tf.reduce_mean(push)
 
 
 def norm_softmax_loss(
     products: tf.Tensor, similarities: tf.Tensor, temperature: float = 0.05
 ) -> tf.Tensor:
-    """Cross entropy of the own product, logits `cosine / temperature`.
+    """Classifies each row: softmax cross entropy over all proxies.
+
+    The logits are `cosine / temperature`.
 
     Args:
-        products: `[batch]` integers, the own proxy's column.
-        similarities: `[batch, proxies]` cosines.
-        temperature: of the softmax.
+        products: `[batch]` integers, the column of each row's own proxy.
+        similarities: `[batch, proxies]` cosine similarities.
+        temperature: Temperature of the softmax.
 
     Returns:
         `[batch]` losses.
 
     References:
         Zhai and Wu, 2018, https://arxiv.org/abs/1811.12649.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import norm_softmax_loss
+        >>> products = tf.constant([0, 1])  # One row per product.
+        >>> similarities = tf.constant([[0.9, 0.1], [0.2, 0.8]])
+        >>> norm_softmax_loss(products, similarities, 0.5).numpy().round(3)
+        array([0.184, 0.263], dtype=float32)
     """
     logits = similarities / temperature
-    return tf.reduce_logsumexp(logits, -1) - _own(products, logits)
-
-
-class ProxyLoss(BatchLoss):
-    """Base: makes the proxies, and compares unit vectors with them.
-
-    Labels `[batch, 2]` carry a side; it is not looked at: images of
-    either side are compared with the proxies, which have none.
-    """
-
-    needs_positives = False
-    has_variables = True
-    metric_names = ("accuracy", "own_proxy")
-    _least_products = 1
-
-    def __init__(self, seed: int, name: str):
-        """Sets the seed of the initial proxies."""
-        super().__init__(name=name)
-        self._seed = int(seed)
-
-    def build(self, products: int, embedding_size: int) -> None:
-        """Makes `[products, embedding_size]` proxies.
-
-        Args:
-            products: labels run from 0 to `products - 1`.
-            embedding_size: of the embeddings, and so of the proxies.
-
-        Raises:
-            ValueError: too few products, or no width.
-        """
-        if products < self._least_products:
-            raise ValueError(
-                f"`products` must be at least {self._least_products} for "
-                f"{type(self).__name__}. Received: {products}. Train on more "
-                "products, or with a loss over pairs (TripletLoss)."
-            )
-        if embedding_size < 1:
-            raise ValueError(
-                "`embedding_size` must be at least 1: the width of the "
-                f"encoder's output. Received: {embedding_size}"
-            )
-        self.parameters = Proxies(products, embedding_size, self._seed)
-
-    def compute(self, labels, embeddings, keys=None) -> BatchValue:
-        """Metrics: `accuracy`, the share of rows whose nearest proxy is
-        their own; `own_proxy`, the mean cosine to it.
-
-        Raises:
-            ValueError: not built, keys given, or another width.
-            tf.errors.InvalidArgumentError: a label without a proxy.
-        """
-        if keys is not None:
-            raise ValueError(
-                f"{type(self).__name__} compares with proxies, so it takes no "
-                "`keys`. Use no memory, or a loss over pairs."
-            )
-        products, similarities = self._compare(labels, embeddings)
-        nearest = tf.argmax(similarities, -1, products.dtype)
-        metrics = {
-            "accuracy": tf.cast(nearest == products, tf.float32),
-            "own_proxy": _own(products, similarities),
-        }
-        return BatchValue(
-            self._values(products, similarities),
-            {
-                name: tf.stop_gradient(tf.reduce_mean(value))
-                for name, value in metrics.items()
-            },
-        )
-
-    def _values(self, products, similarities) -> tf.Tensor:
-        """`[batch]` values whose mean is the loss."""
-        raise NotImplementedError
-
-    def _compare(self, labels, embeddings) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[batch]` products and `[batch, proxies]` cosines."""
-        if self.parameters is None:
-            raise ValueError(
-                f"{type(self).__name__} has no proxies yet. Call "
-                "`build(products, embedding_size)` first, under the "
-                "strategy's scope."
-            )
-        proxies = tf.convert_to_tensor(self.parameters.proxies)
-        vectors = tf.cast(embeddings, tf.float32)
-        if vectors.shape[-1] not in (None, proxies.shape[-1]):
-            raise ValueError(
-                "The embeddings must be as wide as the proxies. Received: "
-                f"embeddings of shape {vectors.shape}, proxies of width "
-                f"{proxies.shape[-1]}. Build the loss with the encoder's "
-                "embedding size."
-            )
-        products, _ = split_labels(labels)
-        count = proxies.shape[0]
-        known = tf.debugging.Assert(
-            tf.reduce_all((products >= 0) & (products < count)),
-            [
-                "Labels must lie in [0, products), one proxy each. Build the "
-                "loss with the number of products. Received products and "
-                "labels:",
-                count,
-                products,
-            ],
-            summarize=16,
-        )
-        with tf.control_dependencies([known]):
-            products = tf.identity(products)
-        similarities = tf.matmul(
-            tf.math.l2_normalize(vectors, -1),
-            tf.math.l2_normalize(proxies, -1),
-            transpose_b=True,
-        )
-        return products, similarities
-
-
-class Proxies(tf.keras.layers.Layer):
-    """Holds `[products, embedding_size]` trainable vectors."""
-
-    def __init__(self, products: int, embedding_size: int, seed: int):
-        """Makes them, about one long, under the current strategy."""
-        # The proxies stay float32 under mixed precision, as weights do.
-        super().__init__(name="proxies", dtype="float32")
-        self.proxies = self.add_weight(
-            name="proxies",
-            shape=[products, embedding_size],
-            initializer=tf.keras.initializers.RandomNormal(
-                stddev=embedding_size**-0.5, seed=seed
-            ),
-        )
+    return tf.reduce_logsumexp(logits, -1) - own_entries(products, logits)
 
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class ProxyNCALoss(ProxyLoss):
-    """`proxy_nca_loss` with its proxies; see `ProxyLoss` and `BatchLoss`."""
+    """`proxy_nca_loss` as a Keras loss that holds its proxies.
+
+    Call `build` before training, and train with
+    `tf_triplet.training.Learner`.
+
+    References:
+        Movshovitz-Attias et al., 2017, https://arxiv.org/abs/1703.07464.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import ProxyNCALoss
+        >>> loss = ProxyNCALoss()
+        >>> loss.build(products=3, embedding_size=2)
+        >>> proxies = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+        >>> loss.parameters.set_weights([tf.constant(proxies)])
+        >>> embeddings = tf.constant([[0.8, 0.6], [0.6, 0.8]])
+        >>> round(float(loss(tf.constant([0, 1]), embeddings)), 3)
+        -3.6
+    """
 
     _least_products = 2
 
     def __init__(
         self, scale: float = 3.0, seed: int = 0, name: str = "proxy_nca_loss"
     ):
-        """See `proxy_nca_loss`; `seed` is of the initial proxies."""
+        """Creates the loss; `build` creates its proxies.
+
+        Args:
+            scale: See `proxy_nca_loss`.
+            seed: Seed of the initial proxies.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: `scale` is not above 0.
+        """
         super().__init__(seed, name)
         _check_positive("scale", scale)
         self._scale = float(scale)
 
-    def _values(self, products, similarities):
+    def _values(self, products, similarities) -> tf.Tensor:
         return proxy_nca_loss(products, similarities, self._scale)
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {"scale": self._scale, "seed": self._seed, "name": self.name}
 
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class ProxyAnchorLoss(ProxyLoss):
-    """`proxy_anchor_loss` with its proxies; see `ProxyLoss`, `BatchLoss`.
+    """`proxy_anchor_loss` as a Keras loss that holds its proxies.
 
-    The value belongs to the proxies, so every row carries the same.
+    Call `build` before training, and train with
+    `tf_triplet.training.Learner`. The loss is a mean over proxies, so every
+    row has the same value.
+
+    References:
+        Kim et al., 2020, https://arxiv.org/abs/2003.13911.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import ProxyAnchorLoss
+        >>> loss = ProxyAnchorLoss()
+        >>> loss.build(products=3, embedding_size=2)
+        >>> proxies = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+        >>> loss.parameters.set_weights([tf.constant(proxies)])
+        >>> embeddings = tf.constant([[0.8, 0.6], [0.6, 0.8]])
+        >>> round(float(loss(tf.constant([0, 1]), embeddings)), 3)
+        14.933
     """
 
     def __init__(
@@ -255,21 +198,31 @@ class ProxyAnchorLoss(ProxyLoss):
         seed: int = 0,
         name: str = "proxy_anchor_loss",
     ):
-        """See `proxy_anchor_loss`; `seed` is of the initial proxies."""
+        """Creates the loss; `build` creates its proxies.
+
+        Args:
+            alpha: See `proxy_anchor_loss`.
+            delta: See `proxy_anchor_loss`.
+            seed: Seed of the initial proxies.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
         super().__init__(seed, name)
         _check_positive("alpha", alpha)
         if not delta >= 0:
             raise ValueError(f"`delta` must be at least 0. Received: {delta}")
         self._alpha, self._delta = float(alpha), float(delta)
 
-    def _values(self, products, similarities):
+    def _values(self, products, similarities) -> tf.Tensor:
         value = proxy_anchor_loss(
             products, similarities, self._alpha, self._delta
         )
         return tf.fill([tf.shape(similarities)[0]], value)
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             "alpha": self._alpha,
             "delta": self._delta,
@@ -280,7 +233,25 @@ class ProxyAnchorLoss(ProxyLoss):
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class NormSoftmaxLoss(ProxyLoss):
-    """`norm_softmax_loss` with its proxies; see `ProxyLoss`, `BatchLoss`."""
+    """`norm_softmax_loss` as a Keras loss that holds its proxies.
+
+    Call `build` before training, and train with
+    `tf_triplet.training.Learner`.
+
+    References:
+        Zhai and Wu, 2018, https://arxiv.org/abs/1811.12649.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import NormSoftmaxLoss
+        >>> loss = NormSoftmaxLoss()
+        >>> loss.build(products=3, embedding_size=2)
+        >>> proxies = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]
+        >>> loss.parameters.set_weights([tf.constant(proxies)])
+        >>> embeddings = tf.constant([[0.8, 0.6], [0.6, 0.8]])
+        >>> round(float(loss(tf.constant([0, 1]), embeddings)), 3)
+        0.018
+    """
 
     def __init__(
         self,
@@ -288,16 +259,25 @@ class NormSoftmaxLoss(ProxyLoss):
         seed: int = 0,
         name: str = "norm_softmax_loss",
     ):
-        """See `norm_softmax_loss`; `seed` is of the initial proxies."""
+        """Creates the loss; `build` creates its proxies.
+
+        Args:
+            temperature: See `norm_softmax_loss`.
+            seed: Seed of the initial proxies.
+            name: Name of the loss.
+
+        Raises:
+            ValueError: `temperature` is not above 0.
+        """
         super().__init__(seed, name)
         _check_positive("temperature", temperature)
         self._temperature = float(temperature)
 
-    def _values(self, products, similarities):
+    def _values(self, products, similarities) -> tf.Tensor:
         return norm_softmax_loss(products, similarities, self._temperature)
 
     def get_config(self) -> dict:
-        """The constructor's arguments."""
+        """Returns the constructor's arguments."""
         return {
             "temperature": self._temperature,
             "seed": self._seed,
@@ -306,23 +286,19 @@ class NormSoftmaxLoss(ProxyLoss):
 
 
 def _is_own(products, similarities) -> tf.Tensor:
-    """`[batch, proxies]` booleans: the row's own proxy."""
+    """Returns `[batch, proxies]` booleans that mark each row's own proxy."""
     columns = tf.range(tf.shape(similarities)[1], dtype=products.dtype)
     return products[:, None] == columns[None, :]
 
 
-def _own(products, values) -> tf.Tensor:
-    """`[batch]` entries of `[batch, proxies]` at the own proxy."""
-    return tf.gather(values, products, batch_dims=1)
-
-
 def _log1p_sum_exp(values, mask) -> tf.Tensor:
-    """`[proxies]` log(1 + sum of exp) over the masked rows."""
+    """Returns `[proxies]` log(1 + sum of exp) over the selected rows."""
     return tf.math.softplus(
         pairs.logsumexp(tf.transpose(values), tf.transpose(mask))
     )
 
 
 def _check_positive(name: str, value: float) -> None:
+    """Raises a ValueError unless `value` is positive and finite."""
     if not 0 < value < _INF:
         raise ValueError(f"`{name}` must be more than 0. Received: {value}")

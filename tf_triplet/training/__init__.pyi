@@ -1,10 +1,13 @@
 from .callbacks import (
-    CollapseError,
-    CollapseGuard,
-    DivergedError,
+    StepChoice,
 )
 from .distribution import (
     build_strategy,
+)
+from .guards import (
+    CollapseError,
+    CollapseGuard,
+    DivergedError,
 )
 from .learner import (
     Learner,
@@ -31,6 +34,7 @@ __all__ = [
     "DivergedError",
     "Learner",
     "Settings",
+    "StepChoice",
     "Tasks",
     "build_optimizer",
     "build_schedule",

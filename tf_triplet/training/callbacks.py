@@ -1,38 +1,44 @@
-"""Keras callbacks of a run: metrics, evaluation, checkpoints, collapse."""
+"""Keras callbacks that log, evaluate, save and stop a run."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
-# Steps in a row, all of whose float16 gradients overflowed, that end a run.
-_OVERFLOWS = 20
-
 
 class StepCounter(tf.keras.callbacks.Callback):
-    """Base: knows the run's true step, also after a resume."""
+    """Base class: knows the step of the run, also after a resume."""
 
     @property
     def step(self) -> int:
+        """Number of steps that the optimizer has made."""
         return int(self.model.optimizer.iterations.numpy())
 
 
 class MetricsWriter(StepCounter):
-    """Appends a line a logged step to metrics.jsonl, and to TensorBoard.
+    """Writes metrics to metrics.jsonl and to TensorBoard.
 
-    A metric is the mean over the steps since the line before.
+    A metric is the mean over the steps since the previous line.
     """
 
     def __init__(self, workdir: Path, every: int, start_step: int = 0):
-        """Drops lines past `start_step`, which the run will write again."""
+        """Opens the files.
+
+        Args:
+            workdir: Folder of the run.
+            every: Number of steps between lines.
+            start_step: The step at which the run continues. Lines of later
+                steps are removed, because the run will write them again.
+        """
         super().__init__()
         self._path = Path(workdir) / "metrics.jsonl"
         self._every = every
@@ -41,11 +47,12 @@ class MetricsWriter(StepCounter):
             str(Path(workdir) / "tensorboard")
         )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         step = self.step
         if step % self._every == 0:
             rate = self.model.optimizer.learning_rate
-            # TF Addons' optimizers hold the schedule, Keras's its value.
+            # Optimizers of TF Addons have the schedule here, those of Keras
+            # its current value.
             if isinstance(
                 rate, tf.keras.optimizers.schedules.LearningRateSchedule
             ):
@@ -55,7 +62,12 @@ class MetricsWriter(StepCounter):
             self.model.reset_metrics()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes metrics of one step."""
+        """Writes the metrics of one step.
+
+        Args:
+            step: The step.
+            values: The metrics by name.
+        """
         values = {k: float(v) for k, v in values.items()}
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
@@ -63,11 +75,12 @@ class MetricsWriter(StepCounter):
             for name, value in values.items():
                 tf.summary.scalar(name, value, step=step)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self._writer.flush()
 
 
 def _truncate(path: Path, last_step: int) -> None:
+    """Removes the lines of later steps, and lines that are incomplete."""
     if not path.exists():
         return
     kept = []
@@ -76,27 +89,32 @@ def _truncate(path: Path, last_step: int) -> None:
             if json.loads(line)["step"] <= last_step:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
-            continue  # A line that a kill cut short.
+            continue  # The run was killed while it wrote this line.
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     os.replace(partial, path)
 
 
 class ProgressLog(StepCounter):
-    """A line of log every so many seconds, for where a bar is of no use."""
+    """Logs the progress regularly, for output that is not a terminal."""
 
     def __init__(self, steps: int, seconds: float = 10.0):
-        """`steps` are the whole run's."""
+        """Sets the interval.
+
+        Args:
+            steps: Number of steps of the whole run.
+            seconds: Seconds between two lines.
+        """
         super().__init__()
         self._steps, self._seconds = steps, seconds
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         self._start_step, self._start = self.step, None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         now = time.monotonic()
         if self._start is None:
-            # The first step traces the graph: it is no measure of speed.
+            # The first step also traces the graph, so its time does not count.
             self._start = self._last = now
             self._start_step = self.step
             return
@@ -106,7 +124,7 @@ class ProgressLog(StepCounter):
         speed = (self.step - self._start_step) / (now - self._start)
         metrics = "  ".join(f"{k} {float(v):.4f}" for k, v in logs.items())
         logging.info(
-            "step %d of %d  %s  (%.2f steps a second, %.0f minutes left)",
+            "step %d of %d  %s  (%.2f steps per second, %.0f minutes left)",
             self.step,
             self._steps,
             metrics,
@@ -116,29 +134,52 @@ class ProgressLog(StepCounter):
 
 
 class Checkpointer(StepCounter):
-    """Saves encoder and optimizer every so many steps, and at the end."""
+    """Saves checkpoints regularly and at the end of the run."""
 
     def __init__(self, manager: tf.train.CheckpointManager, every: int):
-        """`manager` keeps the files."""
+        """Sets the interval.
+
+        Args:
+            manager: Writes the checkpoints.
+            every: Number of steps between checkpoints.
+        """
         super().__init__()
         self._manager, self._every = manager, every
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self.step % self._every == 0:
             self.save()
 
     def save(self) -> None:
-        """Saves now, unless this step is saved already."""
+        """Saves a checkpoint, unless there is one of this step."""
         latest = self._manager.latest_checkpoint or ""
         if not latest.endswith(f"-{self.step}"):
             self._manager.save(checkpoint_number=self.step)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self.save()
 
 
+@dataclasses.dataclass(frozen=True)
+class StepChoice:
+    """What best.json says about the choice of the step.
+
+    Attributes:
+        products: Number of validation products; 0 if the last step is kept.
+        sentence: One sentence that says how the step is chosen.
+
+    Example:
+        >>> from tf_triplet.training import StepChoice
+        >>> StepChoice(products=20, sentence="Chosen by recall@1.").products
+        20
+    """
+
+    products: int = 0
+    sentence: str = ""
+
+
 class Evaluator(StepCounter):
-    """Evaluates every so many steps; keeps the best encoder."""
+    """Evaluates the encoder regularly and keeps the best one."""
 
     def __init__(
         self,
@@ -147,23 +188,34 @@ class Evaluator(StepCounter):
         workdir: Path,
         writer: MetricsWriter,
         monitor: str,
+        choice: StepChoice,
     ):
-        """Sets the metric `monitor` by which the best is chosen."""
+        """Sets what to evaluate, and when.
+
+        Args:
+            evaluate: Computes the metrics of an encoder.
+            every: Number of steps between evaluations; 0 evaluates only at
+                the end of the run.
+            workdir: Folder of the run.
+            writer: Receives the metrics.
+            monitor: Name of the metric by which the best encoder is chosen.
+            choice: What best.json says about the choice.
+        """
         super().__init__()
         self._evaluate, self._every = evaluate, every
         self._workdir, self._writer = Path(workdir), writer
-        self._monitor = monitor
+        self._monitor, self._choice = monitor, choice
         self._last = -1
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self._every and self.step % self._every == 0:
             self.run()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         self.run()
 
     def run(self) -> None:
-        """Evaluates this step once, writes, and keeps the encoder if best."""
+        """Evaluates the encoder, unless this step was evaluated already."""
         step = self.step
         if step == self._last:
             return
@@ -178,6 +230,7 @@ class Evaluator(StepCounter):
             self._monitor,
             metrics[self._monitor],
             self._workdir,
+            self._choice,
         )
 
 
@@ -187,174 +240,115 @@ def keep_best(
     monitor: str,
     value: float,
     workdir: Path,
+    choice: StepChoice,
 ) -> None:
-    """Saves the encoder, unless one as good is there already."""
-    best = workdir / "best.json"
-    if best.exists() and json.loads(best.read_text())["value"] >= value:
+    """Saves the encoder to encoder.keras if it is better than the last one.
+
+    Args:
+        encoder: The encoder to save.
+        step: Step of the run.
+        monitor: Name of the metric that is compared.
+        value: Its value for this encoder; larger is better.
+        workdir: Folder of the run, in which best.json holds the best value.
+        choice: What best.json says about the choice of the step.
+    """
+    if read_best(workdir).get("value", -math.inf) >= value:
         return
     save_encoder(encoder, workdir / "encoder.keras")
-    text = {"step": step, "monitor": monitor, "value": value}
-    best.write_text(json.dumps(text))
+    values = {"step": step, "monitor": monitor, "value": value}
+    _write_best(workdir, "validation", values, choice)
+
+
+def read_best(workdir: Path) -> dict:
+    """Reads best.json; returns an empty dictionary if there is none.
+
+    Args:
+        workdir: Folder of the run.
+    """
+    best = workdir / "best.json"
+    return json.loads(best.read_text()) if best.exists() else {}
+
+
+def keep_last(
+    encoder: tf.keras.Model, step: int, workdir: Path, choice: StepChoice
+) -> None:
+    """Saves the encoder of the last step to encoder.keras.
+
+    Args:
+        encoder: The encoder to save.
+        step: The last step of the run.
+        workdir: Folder of the run.
+        choice: What best.json says about the choice of the step.
+    """
+    save_encoder(encoder, workdir / "encoder.keras")
+    _write_best(workdir, "last", {"step": step}, choice)
+
+
+def _write_best(
+    workdir: Path, chosen_on: str, values: dict, choice: StepChoice
+) -> None:
+    text = json.dumps(
+        {
+            **values,
+            "chosen_on": chosen_on,
+            "validation_products": choice.products,
+            "sentence": choice.sentence,
+        },
+        indent=2,
+    )
+    partial = workdir / "best.partial"
+    partial.write_text(text + "\n")
+    os.replace(partial, workdir / "best.json")
 
 
 def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
-    """Writes the file whole, or not at all."""
+    """Saves an encoder, so that the file is never incomplete.
+
+    Args:
+        encoder: The encoder to save.
+        path: The `.keras` file.
+    """
+    # The move is atomic.
     partial = path.with_name("partial-" + path.name)
     encoder.save(partial)
     os.replace(partial, path)
 
 
 class GracefulStop(StepCounter):
-    """The first SIGINT or SIGTERM ends the run after its step."""
+    """Ends the run after the current step on SIGINT or SIGTERM.
 
-    def __init__(self):
-        """Installs nothing until training begins."""
+    A second signal ends the run at once.
+
+    Attributes:
+        signal: The signal that was received, or None.
+    """
+
+    def __init__(self) -> None:
+        """Handlers are installed when training begins."""
         super().__init__()
         self.signal: int | None = None
         self._previous = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._stop)
 
     def _stop(self, number, frame):
+        """Handles a signal."""
         if self.signal is not None:
-            raise KeyboardInterrupt  # The second time: at once.
+            raise KeyboardInterrupt
         self.signal = number
-        logging.warning("Stopping after this step; once more aborts.")
+        logging.warning(
+            "Stopping after this step. A second signal stops the run at once."
+        )
         self.model.stop_training = True
 
-    def on_train_batch_end(self, batch, logs=None):
-        # An evaluation or a save of the same step sees the flag too late.
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        # Again, in case something else in this step has reset the flag.
         if self.signal is not None:
             self.model.stop_training = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
-
-
-class DivergedError(ValueError):
-    """The loss is no number any more."""
-
-
-class NaNGuard(StepCounter):
-    """Ends a run whose loss is NaN or infinite before anything is saved, and
-    one that no longer learns, because all its float16 gradients overflow."""
-
-    def __init__(self):
-        """Begins to count."""
-        super().__init__()
-        self._overflows = 0
-        self._told = False
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._watch_overflow(float((logs or {}).get("overflowed", 0.0)))
-        loss = float((logs or {}).get("loss", 0.0))
-        if not np.isfinite(loss):
-            raise DivergedError(
-                f"step {self.step}: the loss is {loss}. The last checkpoint "
-                "is from before. Lower optimizer.learning_rate, raise "
-                "optimizer.warmup_steps or set optimizer.clip_norm, and "
-                "begin anew with --noresume."
-            )
-
-    def _watch_overflow(self, share: float) -> None:
-        """`share` is of the steps since the last line of metrics.jsonl."""
-        if share and not self._told:
-            self._told = True
-            logging.warning(
-                "step %d: gradients overflowed in float16, and the step "
-                "learned nothing. A rare overflow is harmless; `overflowed` "
-                "in metrics.jsonl tells how often it happens.",
-                self.step,
-            )
-        self._overflows = self._overflows + 1 if share == 1 else 0
-        if self._overflows >= _OVERFLOWS:
-            raise DivergedError(
-                f"step {self.step}: the gradients of {_OVERFLOWS} steps in a "
-                "row overflowed in float16 or are NaN, so nothing is "
-                "learned. Set training.mixed_precision=false, lower "
-                "optimizer.learning_rate, and begin anew with --noresume."
-            )
-
-
-class CollapseError(ValueError):
-    """All images are mapped to (nearly) one point."""
-
-
-class CollapseGuard(StepCounter):
-    """Looks whether all embeddings have become one point.
-
-    At an exact collapse the loss rests at the margin (ln 2 for the soft
-    one) with no gradient, for ever; nothing else tells.
-    """
-
-    def __init__(
-        self,
-        images,
-        every: int,
-        at_collapse: float | None,
-        stop: bool,
-    ):
-        """Watches the embeddings of a fixed batch of images.
-
-        Args:
-            images: what the encoder takes, `[n, size, size, 3]` pixels or
-                a dictionary of them and their branches, n at least 2.
-            every: steps between looks.
-            at_collapse: the loss when all embeddings are equal; None where
-                it is not known (proxies), and only the distance tells.
-            stop: raise at the second bad look in a row; else only warn.
-        """
-        super().__init__()
-        self._images, self._every = images, every
-        self._at_collapse, self._stop = at_collapse, stop
-        self._bad_looks = 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.step % self._every:
-            return
-        vectors = self.model.encoder(self._images, training=False).numpy()
-        distance, rank = spread(vectors)
-        logs = logs or {}
-        # Tasks learned beside go on after a collapse.
-        loss = float(logs.get("metric_loss", logs.get("loss", np.nan)))
-        rest = self._at_collapse
-        at_rest = rest is None or abs(loss - rest) <= 0.02 * rest
-        if distance > 0.02 or (rank > 1.5 and not at_rest):
-            self._bad_looks = 0
-            return
-        self._bad_looks += 1
-        advice = ["a lower optimizer.learning_rate", "optimizer.warmup_steps"]
-        loss_object = getattr(self.model, "batch_loss", None)
-        advice += getattr(loss_object, "collapse_advice", ())
-        message = (
-            f"step {self.step}: the embeddings have collapsed: mean pairwise "
-            f"distance {distance:.2g} (of at most 2), effective rank "
-            f"{rank:.2f}, loss {loss:.6f}"
-            + ("" if rest is None else f" where a point costs {rest:.6f}")
-            + f". Try {', '.join(advice)}, or model.batch_norm=frozen."
-        )
-        if self._stop and self._bad_looks > 1:
-            raise CollapseError(message)
-        logging.warning("%s", message)
-
-
-def spread(vectors: np.ndarray) -> tuple[float, float]:
-    """Mean pairwise distance and effective rank of `[n, dim]` vectors.
-
-    The effective rank is exp(entropy of the shares of variance), Roy and
-    Vetterli, 2007.
-    """
-    vectors = np.float64(vectors)
-    if not np.isfinite(vectors).all():
-        return 0.0, 0.0
-    gaps = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
-    n = len(vectors)
-    values = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False) ** 2
-    shares = values / max(values.sum(), 1e-30)
-    shares = shares[shares > 0]
-    rank = float(np.exp(-(shares * np.log(shares)).sum()))
-    return float(gaps.sum() / (n * (n - 1))), rank

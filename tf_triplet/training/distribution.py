@@ -1,4 +1,4 @@
-"""On which devices a run trains."""
+"""The devices that a run trains on."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ import tensorflow as tf
 
 
 def build_strategy(replicas: int = 0) -> tf.distribute.Strategy:
-    """Mirrors the model over the devices of this machine.
+    """Builds a strategy that mirrors the model over devices of this machine.
+
+    Calls with the same devices return the same strategy.
 
     Args:
-        replicas: 0 for all GPUs (or the one CPU); N for N GPUs or, without
-            GPUs, N logical CPU devices.
+        replicas: Number of GPUs or, on a machine without GPUs, of logical CPU
+            devices. 0 takes all GPUs, or one CPU device.
+
+    Returns:
+        The strategy.
 
     Raises:
-        ValueError: there are fewer GPUs, or TensorFlow has already started
+        ValueError: There are fewer GPUs, or TensorFlow has already started
             with fewer logical CPU devices.
+
+    Example:
+        >>> from tf_triplet.training import build_strategy
+        >>> strategy = build_strategy(replicas=1)
+        >>> strategy.num_replicas_in_sync
+        1
     """
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         if replicas > len(gpus):
             raise ValueError(
-                f"`training.replicas` is {replicas} but there are only "
-                f"{len(gpus)} GPUs. Lower it, or use 0 for all."
+                "`training.replicas` must be at most the number of GPUs. "
+                f"Received: {replicas} with {len(gpus)} GPUs. Lower it, or "
+                "use 0 for all."
             )
         count = replicas or len(gpus)
         return _mirrored(tuple(f"/gpu:{i}" for i in range(count)))
@@ -35,15 +47,16 @@ def build_strategy(replicas: int = 0) -> tf.distribute.Strategy:
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
-    """One strategy for the same devices in a process.
+    """Creates one strategy per set of devices and process.
 
-    Two of them number their collective operations alike, and TensorFlow
-    2.15 then takes one's for the other's.
+    Two strategies would give their collective operations the same numbers,
+    and TensorFlow 2.15 would confuse them.
     """
     return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _split_cpu(count: int) -> None:
+    """Divides the CPU into logical devices, unless there are enough."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         existing = len(
@@ -55,6 +68,6 @@ def _split_cpu(count: int) -> None:
             )
     except RuntimeError as error:
         raise ValueError(
-            f"`training.replicas` is {count} but TensorFlow already runs "
-            "with fewer logical CPU devices. Start a fresh process."
+            f"`training.replicas` is {count}, but TensorFlow has already "
+            "started with fewer logical CPU devices. Start a new process."
         ) from error

@@ -1,28 +1,52 @@
 """A Keras model whose training step scores the global batch.
 
-On N replicas the embeddings and labels of all are gathered, every replica
-computes the loss of the whole batch, and takes 1/N of it. `all_gather` is
-differentiable, and the optimizer adds the gradients of the replicas: loss
-and gradients equal those of one device with the same batch, for shards of
-any sizes.
+With N replicas, the embeddings and labels of all replicas are gathered, every
+replica computes the loss of the whole batch, and takes 1/N of it. `all_gather`
+is differentiable, and the optimizer adds up the gradients of the replicas. So
+the loss and the gradients equal those of one device with the same batch,
+however the batch is divided among the replicas.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
+from tf_triplet.losses import mining
 from tf_triplet.losses.batch_loss import BatchLoss
-from tf_triplet.training import gradient_cache
+from tf_triplet.training import gradient_cache, learner_checks, loss_scaling
+from tf_triplet.training.guards import PositivesGuard
 from tf_triplet.training.memory import CrossBatchMemory
 from tf_triplet.training.tasks import Tasks
 
-SCOPES = ("global", "replica")
-# Gradients below 6e-8 are 0 in float16. Fixed, so that no step is left out.
-_FLOAT16_LOSS_SCALE = 1024.0
-
 
 class Learner(tf.keras.Model):
-    """Trains an encoder with a `BatchLoss` by plain `fit`."""
+    """Trains an encoder with a `BatchLoss`, by `compile` and `fit`.
+
+    `fit` takes batches of `(images, labels)`, with labels as described in
+    `BatchLoss`. Besides the loss and its own metrics, it reports
+    `with_positive`, the share of anchors that have a positive in their batch,
+    and warns if that stays at 0 (for losses with `needs_positives`).
+
+    Example:
+        >>> import numpy as np
+        >>> import tensorflow as tf
+        >>> from tf_triplet.losses import TripletLoss
+        >>> from tf_triplet.training import Learner
+        >>> encoder = tf.keras.Sequential([
+        ...     tf.keras.Input([3]),
+        ...     tf.keras.layers.Dense(2, kernel_initializer="identity"),
+        ...     tf.keras.layers.UnitNormalization(),
+        ... ])
+        >>> learner = Learner(encoder, TripletLoss(margin=0.1))
+        >>> # For a few steps, a graph would take longer than it saves.
+        >>> learner.compile("sgd", run_eagerly=True)
+        >>> images = np.eye(3, dtype=np.float32)[[0, 0, 1, 1]]
+        >>> history = learner.fit(images, np.array([0, 0, 1, 1]), verbose=0)
+        >>> sorted(history.history)
+        ['active', 'loss', 'negative', 'positive', 'with_positive']
+    """
 
     def __init__(
         self,
@@ -34,135 +58,208 @@ class Learner(tf.keras.Model):
         micro_batch: int = 0,
         network: tf.keras.Model | None = None,
         tasks: Tasks | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        """Wraps `encoder`; create it under the strategy's scope.
+        """Wraps an encoder. Call it under the strategy's scope.
 
         Args:
-            encoder: images to embeddings.
-            batch_loss: scores a batch; built, if it has variables.
-            scope: negatives come from the "global" batch, or from each
-                "replica" alone (then averaged), as most systems do.
-            memory: embeddings of past batches, with which the batch is
-                compared too; needs `scope="global"`.
-            memory_weight: of that second loss.
-            micro_batch: images of a replica that are in the network at
-                once; 0 = all. Gradients stay those of the whole batch
-                (`gradient_cache`).
-            network: a model around `encoder` whose outputs are a dictionary
-                of `embeddings` and what `tasks` need
-                (`models.multitask.Network`).
-            tasks: learned beside, from the same pass; then `y` is a
-                dictionary of `labels` and `tasks.targets`. Both or neither
-                of `network` and `tasks`.
-            **kwargs: for `keras.Model`.
+            encoder: Maps images to `[batch, dim]` embeddings.
+            batch_loss: Scores a batch. A loss with variables must have been
+                built.
+            scope: Where negatives come from: the "global" batch, or the
+                batch of each "replica" alone, whose losses are then
+                averaged.
+            memory: Embeddings of past batches, with which the batch is also
+                compared. Needs `scope="global"`.
+            memory_weight: Weight of the loss of that comparison.
+            micro_batch: Number of images per replica that are in the network
+                at the same time; 0 for all. The gradients remain those of
+                the whole batch (`gradient_cache`).
+            network: A model around `encoder` whose outputs are a dictionary
+                of `embeddings` and of what `tasks` need
+                (`models.multitask.Network`). Needs `tasks`.
+            tasks: Tasks to learn at the same time. `y` is then a dictionary
+                of `labels` and `tasks.targets`. Needs `network`.
+            **kwargs: Arguments of `keras.Model`.
+
+        Raises:
+            TypeError: `batch_loss` is not a `BatchLoss`.
+            ValueError: An argument is out of range, or does not go together
+                with another one.
         """
         super().__init__(**kwargs)
-        check_options(
-            batch_loss,
-            scope,
-            memory=memory is not None,
-            micro_batch=micro_batch,
-            tasks=tasks is not None,
-        )
-        _check_tasks(encoder, network, tasks)
+        learner_checks.check_loss(batch_loss)
+        learner_checks.check_scope(scope, memory is not None, batch_loss)
+        learner_checks.check_micro_batch(micro_batch, tasks is not None)
+        learner_checks.check_tasks(encoder, network, tasks)
         if micro_batch:
             gradient_cache.check_repeatable(encoder)
         self.encoder = encoder
         self.network = network
         self._tasks = tasks
         self.batch_loss = batch_loss
-        # An attribute of its own, so that Keras finds the variables.
+        # As an attribute of the model, so that Keras finds the variables.
         self.loss_parameters = batch_loss.parameters
         self.memory = memory
         self.loss_optimizer = None
         self._scope = scope
         self._memory_weight = memory_weight
         self._micro_batch = micro_batch
-        self._loss_scale = 1.0
-        if any(
-            getattr(layer, "compute_dtype", "") == "float16"
-            for layer in encoder.submodules
-        ):
-            self._loss_scale = _FLOAT16_LOSS_SCALE
-        names = ["loss", *batch_loss.metric_names]
-        if memory is not None:
+        self._loss_scale = loss_scaling.default_loss_scale(encoder)
+        self._means = {
+            name: tf.keras.metrics.Mean(name) for name in self._metric_names()
+        }
+
+    def _metric_names(self) -> list[str]:
+        """Lists the metrics that each step updates."""
+        names = ["loss", *self.batch_loss.metric_names]
+        if self.batch_loss.needs_positives:
+            names.append("with_positive")
+        if self.memory is not None:
             names.append("memory_loss")
-        if tasks is not None:
-            names += ["metric_loss", *tasks.metric_names]
+        if self._tasks is not None:
+            names += ["metric_loss", *self._tasks.metric_names]
         if self._loss_scale != 1.0:
             names.append("overflowed")
-        self._means = {name: tf.keras.metrics.Mean(name) for name in names}
+        return names
 
-    def compile(self, optimizer="rmsprop", loss_optimizer=None, **kwargs):
-        """As `keras.Model.compile`.
+    def compile(
+        self,
+        optimizer: str | dict | tf.keras.optimizers.Optimizer = "rmsprop",
+        loss_optimizer: str
+        | dict
+        | tf.keras.optimizers.Optimizer
+        | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile` does.
 
         Args:
-            optimizer: of the encoder.
-            loss_optimizer: of the loss's own variables; None: `optimizer`.
-            **kwargs: for Keras.
+            optimizer: Optimizer of the encoder.
+            loss_optimizer: Optimizer of the loss's variables. None: the same
+                as for the encoder.
+            **kwargs: Further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: There is a `loss_optimizer`, but the loss has no
+                variables.
         """
         if loss_optimizer is not None and not self.loss_variables:
             raise ValueError(
-                f"`loss_optimizer` has nothing to step: {self.batch_loss.name} "
-                "has no variables. Leave it out, or build the loss before "
-                "the learner is made."
+                "`loss_optimizer` has nothing to update, because "
+                f"{self.batch_loss.name} has no variables. Leave it out, or "
+                "build the loss before you create the learner. Received: "
+                f"loss_optimizer={loss_optimizer!r}"
             )
         super().compile(optimizer, **kwargs)
         if isinstance(loss_optimizer, (str, dict)):
             loss_optimizer = tf.keras.optimizers.get(loss_optimizer)
         self.loss_optimizer = loss_optimizer
 
-    def call(self, inputs, training=None):
-        """Images to `[batch, dim]` embeddings.
+    def fit(self, *args: Any, **kwargs: Any) -> tf.keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, and warns of missing positives.
 
         Args:
-            inputs: what the encoder takes: `[batch, size, size, 3]` pixels,
-                or a dictionary of them and the `branch` of each.
-            training: as Keras has it.
+            *args: Arguments of `keras.Model.fit`.
+            **kwargs: Arguments of `keras.Model.fit`.
+
+        Returns:
+            The history of the metrics.
+        """
+        given = kwargs.get("callbacks")
+        complete = isinstance(given, tf.keras.callbacks.CallbackList)
+        # `callbacks` is the sixth argument, if it is given by position.
+        if self._can_lack_positives and len(args) < 6 and not complete:
+            callbacks = tf.nest.flatten(given or [])
+            kwargs["callbacks"] = [*callbacks, PositivesGuard()]
+        return super().fit(*args, **kwargs)
+
+    @property
+    def _can_lack_positives(self) -> bool:
+        """Whether a batch without positives is lost for training."""
+        return self.batch_loss.needs_positives and self.memory is None
+
+    def call(
+        self,
+        inputs: tf.Tensor | dict[str, tf.Tensor],
+        training: bool | None = None,
+    ) -> tf.Tensor:
+        """Embeds images.
+
+        Args:
+            inputs: What the encoder takes: `[batch, size, size, 3]` pixels,
+                or a dictionary of them and the `branch` of each image.
+            training: Whether layers such as dropout are in training mode.
+
+        Returns:
+            `[batch, dim]` embeddings.
         """
         return self.encoder(inputs, training=training)
 
     @property
     def trained(self) -> tf.keras.Model:
-        """The model whose variables are trained: with heads, if any."""
+        """The model that is trained: the encoder, or the network around it."""
         return self.encoder if self.network is None else self.network
 
     @property
-    def metrics(self):
-        """The loss, and what the loss itself finds worth logging."""
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """The loss, and the metrics of the loss and of the tasks."""
         return list(self._means.values())
 
     @property
     def optimized_variables(self) -> list[tf.Variable]:
-        """Those that `optimizer` steps, in its order."""
+        """The variables that `optimizer` updates, in its order."""
         own = self.loss_variables if self.loss_optimizer is None else []
         return self.trained.trainable_variables + own
 
     @property
     def loss_variables(self) -> list[tf.Variable]:
-        """The loss's own; `loss_optimizer` steps them, where there is one."""
+        """The trainable variables of the loss."""
         if self.batch_loss.parameters is not self.loss_parameters:
-            # They would be compared with, yet neither trained nor saved.
+            # They would affect the loss, but be neither trained nor saved.
             raise ValueError(
                 f"{self.batch_loss.name} was built after the learner was "
-                "made. Call `build` first."
+                "created. Call its `build` first."
             )
         if self.loss_parameters is None:
             return []
         return self.loss_parameters.trainable_variables
 
-    def train_step(self, data):
-        """One step; with `micro_batch` in two passes."""
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Performs one step, in two passes if there is a `micro_batch`.
+
+        Args:
+            data: A batch of images and labels.
+
+        Returns:
+            The metrics by name.
+
+        Raises:
+            ValueError: The batch has sample weights or no labels.
+        """
         x, y, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
         if weights is not None:
             raise ValueError(
-                "Learner takes no sample weights; compile a model with the "
-                "loss itself to weigh rows."
+                "Learner does not support sample weights. To weight rows, "
+                "compile a Keras model with the loss itself."
+            )
+        if y is None:
+            raise ValueError(
+                "Learner needs batches of (images, labels). Received a batch "
+                "without labels."
             )
         groups = [self.trained.trainable_variables, self.loss_variables]
+        gradients = self._gradients(x, y, groups)
+        if self._loss_scale != 1.0:
+            gradients, overflowed = loss_scaling.zero_overflow(gradients)
+            self._observe({"overflowed": overflowed})
+        self._apply(groups, gradients)
+        return self.get_metrics_result()
+
+    def _gradients(self, x, y, groups) -> list:
+        """Returns the gradients of the encoder's and the loss's variables."""
         if self._micro_batch:
-            gradients = gradient_cache.gradients(
+            return gradient_cache.gradients(
                 self.encoder,
                 x,
                 lambda embeddings: self.compute_loss(x, y, embeddings),
@@ -170,63 +267,46 @@ class Learner(tf.keras.Model):
                 self._micro_batch,
                 self._loss_scale,
             )
-        else:
-            with tf.GradientTape() as tape:
-                loss = self.compute_loss(x, y, self.trained(x, training=True))
-                if self.trained.losses:  # Keras's regularizers.
-                    replicas = self.distribute_strategy.num_replicas_in_sync
-                    loss += tf.add_n(self.trained.losses) / replicas
-                loss *= self._loss_scale
-            gradients = gradient_cache.unscale(
-                tape.gradient(loss, groups), self._loss_scale
-            )
-        if self._loss_scale != 1.0:
-            gradients = self._without_overflow(gradients)
-        self._apply(groups, gradients)
-        return self.get_metrics_result()
-
-    def _without_overflow(self, gradients):
-        """Zeros for all gradients, on all replicas, if any is not finite.
-
-        float16 ends at 65,504. The optimizer takes its step all the same, so
-        that batches stay numbered by steps: momentum and weight decay go on,
-        the batch adds nothing. `overflowed` is the share of such steps.
-        """
-        flat = [g for g in tf.nest.flatten(gradients) if g is not None]
-        finite = [
-            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(gradient)))
-            for gradient in flat
-        ]
-        overflow = 1.0 - tf.cast(tf.reduce_all(finite), tf.float32)
-        context = tf.distribute.get_replica_context()
-        overflow = context.all_reduce(tf.distribute.ReduceOp.SUM, overflow) > 0
-        self._observe({"overflowed": tf.cast(overflow, tf.float32)})
-
-        def kept(gradient):
-            if gradient is None:
-                return None
-            if isinstance(gradient, tf.IndexedSlices):  # Of some rows only.
-                return tf.IndexedSlices(
-                    kept(gradient.values),
-                    gradient.indices,
-                    gradient.dense_shape,
-                )
-            return tf.where(overflow, tf.zeros_like(gradient), gradient)
-
-        return tf.nest.map_structure(kept, list(gradients))
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self.trained(x, training=True))
+            if self.trained.losses:  # Keras's regularizers.
+                replicas = self.distribute_strategy.num_replicas_in_sync
+                loss += tf.add_n(self.trained.losses) / replicas
+            loss *= self._loss_scale
+        return loss_scaling.unscale(
+            tape.gradient(loss, groups), self._loss_scale
+        )
 
     def _apply(self, groups, gradients) -> None:
+        """Updates the variables, each with its optimizer."""
         (variables, own), (of_encoder, of_loss) = groups, gradients
-        pairs = list(zip(of_encoder, variables))
-        own_pairs = list(zip(of_loss, own))
+        updates = list(zip(of_encoder, variables))
+        own_updates = list(zip(of_loss, own))
         if own and self.loss_optimizer is not None:
-            self.loss_optimizer.apply_gradients(own_pairs)
+            self.loss_optimizer.apply_gradients(own_updates)
         else:
-            pairs += own_pairs
-        self.optimizer.apply_gradients(pairs)
+            updates += own_updates
+        self.optimizer.apply_gradients(updates)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
-        """This replica's share of the batch's loss; updates the metrics."""
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+    ) -> tf.Tensor:
+        """Computes this replica's share of the loss, and updates the metrics.
+
+        Args:
+            x: Ignored.
+            y: Labels, or a dictionary of `labels` and the targets of the
+                tasks.
+            y_pred: `[batch, dim]` embeddings, or the outputs of the network.
+            sample_weight: Ignored.
+
+        Returns:
+            Scalar float32. The sum over the replicas is the loss.
+        """
         del x, sample_weight
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
@@ -237,15 +317,7 @@ class Learner(tf.keras.Model):
         if self._scope == "global" and replicas > 1:
             y = _gather(context, y)
             y_pred = _gather(context, y_pred)
-        value = self.batch_loss.compute(y, y_pred)
-        loss = tf.reduce_mean(value.values)
-        metrics = dict(value.metrics)
-        if self.memory is not None:
-            keys = self.memory.read(self.optimizer.iterations)
-            past = self.batch_loss.compute(y, y_pred, keys)
-            metrics["memory_loss"] = tf.reduce_mean(past.values)
-            loss += self._memory_weight * metrics["memory_loss"]
-            self.memory.enqueue(y, y_pred)
+        loss, metrics = self._metric_loss(y, y_pred)
         if self._tasks is None:
             self._observe({"loss": loss, **metrics})
             return loss / replicas
@@ -254,80 +326,32 @@ class Learner(tf.keras.Model):
         self._observe({"loss": loss + whole, **metrics})
         return loss / replicas + share
 
+    def _metric_loss(self, y, y_pred) -> tuple[tf.Tensor, dict]:
+        """Compares the batch with itself and with the memory, if any."""
+        value = self.batch_loss.compute(y, y_pred)
+        loss = tf.reduce_mean(value.values)
+        metrics = dict(value.metrics)
+        if self.batch_loss.needs_positives:
+            metrics["with_positive"] = mining.share_with_positive(y)
+        if self.memory is not None:
+            keys = self.memory.read(self.optimizer.iterations)
+            past = self.batch_loss.compute(y, y_pred, keys)
+            metrics["memory_loss"] = tf.reduce_mean(past.values)
+            loss += self._memory_weight * metrics["memory_loss"]
+            self.memory.enqueue(y, y_pred)
+        return loss, metrics
+
     def _observe(self, values: dict[str, tf.Tensor]) -> None:
+        """Updates the running means of the metrics."""
         for name, value in values.items():
             self._means[name].update_state(tf.stop_gradient(value))
 
 
-def check_options(
-    batch_loss: BatchLoss,
-    scope: str = "global",
-    *,
-    memory: bool = False,
-    micro_batch: int = 0,
-    tasks: bool = False,
-) -> None:
-    """Checks options that are known before there is an encoder.
-
-    `Learner` checks them, and the validation of a config asks here too, so
-    that a mistake is found before images and networks are loaded.
-
-    Args:
-        batch_loss: The loss to train with.
-        scope: See `Learner`.
-        memory: Whether there is a memory of past embeddings.
-        micro_batch: See `Learner`.
-        tasks: Whether attributes or landmarks are learned too.
-
-    Raises:
-        ValueError: If a value is wrong, or if two of them exclude each other.
-    """
-    if scope not in SCOPES:
-        raise ValueError(
-            f"`scope` must be one of {', '.join(SCOPES)}. Received: {scope!r}"
-        )
-    if memory and not batch_loss.takes_keys:
-        raise ValueError(
-            "`memory` needs a loss over pairs that accepts `keys`. Received: "
-            f"{batch_loss.name}, which compares with proxies or within the "
-            "batch only."
-        )
-    if memory and scope != "global":
-        raise ValueError(
-            "`memory` must be the same on every replica, so it needs "
-            f"`scope=global`. Received: {scope!r}"
-        )
-    if micro_batch < 0:
-        raise ValueError(
-            "`micro_batch` must be at least 0; 0 takes all images at once. "
-            f"Received: {micro_batch}"
-        )
-    if tasks and micro_batch:
-        raise ValueError(
-            "`micro_batch` carries the gradients of the embeddings alone, so "
-            "it does not go with `tasks` (attributes, landmarks). Received: "
-            f"micro_batch={micro_batch}. Set it to 0, or train without tasks."
-        )
-
-
-def _check_tasks(encoder, network, tasks) -> None:
-    if (network is None) != (tasks is None):
-        raise ValueError(
-            "`network` and `tasks` go together: the heads, and what they "
-            f"learn. Received: network={network} and tasks={tasks}"
-        )
-    if tasks is None:
-        return
-    mine = {id(variable) for variable in network.variables}
-    if not all(id(variable) in mine for variable in encoder.variables):
-        raise ValueError(
-            "`network` must be made of the very layers of `encoder`, or it "
-            f"would train others. Received: {network.name!r}"
-        )
-
-
 def _gather(context, values: tf.Tensor) -> tf.Tensor:
-    """The rows of all replicas; inside a graph all_gather forgets the rest
-    of the shape, which tells `[batch]` labels from `[batch, 2]`."""
+    """Concatenates the rows of all replicas.
+
+    In a graph, `all_gather` loses the static shape, which distinguishes
+    `[batch]` labels from `[batch, 2]`; so it is restored.
+    """
     gathered = context.all_gather(values, axis=0)
     return tf.ensure_shape(gathered, [None, *values.shape[1:]])

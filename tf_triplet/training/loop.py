@@ -1,6 +1,7 @@
-"""One run: the road from a catalog to a trained encoder.
+"""Runs a training: batches, checkpoints, evaluation and callbacks.
 
-Everything comes in as objects; `cli/train.py` makes them from the config.
+All parts come in as objects. `tf_triplet.workflows.train` builds them from a
+config.
 """
 
 from __future__ import annotations
@@ -15,12 +16,40 @@ from absl import logging
 
 from tf_triplet.data import pipeline
 from tf_triplet.training import callbacks as cb
+from tf_triplet.training import growth, guards
 from tf_triplet.training.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The numbers of a run; see `config.training` for their meaning."""
+    """The numbers of a run.
+
+    Attributes:
+        steps: Number of steps of the whole run.
+        checkpoint_every: Number of steps between checkpoints.
+        log_every: Number of steps between lines of metrics.jsonl.
+        evaluate_every: Number of steps between evaluations; 0 evaluates only
+            at the end.
+        collapse_every: Number of steps between checks whether the embeddings
+            have collapsed; 0 never checks.
+        stop_on_collapse: Whether a collapse ends the run. Otherwise it is
+            logged.
+        monitor: Name of the metric by which the best encoder is chosen.
+
+    Example:
+        >>> from tf_triplet.training import Settings
+        >>> settings = Settings(
+        ...     steps=1_000,
+        ...     checkpoint_every=500,
+        ...     log_every=50,
+        ...     evaluate_every=500,
+        ...     collapse_every=100,
+        ...     stop_on_collapse=True,
+        ...     monitor="recall@1",
+        ... )
+        >>> settings.steps
+        1000
+    """
 
     steps: int
     checkpoint_every: int
@@ -34,28 +63,74 @@ class Settings:
 def train(
     learner: Learner,
     batches: Callable[[int], tf.data.Dataset],
-    evaluate: Callable[[tf.keras.Model], dict[str, float]],
+    evaluate: Callable[[tf.keras.Model], dict[str, float]] | None,
     bad_images: pipeline.BadImages,
     workdir: Path,
     settings: Settings,
     resume: bool = True,
     verbose: int | None = None,
+    *,
+    choice: cb.StepChoice | None = None,
+    collapse_images: tf.Tensor | dict[str, tf.Tensor] | None = None,
+    build_smaller: Callable[[int], Learner] | None = None,
 ) -> int:
-    """Trains to `settings.steps`, from where the workdir left off.
+    """Trains up to `settings.steps`, continuing the run of the folder.
 
     Args:
-        learner: compiled, made under its strategy's scope.
-        batches: a start step to its endless dataset.
-        evaluate: an encoder to held-out metrics, among them the monitor.
-        bad_images: collected by the dataset; names what stopped a run.
-        workdir: gets checkpoints, metrics and encoders.
-        settings: the numbers.
-        resume: go on from the last checkpoint; else begin anew.
-        verbose: 1 for Keras's progress bar, 0 for a line of log now and
-            then; None takes the bar on a terminal.
+        learner: The compiled learner, created under its strategy's scope.
+        batches: Returns the endless dataset of batches from a given step on.
+        evaluate: Computes the metrics of an encoder on validation images,
+            including `settings.monitor`. If it is None, the encoder of the
+            last step is kept.
+        bad_images: The unreadable images that the dataset collects.
+        workdir: Folder of the run, for checkpoints, metrics and encoders.
+        settings: The numbers of the run.
+        resume: Whether to continue from the last checkpoint. Otherwise the
+            run starts again.
+        verbose: 1 shows Keras's progress bar, 0 logs a line now and then, and
+            None shows the bar on a terminal only.
+        choice: What best.json says about the choice of the step.
+        collapse_images: Images to look for a collapse of the embeddings, as
+            the encoder takes them. By default, images of the first batch.
+        build_smaller: Builds a learner of the same network for a smaller
+            number of products. It is called if the checkpoint has variables
+            of fewer products than `learner`.
 
     Returns:
-        The last step; below `settings.steps` if a signal ended the run.
+        The last step. It is below `settings.steps` if a signal ended the run.
+
+    Raises:
+        DivergedError: The loss or the gradients are not finite.
+        CollapseError: The embeddings have collapsed.
+        ValueError: An image cannot be read, and bad images stop the run.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import tensorflow as tf
+        >>> from tf_triplet.data import BadImages
+        >>> from tf_triplet.losses import TripletLoss
+        >>> from tf_triplet.training import Learner, Settings, train
+        >>> encoder = tf.keras.Sequential([
+        ...     tf.keras.Input([3]),
+        ...     tf.keras.layers.Dense(2),
+        ...     tf.keras.layers.UnitNormalization(),
+        ... ])
+        >>> learner = Learner(encoder, TripletLoss())
+        >>> # For a few steps, a graph would take longer than it saves.
+        >>> learner.compile("sgd", run_eagerly=True)
+        >>> batch = tf.random.stateless_normal([4, 3], [0, 0]), [0, 0, 1, 1]
+        >>> dataset = tf.data.Dataset.from_tensors(batch).repeat()
+        >>> with tempfile.TemporaryDirectory() as workdir:
+        ...     train(
+        ...         learner,
+        ...         batches=lambda start: dataset,
+        ...         evaluate=lambda encoder: {"recall@1": 0.5},
+        ...         bad_images=BadImages(),
+        ...         workdir=pathlib.Path(workdir),
+        ...         settings=Settings(2, 2, 1, 0, 0, True, "recall@1"),
+        ...         verbose=0,
+        ...     )
+        2
     """
     manager = tf.train.CheckpointManager(
         _checkpoint(learner),
@@ -65,16 +140,26 @@ def train(
     )
     start = 0
     if resume:
-        # Outside the scope a replica's momentum is not the checkpoint's.
+        # Outside the scope, the replicas' momentum is not restored.
         with learner.distribute_strategy.scope():
-            start = _restore(manager, learner)
+            start = _restore(manager, learner, build_smaller)
+    choice = choice or cb.StepChoice()
     if start >= settings.steps:
         logging.info("The run is complete: step %d.", start)
+        _complete_files(learner.encoder, start, workdir, evaluate, choice)
         return start
     if verbose is None:
         verbose = int(sys.stdout.isatty())
     stop, run_callbacks = _callbacks(
-        learner, batches, evaluate, workdir, settings, manager, start
+        learner,
+        batches,
+        evaluate,
+        workdir,
+        settings,
+        manager,
+        start,
+        choice,
+        collapse_images,
     )
     if not verbose:
         run_callbacks.insert(0, cb.ProgressLog(settings.steps))
@@ -90,10 +175,12 @@ def train(
         if bad_images.on_bad_image == "stop" and bad_images.counts:
             raise ValueError(bad_images.message) from error
         raise
-    cb.save_encoder(learner.encoder, workdir / "encoder_last.keras")
     step = int(learner.optimizer.iterations.numpy())
+    cb.save_encoder(learner.encoder, workdir / "encoder_last.keras")
+    if evaluate is None:
+        cb.keep_last(learner.encoder, step, workdir, choice)
     if stop.signal is not None:
-        logging.warning("Stopped at step %d; run again to go on.", step)
+        logging.warning("Stopped at step %d. Run again to continue.", step)
     if bad_images.counts:
         logging.warning(
             "%d images could not be read and were skipped.",
@@ -104,36 +191,41 @@ def train(
 
 def finish_untrained(
     build: Callable[[], tf.keras.Model],
-    evaluate: Callable[[tf.keras.Model], dict[str, float]],
     workdir: Path,
-    monitor: str,
+    choice: cb.StepChoice,
     resume: bool = True,
 ) -> None:
-    """A run of 0 steps: leaves in the workdir what training would.
+    """Completes a run of 0 steps, with the same encoders as after training.
 
     Args:
-        build: makes the encoder; not called if the run is complete.
-        evaluate: an encoder to held-out metrics, among them the monitor.
-        workdir: gets metrics and encoders.
-        monitor: the metric that best.json holds.
-        resume: keep a complete run; else begin anew.
+        build: Creates the encoder. It is not called if the run is complete.
+        workdir: Folder of the run, for the encoders.
+        choice: What best.json says about the choice of the step.
+        resume: Whether to keep a complete run. Otherwise it starts again.
     """
     last = workdir / "encoder_last.keras"
     if resume and last.exists():
         logging.info("The run is complete: step 0.")
         return
     encoder = build()
-    metrics = evaluate(encoder)
-    # A line of step 0 is from a run that was cut short.
-    writer = cb.MetricsWriter(workdir, every=1, start_step=-1)
-    writer.write(0, {f"eval/{k}": v for k, v in metrics.items()})
-    writer.on_train_end()
-    cb.keep_best(encoder, 0, monitor, metrics[monitor], workdir)
+    cb.keep_last(encoder, 0, workdir, choice)
     cb.save_encoder(encoder, last)
 
 
+def _complete_files(encoder, step, workdir, evaluate, choice) -> None:
+    """Saves what a kill after the last checkpoint has left out."""
+    last = workdir / "encoder_last.keras"
+    if not last.exists():
+        cb.save_encoder(encoder, last)
+    best = cb.read_best(workdir)
+    # A finished run of an earlier version keeps the encoder that it chose.
+    behind = best.get("chosen_on") == "last" and best["step"] < step
+    if evaluate is None and (not best or behind):
+        cb.keep_last(encoder, step, workdir, choice)
+
+
 def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
-    """Everything that a resumed run needs; what is None is left out."""
+    """Collects everything that a resumed run needs."""
     parts = {
         "encoder": learner.encoder,
         "network": learner.network,
@@ -147,62 +239,100 @@ def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
     )
 
 
-def _restore(manager: tf.train.CheckpointManager, learner: Learner) -> int:
-    if not manager.latest_checkpoint:
+def _restore(
+    manager: tf.train.CheckpointManager,
+    learner: Learner,
+    build_smaller: Callable[[int], Learner] | None,
+) -> int:
+    """Restores the latest checkpoint, if any, and returns its step."""
+    path = manager.latest_checkpoint
+    if not path:
         return 0
-    built = _build_optimizer(learner.optimizer, learner.optimized_variables)
-    if learner.loss_optimizer is not None:
-        built &= _build_optimizer(
-            learner.loss_optimizer, learner.loss_variables
-        )
-    status = manager.checkpoint.restore(manager.latest_checkpoint)
-    if built:
-        status.assert_consumed()
+    products = growth.count_in_checkpoint(path)
+    if build_smaller and products < growth.count_in_loss(learner):
+        former = build_smaller(products)
+        if not (_build_optimizers(former) and _build_optimizers(learner)):
+            raise ValueError(
+                f"{learner.batch_loss.name} has variables of each product, "
+                "and this optimizer creates its own at the first step only, "
+                "so the run cannot go on with more products. Restore the "
+                "table, or choose another --workdir."
+            )
+        _checkpoint(former).restore(path).assert_consumed()
+        growth.copy_grown(former, learner)
+    elif _build_optimizers(learner):
+        manager.checkpoint.restore(path).assert_consumed()
     else:
+        status = manager.checkpoint.restore(path)
         status.assert_existing_objects_matched()
     step = int(learner.optimizer.iterations.numpy())
     logging.info("Resuming at step %d.", step)
     return step
 
 
+def _build_optimizers(learner: Learner) -> bool:
+    """Creates all variables of both optimizers, and returns whether it can."""
+    built = _build_optimizer(learner.optimizer, learner.optimized_variables)
+    if learner.loss_optimizer is not None:
+        built &= _build_optimizer(
+            learner.loss_optimizer, learner.loss_variables
+        )
+    return built
+
+
 def _build_optimizer(optimizer, variables) -> bool:
-    """Returns whether all its variables exist now."""
+    """Creates the optimizer's variables, and returns whether all exist."""
     if hasattr(optimizer, "build"):
         optimizer.build(variables)
         return True
-    # TF Addons' optimizers make their variables at the first step, and each
-    # is restored when it is made.
+    # Optimizers of TF Addons create their variables at the first step. Each
+    # is restored when it is created.
     optimizer.iterations  # noqa: B018
     return False
 
 
 def _callbacks(
-    learner, batches, evaluate, workdir, settings, manager, start
+    learner,
+    batches,
+    evaluate,
+    workdir,
+    settings,
+    manager,
+    start,
+    choice,
+    collapse_images,
 ) -> tuple[cb.GracefulStop, list]:
+    """Creates the callbacks in the order in which they must run."""
     writer = cb.MetricsWriter(workdir, settings.log_every, start)
     stop = cb.GracefulStop()
     chain = [
-        cb.NaNGuard(),
+        guards.NaNGuard(),
         writer,
-        cb.Evaluator(
+        cb.Checkpointer(manager, settings.checkpoint_every),
+        stop,
+    ]
+    if evaluate is not None:
+        evaluator = cb.Evaluator(
             evaluate,
             settings.evaluate_every,
             workdir,
             writer,
             settings.monitor,
-        ),
-        cb.Checkpointer(manager, settings.checkpoint_every),
-        stop,
-    ]
+            choice,
+        )
+        chain.insert(2, evaluator)
     if settings.collapse_every:
-        images, _ = next(iter(batches(0).take(1)))
-        guard = cb.CollapseGuard(
+        images = collapse_images
+        if images is None:
+            images, _ = next(iter(batches(0).take(1)))
+        at_collapse = learner.batch_loss.loss_at_collapse
+        if learner.memory is not None:
+            # The logged loss then includes the comparison with the memory.
+            at_collapse = None
+        guard = guards.CollapseGuard(
             tf.nest.map_structure(lambda values: values[:32], images),
             settings.collapse_every,
-            # With a memory the logged loss is of two comparisons.
-            None
-            if learner.memory is not None
-            else learner.batch_loss.loss_at_collapse,
+            at_collapse,
             settings.stop_on_collapse,
         )
         chain.insert(0, guard)

@@ -1,7 +1,7 @@
-"""Cross-batch memory: embeddings of past batches, to be compared with.
+"""Cross-batch memory: embeddings of past batches, to compare a batch with.
 
-Embeddings drift slowly once training has settled, so those of the last
-batches are as good as fresh ones and cost no forward pass.
+After the first steps of training, embeddings change slowly. Those of the last
+batches are then nearly as good as fresh ones, and need no forward pass.
 
 References:
     Wang et al., 2020, https://arxiv.org/abs/1912.06798 (XBM).
@@ -15,7 +15,24 @@ from tf_triplet.losses.batch_loss import Keys, split_labels
 
 
 class CrossBatchMemory(tf.keras.layers.Layer):
-    """A queue of embeddings and labels, the same on every replica."""
+    """A queue of embeddings and labels, the same on every replica.
+
+    Pass it to `Learner`, with a loss whose `takes_keys` is True.
+
+    References:
+        Wang et al., 2020, https://arxiv.org/abs/1912.06798 (XBM).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from tf_triplet.training import CrossBatchMemory
+        >>> memory = CrossBatchMemory(size=3, embedding_size=2, warmup_steps=0)
+        >>> memory.enqueue(tf.constant([7, 8]), tf.eye(2))
+        >>> keys = memory.read(step=0)
+        >>> keys.valid.numpy()
+        array([ True,  True, False])
+        >>> keys.labels[:, 0].numpy()
+        array([7, 8, 0], dtype=int32)
+    """
 
     def __init__(
         self,
@@ -25,15 +42,18 @@ class CrossBatchMemory(tf.keras.layers.Layer):
         sides: bool = False,
         name: str = "memory",
     ):
-        """Makes the variables, under the current strategy.
+        """Creates the variables under the current strategy.
 
         Args:
-            size: embeddings that it holds, at least a batch.
-            embedding_size: their width.
-            warmup_steps: before that step nothing is compared with it: early
-                embeddings drift. The paper: 1,000.
-            sides: whether labels come as `[batch, 2]`, product and side.
-            name: of the layer.
+            size: Number of embeddings in the memory, at least one batch.
+            embedding_size: Width of the embeddings.
+            warmup_steps: Number of steps before the memory is used, because
+                embeddings change quickly at first. The paper uses 1,000.
+            sides: Whether labels are `[batch, 2]`, product and side.
+            name: Name of the layer.
+
+        Raises:
+            ValueError: `size` or `warmup_steps` is out of range.
         """
         super().__init__(name=name, trainable=False)
         if size < 1:
@@ -52,7 +72,7 @@ class CrossBatchMemory(tf.keras.layers.Layer):
                 dtype,
                 initializer="zeros",
                 trainable=False,
-                # Every replica writes the same global batch.
+                # All replicas write the same global batch.
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
 
@@ -60,11 +80,20 @@ class CrossBatchMemory(tf.keras.layers.Layer):
             "embeddings", [size, embedding_size], tf.float32
         )
         self.labels = variable("labels", [size, self._width], tf.int32)
-        # Embeddings ever written: the next row, and how many are valid.
+        # The number of embeddings written so far tells the next row, and how
+        # many rows are valid.
         self.written = variable("written", [], tf.int64)
 
-    def read(self, step: tf.Tensor) -> Keys:
-        """All `size` rows; before `warmup_steps` none of them is valid."""
+    def read(self, step: tf.Tensor | int) -> Keys:
+        """Returns the content.
+
+        Args:
+            step: The current step. Before `warmup_steps` no row is valid.
+
+        Returns:
+            All `size` rows: labels `[size, 1]`, or `[size, 2]` with sides;
+            embeddings `[size, embedding_size]`; valid `[size]`.
+        """
         filled = tf.range(self.size, dtype=tf.int64) < self.written
         warm = tf.cast(step, tf.int64) >= self._warmup
         return Keys(
@@ -74,23 +103,24 @@ class CrossBatchMemory(tf.keras.layers.Layer):
         )
 
     def enqueue(self, labels: tf.Tensor, embeddings: tf.Tensor) -> None:
-        """Writes a batch over the oldest rows.
+        """Replaces the oldest rows by a batch.
 
         Args:
-            labels: `[batch]`, `[batch, 1]` or, with sides, `[batch, 2]`.
-            embeddings: `[batch, dim]`, batch at most `size`.
+            labels: `[batch]` or `[batch, 1]` integers or, with sides,
+                `[batch, 2]`.
+            embeddings: `[batch, dim]` floats, where batch is at most `size`.
 
         Raises:
-            ValueError: labels with sides for a memory without, or the
+            ValueError: The labels have sides and the memory does not, or the
                 reverse.
-            tf.errors.InvalidArgumentError: the batch is larger than `size`.
+            tf.errors.InvalidArgumentError: The batch is larger than `size`.
         """
         products, sides = split_labels(labels)
         if (sides is not None) != (self._width == 2):
             raise ValueError(
-                f"The memory was made with sides={self._width == 2}, but the "
-                f"labels have {1 if sides is None else 2} columns. Make it "
-                "with `sides=True` where labels are product and side."
+                f"The memory was created with sides={self._width == 2}, but "
+                f"the labels have {1 if sides is None else 2} column(s). Pass "
+                "`sides=True` if and only if labels are product and side."
             )
         labels = products[:, None]
         if sides is not None:
@@ -100,12 +130,12 @@ class CrossBatchMemory(tf.keras.layers.Layer):
             batch <= self.size,
             [
                 "The cross-batch memory must hold at least one batch. "
-                "Received its size and the batch's:",
+                "Received the size of the memory and of the batch:",
                 self.size,
                 batch,
             ],
         )
-        # Without it a graph writes while it finds out.
+        # Without the dependency, a graph may write before it checks.
         with tf.control_dependencies([fits]):
             labels = tf.cast(labels, tf.int32)
             batch = tf.identity(batch)

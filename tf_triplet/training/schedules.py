@@ -9,17 +9,29 @@ import tensorflow as tf
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Grows linearly from 0 to another schedule's rate."""
+    """A learning rate that grows linearly before another schedule."""
 
-    def __init__(self, after, steps: int):
-        """`after` is the schedule from step `steps` on."""
+    def __init__(
+        self,
+        after: tf.keras.optimizers.schedules.LearningRateSchedule,
+        steps: int,
+    ):
+        """Wraps a schedule.
+
+        Args:
+            after: The schedule that applies from step `steps` on. Before, its
+                rate is multiplied by the share of the warm-up that is over.
+            steps: Number of steps of the warm-up.
+        """
         self._after, self._steps = after, steps
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
+        """Returns the learning rate of a step."""
         share = (tf.cast(step, tf.float32) + 1.0) / self._steps
         return self._after(step) * tf.minimum(share, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments."""
         return {"after": self._after, "steps": self._steps}
 
 
@@ -29,15 +41,28 @@ def build_schedule(
     steps: int,
     boundaries: Sequence[int] = (),
     warmup_steps: int = 0,
-):
-    """Returns "constant", "piecewise" (x 0.1 at each boundary) or "cosine".
+) -> tf.keras.optimizers.schedules.LearningRateSchedule:
+    """Builds a learning-rate schedule by name.
 
     Args:
-        schedule: its name.
-        learning_rate: the highest rate.
-        steps: of the run; cosine reaches 0 there.
-        boundaries: steps at which piecewise divides by ten.
-        warmup_steps: of linear growth before.
+        schedule: "constant", "piecewise" (divided by ten at each boundary) or
+            "cosine" (decays to 0).
+        learning_rate: The highest rate.
+        steps: Number of steps of the run, after which cosine reaches 0.
+        boundaries: Steps at which piecewise divides the rate.
+        warmup_steps: Number of steps during which the rate grows linearly.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: `schedule` is unknown.
+
+    Example:
+        >>> from tf_triplet.training import build_schedule
+        >>> schedule = build_schedule("piecewise", 0.1, 900, [500, 800])
+        >>> [round(float(schedule(step)), 4) for step in (0, 600, 850)]
+        [0.1, 0.01, 0.001]
     """
     schedules = tf.keras.optimizers.schedules
     boundaries = list(boundaries)
@@ -58,12 +83,36 @@ def build_schedule(
 
 def build_optimizer(
     name: str,
-    learning_rate,
+    learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
 ) -> tf.keras.optimizers.Optimizer:
-    """Returns "sgd" (Nesterov), "adam" or TF Addons' "lamb"."""
+    """Builds an optimizer by name.
+
+    Args:
+        name: "sgd" (with Nesterov momentum), "adam", or "lamb" (that of
+            TensorFlow Addons).
+        learning_rate: A rate or a schedule.
+        momentum: Momentum of "sgd".
+        weight_decay: Weight decay; 0 for none.
+        clip_norm: Largest global norm of the gradients; 0 for no limit.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: `name` is unknown.
+
+    References:
+        You et al., 2020, https://arxiv.org/abs/1904.00962 (LAMB).
+
+    Example:
+        >>> from tf_triplet.training import build_optimizer
+        >>> optimizer = build_optimizer("sgd", 0.1, momentum=0.9)
+        >>> optimizer.nesterov, round(float(optimizer.learning_rate), 2)
+        (True, 0.1)
+    """
     clip = clip_norm or None
     if name == "sgd":
         return tf.keras.optimizers.SGD(

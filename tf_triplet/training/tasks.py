@@ -1,4 +1,4 @@
-"""Tasks that an encoder learns beside the metric loss."""
+"""Tasks that a network learns in addition to the metric loss."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from tf_triplet.losses import multitask
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
-    """Weights of the attribute and the landmark loss, and their sum.
+    """The weights of the attribute loss and the landmark loss.
 
-    A mean runs over what is annotated in the batch of all replicas, in any
-    `scope` of the metric loss; 0 where nothing is. The landmark loss is the
-    squared error of the visible ones' places plus the cross entropy of the
-    visibility of all annotated ones.
+    Each loss is a mean over the annotations in the batch of all replicas,
+    whatever the `scope` of the metric loss, and 0 without annotations. The
+    landmark loss is the squared error of the places of visible landmarks plus
+    the cross entropy of the visibility of annotated landmarks.
 
     Attributes:
-        attribute_weight: 0 = no such task.
-        landmark_weight: 0 = no such task.
-        attribute_positive_weight: of attributes that an image has, against
-            those it has not.
+        attribute_weight: Weight of the attribute loss; 0 for no such task.
+        landmark_weight: Weight of the landmark loss; 0 for no such task.
+        attribute_positive_weight: Weight of attributes that an image has,
+            relative to those that it does not have.
+
+    Example:
+        >>> from tf_triplet.training import Tasks
+        >>> tasks = Tasks(attribute_weight=0.5)
+        >>> tasks.targets, tasks.metric_names
+        (('attributes',), ('attribute_loss',))
     """
 
     attribute_weight: float = 0.0
@@ -39,12 +45,12 @@ class Tasks:
         if not self.targets:
             raise ValueError(
                 "`attribute_weight` or `landmark_weight` must be more than "
-                "0, or there is no task. Received: 0 twice"
+                "0, or there is no task. Received: 0 and 0"
             )
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What the batches must bring beside the labels."""
+        """What the batches must contain in addition to the labels."""
         wanted = (
             ("attributes", self.attribute_weight),
             ("landmarks", self.landmark_weight),
@@ -53,7 +59,7 @@ class Tasks:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `compute` puts into its metrics, always."""
+        """The names of the metrics that `compute` returns."""
         names = {
             "attributes": "attribute_loss",
             "landmarks": "landmark_loss",
@@ -63,16 +69,18 @@ class Tasks:
     def compute(
         self, y: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """Scores this replica's rows.
+        """Computes the losses of this replica's rows.
 
         Args:
-            y: `attributes` and `landmarks`, as far as weighed.
-            outputs: of the training model (`models.multitask.Network`).
+            y: The `targets`: `attributes` of shape `[batch, attributes]`,
+                `landmarks` of shape `[batch, landmarks, 3]`.
+            outputs: Outputs of the training model
+                (`models.multitask.Network`).
 
         Returns:
-            This replica's share of the weighted loss, of which the sum over
-            the replicas is the whole; the whole; and the losses by name,
-            before their weights. The last two have no gradient.
+            This replica's share of the weighted loss (the sum over the
+            replicas is the loss), the weighted loss, and the unweighted
+            losses by name. The last two have no gradient.
         """
         sums, weights, names = self._sums(y, outputs)
         totals = tf.stack([one.total for one in sums])
@@ -81,7 +89,7 @@ class Tasks:
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
             both = context.all_reduce(tf.distribute.ReduceOp.SUM, both)
-        # Without anything to count the totals are 0, and so is 0 / 1.
+        # Without annotations the totals are 0, and 0 / 1 is 0 as well.
         counts = tf.maximum(both[1], 1.0)
         weights = tf.constant(weights, tf.float32)
         share = tf.reduce_sum(weights * totals / counts)
@@ -92,7 +100,7 @@ class Tasks:
         return share, tf.reduce_sum(weights * means), metrics
 
     def _sums(self, y, outputs):
-        """What is to be averaged, its weights, and its metrics' names."""
+        """Returns the losses, their weights and the names of their metrics."""
         sums, weights, names = [], [], []
         if self.attribute_weight:
             sums.append(
