@@ -56,7 +56,7 @@ class TuningError(ValueError):
 
 
 def cost(size: int, leaves: int, leaves_to_search: int, reorder: int) -> float:
-    """Counts the dot products of a query; a quantized one is a ninth of one.
+    """Counts the dot products for a query, a quantized one as a ninth.
 
     The cost is counted instead of timed, so that the choice does not depend
     on how busy the machine is.

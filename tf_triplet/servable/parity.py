@@ -144,7 +144,7 @@ def _compare_embeddings(
     )
     gaps = np.abs(answer["embedding"].numpy() - embeddings).max(1)
     worst = int(gaps.argmax())
-    # This form of the comparison is also true for NaN.
+    # Written this way because NaN must fail too.
     if not gaps[worst] <= tolerance:
         raise ParityError(
             f"The exported model's embedding of {paths[worst]} differs from "

@@ -1,8 +1,8 @@
 """TensorFlow Serving's REST interface, as a WSGI application.
 
-It runs on Werkzeug, which TensorFlow installs with TensorBoard. Werkzeug runs
-each connection in a thread, as the calls need because they block. A WSGI
-application can also be tested without a socket.
+It runs on Werkzeug, which TensorFlow installs with TensorBoard. The calls
+block, so Werkzeug runs each connection in a thread. Tests call the application
+without a socket.
 
 References:
     https://www.tensorflow.org/tfx/serving/api_rest

@@ -20,7 +20,7 @@ State = get_model_status_pb2.ModelVersionStatus.State
 
 @dataclasses.dataclass
 class Version:
-    """One version. It is kept from when it was first seen, even after its END.
+    """One version, which stays in the table even after it is unloaded.
 
     Attributes:
         path: The folder of the version.
