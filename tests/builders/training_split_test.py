@@ -278,6 +278,12 @@ def test_too_few_validation_products_left_keep_the_last_step():
     assert set(again.products.train) == set(first.products.train) | left
 
 
+def test_a_run_without_a_record_trains_on_all():
+    split = training_split.split_unrecorded(config(), catalog())
+    assert sets(split) == (set(NAMES[10:]), set()) and split.products is None
+    assert "earlier version" in split.how
+
+
 def test_a_split_is_recorded(tmp_path):
     first = split_for_training(config(), catalog(), earlier=["old"])
     first.products.write(tmp_path)

@@ -23,6 +23,10 @@ from .features import (
 from .fields import (
     CHOICES,
 )
+from .first_weights import (
+    copy_weights,
+    earlier_products,
+)
 from .model import (
     build_backbone,
     build_branches,
@@ -54,6 +58,7 @@ from .training_split import (
     TrainingSplit,
     split_again,
     split_for_training,
+    split_unrecorded,
 )
 from .validation import (
     validate,
@@ -81,7 +86,9 @@ __all__ = [
     "build_sampler",
     "build_tasks",
     "compute_embeddings",
+    "copy_weights",
     "digest_products",
+    "earlier_products",
     "embed_batches",
     "encoder_path",
     "encoder_sha256",
@@ -94,6 +101,7 @@ __all__ = [
     "sampling_sides",
     "split_again",
     "split_for_training",
+    "split_unrecorded",
     "table_fingerprint",
     "training_catalog",
     "trust",

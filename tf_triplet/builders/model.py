@@ -280,6 +280,7 @@ def build_learner(
     config: ml_collections.ConfigDict,
     network: multitask.Network,
     training: Catalog,
+    products: int = 0,
 ) -> Learner:
     """Builds and compiles the learner; call it in the scope of the strategy.
 
@@ -288,13 +289,15 @@ def build_learner(
         network: The result of `build_network`.
         training: The training catalog, which says how many products and
             annotations there are.
+        products: Number of products that the loss has variables for, if not
+            those of the training catalog.
 
     Returns:
         The learner.
     """
     encoder = network.encoder
     loss, width = objective.build_loss(config), encoder.output_shape[-1]
-    loss.build(len(training.product_ids), width)
+    loss.build(products or len(training.product_ids), width)
     memory = None
     if config.loss.memory_size:
         memory = CrossBatchMemory(

@@ -1,7 +1,8 @@
 """Which products a run trains on, and by which ones it chooses the step.
 
 `split_for_training` decides it once, at the first start of a run.
-`split_again` applies the recorded decision when the run goes on.
+`split_again` applies the recorded decision when the run goes on, and
+`split_unrecorded` continues a run that has no record.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class TrainingSplit:
             `products.train`.
         validation: The images by which the step is chosen, or None if the
             last step is kept.
-        products: What the folder of the run records of them.
+        how: One sentence that says how the step is chosen.
+        products: What the folder of the run records of them. None for a run
+            of an earlier version, which recorded nothing.
 
     Example:
         >>> import pandas as pd
@@ -57,12 +60,8 @@ products could be set apart to choose it by.'
 
     training: Catalog
     validation: Catalog | None
-    products: RunProducts
-
-    @property
-    def how(self) -> str:
-        """One sentence that says how the step is chosen."""
-        return self.products.how
+    how: str
+    products: RunProducts | None
 
 
 def split_for_training(
@@ -139,6 +138,28 @@ def split_again(
     return _apply(config, catalog, record)
 
 
+def split_unrecorded(
+    config: ml_collections.ConfigDict, catalog: Catalog
+) -> TrainingSplit:
+    """Splits the products of a run that an earlier version began.
+
+    Args:
+        config: The config of the run.
+        catalog: The images of the whole table.
+
+    Returns:
+        All images of the training split, and no validation products. There is
+        no record, because the table may have changed since the run began.
+    """
+    return TrainingSplit(
+        data.training_catalog(config, catalog),
+        validation=None,
+        how="The last step is kept and none is chosen, because the run was "
+        "begun by an earlier version, which had no validation products.",
+        products=None,
+    )
+
+
 def _apply(
     config: ml_collections.ConfigDict, catalog: Catalog, record: RunProducts
 ) -> TrainingSplit:
@@ -175,7 +196,7 @@ def _apply(
         digests=run_products.digest_products(catalog),
     )
     training = run_products.relabel(training, names, order)
-    return TrainingSplit(training, validation, record)
+    return TrainingSplit(training, validation, record.how, record)
 
 
 def _keep_last(record: RunProducts, reason: str) -> RunProducts:

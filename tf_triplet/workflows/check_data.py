@@ -43,11 +43,11 @@ class DataCheck:
         """Prints the counts and the report on a terminal."""
         from rich.console import Console
 
-        from tf_triplet.data import preflight
+        from tf_triplet.data import preflight_text
 
         for line in self.counts:
             print(line)
-        Console().print(preflight.render(self.report))
+        Console().print(preflight_text.render(self.report))
 
     def raise_for_problems(self) -> None:
         """Raises an error if training would, or if images have problems.
@@ -92,10 +92,10 @@ def check_data(config: ml_collections.ConfigDict) -> DataCheck:
     report = preflight.inspect(catalog)
     refusal = ""
     try:
-        training = builders.training_catalog(config, catalog)
+        split = builders.split_for_training(config, catalog)
         catalog.split(config.evaluation.split)
         if config.training.steps:
-            builders.build_sampler(config, training)
+            builders.build_sampler(config, split.training)
     except ValueError as error:
         refusal = str(error)
     return DataCheck(counts, report, refusal)

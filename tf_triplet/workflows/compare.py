@@ -1,8 +1,8 @@
 """Compares methods under one budget: `compare(study, seeds, folder)`.
 
 Each method is trained with each seed as tf-triplet-train would train it, in a
-process of its own. The table shows the metrics of the *last* step, so no run
-is chosen by its test metrics.
+process of its own, and then scored on the held-out split once. The table shows
+the metrics of the *last* step, so no run is chosen by its test metrics.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Any
 
 import ml_collections
 
+from tf_triplet import builders
 from tf_triplet import config as configs
 from tf_triplet.version import __version__
 from tf_triplet.workflows.comparison import Comparison, StudyRun
 from tf_triplet.workflows.study import Method, check_study
-from tf_triplet.workflows.train_folder import TrainResult
+from tf_triplet.workflows.train_folder import last_step
 
 __all__ = ["Method", "compare"]
 
@@ -120,7 +121,7 @@ def _run_one(
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    error = _run_program(method, config, workdir)
+    error = _run_programs(method, config, workdir)
     metrics = {}
     if not error:
         metrics, error = _read_metrics(method, config, workdir)
@@ -147,50 +148,64 @@ def _has_config(workdir: Path, text: str) -> bool:
     return path.exists() and path.read_text() == text
 
 
-def _run_program(
+def _run_programs(
     method: Method, config: ml_collections.ConfigDict, workdir: Path
 ) -> str:
-    """Trains or evaluates in a process of its own; returns its error."""
+    """Trains and evaluates in processes of their own; returns an error."""
     path = workdir / "config.json"
+    commands = [["evaluate", "--checkpoint=none", "--baseline=pretrained"]]
     if method.trained:
         # Outside of the folder, where training writes its own config.
         path = workdir.with_name(f"{workdir.name}-config.json")
-        command = ["train", f"--config={configs.__file__}:{path.resolve()}"]
-    else:
-        command = ["evaluate", "--checkpoint=none", "--baseline=pretrained"]
+        commands = [
+            ["train", f"--config={configs.__file__}:{path.resolve()}"],
+            ["evaluate", "--checkpoint=last"],
+        ]
     path.write_text(configs.to_json(config))
-    command[0] = f"tf_triplet.cli.{command[0]}"
     # The code that this process trusts, or that the study names.
     fields = configs.flatten(config.to_dict())
-    command += builders.program_flags(fields)
-    with (workdir / "log.txt").open("w") as log:
+    trusted = builders.program_flags(fields)
+    log = workdir / "log.txt"
+    log.unlink(missing_ok=True)
+    for verb, *flags in commands:
+        error = _run_program(verb, [*flags, *trusted], workdir, log)
+        if error:
+            return error
+    return ""
+
+
+def _run_program(
+    verb: str, flags: Sequence[str], workdir: Path, log: Path
+) -> str:
+    command = [sys.executable, "-m", f"tf_triplet.cli.{verb}", *flags]
+    with log.open("a") as file:
         code = subprocess.run(
-            [sys.executable, "-m", *command, f"--workdir={workdir}"],
-            stdout=log,
+            [*command, f"--workdir={workdir}"],
+            stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
     if not code:
         return ""
-    lines = (workdir / "log.txt").read_text(errors="replace").splitlines()
+    lines = log.read_text(errors="replace").splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     message = " ".join(errors or lines[-1:])
-    return f"{message} (exit code {code}, {workdir / 'log.txt'})"
+    return f"{message} (exit code {code}, {log})"
 
 
 def _read_metrics(
     method: Method, config: ml_collections.ConfigDict, workdir: Path
 ) -> tuple[dict[str, float], str]:
     """Returns the metrics of a run, and an error if it was stopped."""
-    if method.trained:
-        result = TrainResult.read(workdir)
-        steps, error = config.training.steps, ""
-        if result.step != steps:
-            error = f"stopped at step {result.step} of {steps}"
-        return result.metrics, error
     (path,) = (workdir / "report").glob("evaluation-*.json")
-    metrics = json.loads(path.read_text())["baseline"]["overall"]
-    return {k: v for k, v in metrics.items() if isinstance(v, float)}, ""
+    kind, error = "baseline", ""
+    if method.trained:
+        kind, steps = "trained", config.training.steps
+        step = last_step(workdir)
+        if step != steps:
+            error = f"stopped at step {step} of {steps}"
+    metrics = json.loads(path.read_text())[kind]["overall"]
+    return {k: v for k, v in metrics.items() if isinstance(v, float)}, error
 
 
 def _remove_models(workdir: Path) -> None:

@@ -7,36 +7,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ml_collections
+import numpy as np
 
 from tf_triplet import builders, evaluation
-from tf_triplet.workflows.options import EvaluateOptions
+from tf_triplet.workflows.refit import restore_first, train_again
 from tf_triplet.workflows.train_folder import (
     TrainResult,
+    check_folder,
     claim_folder,
+    has_begun,
+    last_step,
     write_versions,
+)
+from tf_triplet.workflows.train_products import (
+    check_init_from,
+    decide_products,
+    store_products,
+)
+from tf_triplet.workflows.train_validation import (
+    collapse_images,
+    monitored_metric,
+    step_choice,
+    validation_metrics,
 )
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from tf_triplet.builders import TrainingSplit
     from tf_triplet.data.catalog import Catalog
     from tf_triplet.data.pipeline import BadImages
     from tf_triplet.data.sampling import GroupedSampler
     from tf_triplet.models import Branches
-
-    # From an encoder to its metrics on the held-out images.
-    Evaluate = Callable[[tf.keras.Model], dict[str, float]]
+    from tf_triplet.training import Learner
 
 
 def train(
     config: ml_collections.ConfigDict,
     workdir: str | Path,
     resume: bool = True,
+    *,
+    init_from: str | Path = "",
+    accept_new_catalog: bool = False,
+    refit: bool = False,
 ) -> TrainResult:
-    """Trains an encoder, evaluates it and saves the best.
+    """Trains an encoder, and saves the one of the chosen step.
+
+    The step is chosen by validation products, which the run is not trained
+    on. Without such products, the last step is kept. Images of the test split
+    are never looked at.
 
     The first SIGINT (Ctrl-C) or SIGTERM saves a checkpoint and ends the run.
-    A second call with the same config continues it.
+    A second call with the same config continues it; `training.steps` may
+    then be higher.
 
     Args:
         config: The config of the run, see `tf_triplet.config.base_config`.
@@ -44,13 +67,22 @@ def train(
             encoders are written there.
         resume: Whether to continue the run in the folder. Otherwise the run
             begins anew, and the former one is deleted.
+        init_from: The folder of another run, from whose encoder this run
+            begins. What that run was trained on does not become a validation
+            product.
+        accept_new_catalog: Whether to continue the run although its table has
+            changed. New products are trained on; each product keeps its label
+            and its variables.
+        refit: Whether to train again on all training products, validation
+            products included, up to the chosen step. That encoder is kept in
+            place of the first.
 
     Returns:
-        The metrics on the held-out split, and where the encoder is.
+        The metrics on the validation products, and where the encoder is.
 
     Raises:
-        ValueError: If a field of the config is wrong, or if the folder holds
-            a run with another config.
+        ValueError: If a field of the config is wrong, if the folder holds a
+            run with another config, or if its table has changed.
 
     Example:
 
@@ -62,21 +94,70 @@ def train(
     >>> result.metrics["recall@1"]  # doctest: +SKIP
     0.5448
     """
+    workdir = Path(workdir)
+    init_from = str(Path(init_from).resolve()) if init_from else ""
+    step = _run(config, workdir, resume, init_from, accept_new_catalog)
+    if refit and step >= config.training.steps:
+        train_again(workdir, config, _run)
+    return TrainResult.read(workdir)
+
+
+def _run(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    resume: bool = True,
+    init_from: str = "",
+    accept_new_catalog: bool = False,
+    stop_at: int = 0,
+) -> int:
+    """Trains one run, and returns its last step.
+
+    Args:
+        config: As in `train`.
+        workdir: As in `train`.
+        resume: As in `train`.
+        init_from: As in `train`, an absolute path.
+        accept_new_catalog: As in `train`.
+        stop_at: The last step, if it is not `training.steps`, on which the
+            schedule of the learning rate depends.
+    """
     from tf_triplet.training import distribution
 
-    workdir = Path(workdir)
     builders.validate(config)
-    claim_folder(workdir, config, resume)
-    strategy = distribution.build_strategy(config.training.replicas)
-    write_versions(workdir)
+    begun = resume and has_begun(workdir)
+    if begun:
+        config = check_folder(workdir, config, accept_new_catalog)
+    check_init_from(config, workdir, init_from)
     catalog = builders.build_catalog(config)
-    training = builders.training_catalog(config, catalog)
     held_out = catalog.split(config.evaluation.split)
-    if config.training.steps:
-        _train_encoder(config, workdir, resume, strategy, training, held_out)
-    else:
-        _build_untrained(config, workdir, resume, training, held_out)
-    return TrainResult.read(workdir)
+    split = decide_products(
+        config,
+        workdir,
+        catalog,
+        begun=begun,
+        init_from=init_from,
+        accept_new_catalog=accept_new_catalog,
+    )
+    _check_branches(config, split, held_out)
+    strategy = distribution.build_strategy(config.training.replicas)
+    claim_folder(workdir, config, resume)
+    store_products(workdir, split)
+    write_versions(workdir)
+    if not config.training.steps:
+        _build_untrained(config, workdir, resume, split)
+        return 0
+    if begun and last_step(workdir) < config.training.steps:
+        restore_first(workdir)
+    return _train_encoder(config, workdir, resume, strategy, split, stop_at)
+
+
+def _check_branches(
+    config: ml_collections.ConfigDict, split: TrainingSplit, held_out: Catalog
+) -> None:
+    """Raises the error of an image without a branch before the training."""
+    branches = builders.build_branches(config, split.training)
+    for images in filter(None, (held_out, split.validation)):
+        evaluation.branch_of_rows(branches, images)
 
 
 def _train_encoder(
@@ -84,67 +165,81 @@ def _train_encoder(
     workdir: Path,
     resume: bool,
     strategy: tf.distribute.Strategy,
-    training: Catalog,
-    held_out: Catalog,
-) -> None:
+    split: TrainingSplit,
+    stop_at: int,
+) -> int:
     import tensorflow as tf
 
     from tf_triplet.data import pipeline
     from tf_triplet.training import loop
 
+    training = split.training
     sampler = builders.build_sampler(config, training)
-    print(_describe(training, held_out, sampler, strategy))
+    print(_describe(split, sampler, strategy))
     bad_images = pipeline.BadImages(config.data.on_bad_image)
     branches = builders.build_branches(config, training)
-    # An image without a branch raises now, not at the first evaluation.
-    evaluation.branch_of_rows(branches, held_out)
     batches = _batches(config, training, sampler, branches, bad_images)
     _check_whole_pairs(config, sampler, strategy)
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
         network = builders.build_network(config, training, branches)
-        # A resumed run restores its head from the checkpoint.
-        saved = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
-        if config.model.whitening and not (resume and saved):
-            builders.whiten(config, network.encoder, training)
+        if not (resume and last_step(workdir)):
+            _set_first_weights(config, network.encoder, split)
         learner = builders.build_learner(config, network, training)
-    loop.train(
+
+    def build_smaller(products: int) -> Learner:
+        with strategy.scope():
+            return builders.build_learner(config, network, training, products)
+
+    return loop.train(
         learner,
         batches,
-        _evaluator(config, held_out),
+        validation_metrics(config, split.validation),
         bad_images,
         workdir,
         loop.Settings(
-            steps=config.training.steps,
+            steps=stop_at or config.training.steps,
             checkpoint_every=config.training.checkpoint_every,
             log_every=config.training.log_every,
             evaluate_every=config.evaluation.every,
             collapse_every=config.training.collapse_every,
             stop_on_collapse=config.training.stop_on_collapse,
-            monitor=_monitor(config),
+            monitor=monitored_metric(config),
         ),
         resume=resume,
+        choice=step_choice(split),
+        collapse_images=collapse_images(config, branches, split.validation),
+        build_smaller=build_smaller,
     )
+
+
+def _set_first_weights(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    split: TrainingSplit,
+) -> None:
+    """Sets what a new run begins with, besides the pretrained weights."""
+    if split.products is not None and split.products.init_from:
+        builders.copy_weights(encoder, config, split.products.init_from)
+    elif config.model.whitening:
+        builders.whiten(config, encoder, split.training)
 
 
 def _build_untrained(
     config: ml_collections.ConfigDict,
     workdir: Path,
     resume: bool,
-    training: Catalog,
-    held_out: Catalog,
+    split: TrainingSplit,
 ) -> None:
-    """Builds, evaluates and saves the encoder of a run of 0 steps."""
+    """Builds and saves the encoder of a run of 0 steps."""
     from tf_triplet.training import loop
 
     def build() -> tf.keras.Model:
         encoder = builders.build_encoder(config)
-        if config.model.whitening:
-            builders.whiten(config, encoder, training)
+        _set_first_weights(config, encoder, split)
         return encoder
 
-    evaluate = _evaluator(config, held_out)
-    loop.finish_untrained(build, evaluate, workdir, _monitor(config), resume)
+    loop.finish_untrained(build, workdir, step_choice(split), resume)
 
 
 def _batches(
@@ -199,43 +294,23 @@ def _check_whole_pairs(
         )
 
 
-def _monitor(config: ml_collections.ConfigDict) -> str:
-    """Returns the name of the metric by which the best encoder is chosen."""
-    return f"recall@{min(config.evaluation.ks)}"
-
-
-def _evaluator(
-    config: ml_collections.ConfigDict, held_out: Catalog
-) -> Evaluate:
-    options = EvaluateOptions().resolve(config)
-
-    def evaluate(encoder: tf.keras.Model) -> dict[str, float]:
-        embeddings = builders.compute_embeddings(
-            config, encoder, held_out, progress=False
-        )
-        result = evaluation.evaluate(
-            embeddings,
-            held_out,
-            options.ks,
-            options.protocol_spec,
-            options.ties,
-        )
-        return result.overall.named()
-
-    return evaluate
-
-
 def _describe(
-    training: Catalog,
-    held_out: Catalog,
+    split: TrainingSplit,
     sampler: GroupedSampler,
     strategy: tf.distribute.Strategy,
 ) -> str:
+    training, validation = split.training, split.validation
+    held = "no validation images"
+    if validation is not None:
+        held = (
+            f"{len(validation)} validation images of "
+            f"{len(validation.product_ids)} products"
+        )
     return (
-        f"{len(training)} training images of {len(training.product_ids)} "
-        f"products ({sampler.dropped_singletons} without a pair left out), "
-        f"{len(held_out)} held-out images of {len(held_out.product_ids)} "
-        f"products; {sampler.batch_size} images a batch, "
+        f"{len(training)} training images of "
+        f"{len(np.unique(training.products))} products "
+        f"({sampler.dropped_singletons} without a pair left out), {held}; "
+        f"{sampler.batch_size} images a batch, "
         f"{sampler.steps_per_epoch} batches an epoch, "
-        f"{strategy.num_replicas_in_sync} replicas"
+        f"{strategy.num_replicas_in_sync} replicas\n{split.how}"
     )

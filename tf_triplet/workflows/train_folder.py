@@ -6,14 +6,23 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import ml_collections
+from absl import logging
 
 from tf_triplet import config as configs
 from tf_triplet.version import __version__
+
+# What a run that begins anew deletes. An old encoder beside a new record of
+# products would be taken for one that was trained on them.
+_RESULTS = (
+    *("best.json", "metrics.jsonl", "products.json", "encoder.keras"),
+    *("encoder_first.keras", "encoder_last.keras"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +31,12 @@ class TrainResult:
 
     Attributes:
         workdir: The folder of the run.
-        step: Step of the last evaluation. It is less than `training.steps` if
-            a signal has stopped the run.
-        metrics: Metrics of the last evaluation, for instance `recall@1`.
-        best_step: Step of the best evaluation, by Recall@K of the smallest K.
+        step: The last step. It is less than `training.steps` if a signal has
+            stopped the run.
+        metrics: Metrics of the last evaluation of the validation products,
+            for instance `recall@1`. Empty if the run has none.
+        best_step: The step whose encoder was kept.
+        how: One sentence that says how this step was chosen.
 
     Example:
 
@@ -36,6 +47,7 @@ class TrainResult:
     ...     step=300,
     ...     metrics={"recall@1": 0.54},
     ...     best_step=200,
+    ...     how="The step is chosen by recall@1 on 20 validation products.",
     ... )
     >>> result.encoder.as_posix()
     'runs/shop/encoder.keras'
@@ -45,10 +57,11 @@ class TrainResult:
     step: int
     metrics: dict[str, float]
     best_step: int
+    how: str
 
     @property
     def encoder(self) -> Path:
-        """File of the encoder of the best evaluation, for Keras to load."""
+        """File of the encoder that was kept, for Keras to load."""
         return self.workdir / "encoder.keras"
 
     @classmethod
@@ -56,72 +69,150 @@ class TrainResult:
         """Reads the result of a run from its folder.
 
         Args:
-            workdir: The folder of a run that was evaluated at least once.
+            workdir: The folder of a run that has kept an encoder.
 
         Returns:
             The result.
 
         Raises:
-            FileNotFoundError: If the run was never evaluated.
+            FileNotFoundError: If the run has not kept an encoder yet.
         """
         workdir = Path(workdir)
         best = json.loads((workdir / "best.json").read_text())
-        metrics, step = {}, 0
-        for line in (workdir / "metrics.jsonl").read_text().splitlines():
-            values = json.loads(line)
-            found = {
-                name.removeprefix("eval/"): value
-                for name, value in values.items()
-                if name.startswith("eval/")
-            }
-            if found:
-                metrics, step = found, values["step"]
-        return cls(workdir, step, metrics, best["step"])
+        return cls(
+            workdir,
+            step=last_step(workdir),
+            metrics=_last_metrics(workdir),
+            best_step=best["step"],
+            how=best.get("sentence", ""),
+        )
+
+
+def has_begun(workdir: Path) -> bool:
+    """Tells whether a run in the folder has made a step or is complete."""
+    return any(
+        (workdir / name).exists()
+        for name in ("checkpoints", "metrics.jsonl", "encoder_last.keras")
+    )
+
+
+def last_step(workdir: Path) -> int:
+    """Returns the step of the last checkpoint; 0 if there is none."""
+    state = workdir / "checkpoints" / "checkpoint"
+    if not state.exists():
+        return 0
+    # TensorFlow's own reader of this file takes seconds to import.
+    found = re.search(r'^model_.*?step-([0-9]+)"', state.read_text(), re.M)
+    return int(found[1]) if found else 0
+
+
+def _last_metrics(workdir: Path) -> dict[str, float]:
+    metrics = {}
+    path = workdir / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        found = {
+            name.removeprefix("eval/"): value
+            for name, value in json.loads(line).items()
+            if name.startswith("eval/")
+        }
+        metrics = found or metrics
+    return metrics
+
+
+def check_folder(
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    accept_new_catalog: bool = False,
+) -> ml_collections.ConfigDict:
+    """Compares the config with the one of the run that goes on in a folder.
+
+    The `export` section may differ, because a run can be exported again.
+    `training.steps` may grow.
+
+    Args:
+        workdir: The folder of a run that has begun.
+        config: The config to go on with.
+        accept_new_catalog: Whether `data.path` may differ.
+
+    Returns:
+        The config of the run. If an earlier version began it, it keeps the
+        draw of that version and has no validation products.
+
+    Raises:
+        ValueError: If the configs differ in another field.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return config
+    text = path.read_text()
+    saved = configs.from_json(text)
+    earlier = configs.earlier_values(json.loads(text))
+    if earlier:
+        config = config.copy_and_resolve_references()
+        config.update_from_flattened_dict(earlier)
+        logging.warning(
+            "The run in %s was begun by an earlier version. It keeps that "
+            "version's draw of the held-out products, and has no validation "
+            "products.",
+            workdir,
+        )
+    may_differ = ["export.", "data.max_bad_share:"]
+    if accept_new_catalog:
+        may_differ.append("data.path:")
+    steps = saved.training.steps
+    if 0 < steps < config.training.steps:
+        may_differ.append("training.steps:")
+        logging.warning("%s", _describe_growth(config, steps))
+    lines = [
+        line
+        for line in configs.difference(saved, config)
+        if not line.startswith(tuple(may_differ))
+    ]
+    if lines:
+        changes = "\n  ".join(lines)
+        raise ValueError(
+            f"{workdir} holds a run with another config:\n  {changes}\n"
+            "Use the old values to continue it. Otherwise choose another "
+            "--workdir, or delete the old run with --noresume."
+        )
+    return config
+
+
+def _describe_growth(config: ml_collections.ConfigDict, before: int) -> str:
+    """Says what the schedule of the learning rate does with more steps."""
+    after, schedule = config.training.steps, config.optimizer.schedule
+    grows = f"training.steps grows from {before} to {after}."
+    if schedule == "cosine":
+        return (
+            f"{grows} The cosine schedule now ends at step {after}, so the "
+            "learning rate jumps up to its value there and falls again."
+        )
+    return (
+        f"{grows} The schedule ({schedule}) does not depend on the number of "
+        "steps and goes on as before."
+    )
 
 
 def claim_folder(
     workdir: Path, config: ml_collections.ConfigDict, resume: bool
 ) -> None:
-    """Writes the config into the folder, unless another run is in it.
-
-    The `export` section may differ, because a run can be exported again.
+    """Writes the config into the folder, for the run that starts there.
 
     Args:
         workdir: The folder of the run.
-        config: The config of the run.
-        resume: Whether to continue a run in the folder. Otherwise it is
-            deleted.
-
-    Raises:
-        ValueError: If the folder holds a run with another config.
+        config: The config of the run, from `check_folder` if it goes on.
+        resume: Whether a run in the folder goes on. Otherwise it is deleted.
     """
-    path = workdir / "config.json"
-    begun = (workdir / "checkpoints").exists() or (
-        workdir / "metrics.jsonl"
-    ).exists()
-    if path.exists() and begun and resume:
-        saved = configs.from_json(path.read_text())
-        lines = [
-            line
-            for line in configs.difference(saved, config)
-            if not line.startswith("export.")
-        ]
-        if lines:
-            changes = "\n  ".join(lines)
-            raise ValueError(
-                f"{workdir} holds a run with another config:\n  {changes}\n"
-                "Use the old values to continue it. Otherwise choose another "
-                "--workdir, or delete the old run with --noresume."
-            )
     workdir.mkdir(parents=True, exist_ok=True)
     if not resume:
-        (workdir / "best.json").unlink(missing_ok=True)
-        (workdir / "metrics.jsonl").unlink(missing_ok=True)
+        for name in _RESULTS:
+            (workdir / name).unlink(missing_ok=True)
         # A kill before the first save must not let the old run continue.
-        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
-    partial = path.with_suffix(".partial")
+        for name in ("checkpoints", "refit"):
+            shutil.rmtree(workdir / name, ignore_errors=True)
+    partial = (workdir / "config.json").with_suffix(".partial")
     partial.write_text(configs.to_json(config))
-    partial.replace(path)
+    partial.replace(workdir / "config.json")
 
 
 def write_versions(workdir: Path) -> None:

@@ -1,0 +1,121 @@
+"""Trains again on all training products, up to the step chosen first.
+
+The second run lies in `<workdir>/refit`. Its encoder becomes `encoder.keras`
+of the first run's folder, whose own is kept as `encoder_first.keras`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+
+from tf_triplet import config as configs
+from tf_triplet.builders import RunProducts
+
+_FIRST = "encoder_first.keras"
+_KEPT = "encoder.keras"
+
+
+def train_again(
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    run: Callable[..., int],
+) -> None:
+    """Trains again with the validation products, and keeps that encoder.
+
+    A second call goes on where the first one stopped.
+
+    Args:
+        workdir: The folder of a run that is complete.
+        config: The config of the run.
+        run: Trains one run: `run(config, workdir, init_from=...,
+            stop_at=...)` returns its last step.
+
+    Raises:
+        ValueError: If an earlier version began the run.
+    """
+    record = RunProducts.read(workdir)
+    if record is None:
+        raise ValueError(
+            f"`refit` needs a run that has chosen its step by validation "
+            f"products. Received: {str(workdir)!r}, a run of an earlier "
+            "version, which has none."
+        )
+    if not record.validation or record.validation_split != "train":
+        print(
+            "There is nothing to train again: no training product was set "
+            f"aside. {record.how}"
+        )
+        return
+    best = json.loads((workdir / "best.json").read_text())
+    whole = config.copy_and_resolve_references()
+    whole.data.validation_fraction = 0.0
+    folder = workdir / "refit"
+    _keep_only(folder, whole, best["step"], record.table)
+    step = run(whole, folder, init_from=record.init_from, stop_at=best["step"])
+    if step < best["step"]:
+        return  # A signal has stopped it.
+    _keep_encoder(workdir, folder, record, best)
+
+
+def restore_first(workdir: Path) -> None:
+    """Takes the first encoder back, because the first run goes on.
+
+    Args:
+        workdir: The folder of a run.
+    """
+    record = RunProducts.read(workdir)
+    if record is None or not record.refit:
+        return
+    best = json.loads((workdir / "best.json").read_text())
+    _copy(workdir / _FIRST, workdir / _KEPT)
+    del best["refit"]
+    _write(workdir / "best.json", {**best, "sentence": record.how})
+    dataclasses.replace(record, refit=False).write(workdir)
+
+
+def _keep_only(
+    folder: Path, config: ml_collections.ConfigDict, step: int, table: str
+) -> None:
+    """Deletes a second run unless it has the same aim."""
+    aim = {"step": step, "table": table, "config": configs.to_json(config)}
+    path = folder / "aim.json"
+    if not path.exists() or json.loads(path.read_text()) != aim:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        _write(path, aim)
+
+
+def _keep_encoder(
+    workdir: Path, folder: Path, record: RunProducts, best: dict
+) -> None:
+    """Replaces the encoder; whoever is killed in between can do it again."""
+    if not best.get("refit"):
+        _copy(workdir / _KEPT, workdir / _FIRST)
+    # First what was trained on: too much is better said than too little.
+    dataclasses.replace(record, refit=True).write(workdir)
+    products = len(record.train) + len(record.validation)
+    sentence = (
+        f"{record.how} The encoder was then trained again for as many steps "
+        f"on all {products} training products."
+    )
+    _write(workdir / "best.json", {**best, "refit": True, "sentence": sentence})
+    _copy(folder / _KEPT, workdir / _KEPT)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(f"partial-{target.name}")
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+def _write(path: Path, values: dict) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, path)

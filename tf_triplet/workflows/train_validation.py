@@ -1,0 +1,87 @@
+"""How the step of a run is chosen: by its validation products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import ml_collections
+import numpy as np
+
+from tf_triplet import builders, evaluation
+from tf_triplet.workflows.options import EvaluateOptions
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tf_triplet.builders import TrainingSplit
+    from tf_triplet.data.catalog import Catalog
+    from tf_triplet.models import Branches
+    from tf_triplet.training import StepChoice
+
+# Number of images whose embeddings are watched for a collapse.
+_COLLAPSE_IMAGES = 32
+
+
+def step_choice(split: TrainingSplit) -> StepChoice:
+    """Returns what best.json says about the choice of the step."""
+    from tf_triplet.training import StepChoice
+
+    count = 0
+    if split.validation is not None:
+        count = len(split.validation.product_ids)
+    return StepChoice(products=count, sentence=split.how)
+
+
+def monitored_metric(config: ml_collections.ConfigDict) -> str:
+    """Returns the name of the metric by which the best encoder is chosen."""
+    return f"recall@{min(config.evaluation.ks)}"
+
+
+def validation_metrics(
+    config: ml_collections.ConfigDict, validation: Catalog | None
+) -> Callable[[tf.keras.Model], dict[str, float]] | None:
+    """Returns what scores an encoder on the validation products."""
+    if validation is None:
+        return None
+    options = EvaluateOptions().resolve(config)
+
+    def evaluate(encoder: tf.keras.Model) -> dict[str, float]:
+        embeddings = builders.compute_embeddings(
+            config, encoder, validation, progress=False
+        )
+        result = evaluation.evaluate(
+            embeddings,
+            validation,
+            options.ks,
+            options.protocol_spec,
+            options.ties,
+        )
+        return result.overall.named()
+
+    return evaluate
+
+
+def collapse_images(
+    config: ml_collections.ConfigDict,
+    branches: Branches | None,
+    validation: Catalog | None,
+) -> tf.Tensor | dict[str, tf.Tensor] | None:
+    """Returns validation images, to look for a collapse of embeddings."""
+    if validation is None or not config.training.collapse_every:
+        return None
+    from tf_triplet.data import pipeline
+
+    # Of many products: neighbors in the table are often of one.
+    rows = np.linspace(0, len(validation) - 1, _COLLAPSE_IMAGES).astype(int)
+    chosen = validation.select(np.unique(rows))
+    batches = pipeline.evaluation_batches(
+        chosen, builders.input_spec(config), len(chosen), on_bad_image="skip"
+    )
+    rows, pixels = next(iter(batches))
+    if len(rows) < 2:
+        return None
+    branch = evaluation.branch_of_rows(branches, chosen)
+    if branch is None:
+        return pixels
+    return {"pixels": pixels, "branch": branch[rows.numpy()]}
