@@ -29,6 +29,9 @@ def get_config(size="full"):
     """Returns the paper's recipe, where consumer photos query shop photos."""
     config = base_config()
     config.data.source = "consumer2shop"
+    # As in published results: train on the whole training split, and keep the
+    # last step.
+    config.data.validation_fraction = 0.0
     config.sampling.query_domain = "consumer"
     config.sampling.gallery_domain = "shop"
     config.evaluation.protocol = "query_gallery"

@@ -18,6 +18,9 @@ def get_config(size="full"):
     """Returns the paper's recipe, with the benchmark's queries and gallery."""
     config = base_config()
     config.data.source = "inshop"
+    # As in published results: train on the whole training split, and keep the
+    # last step.
+    config.data.validation_fraction = 0.0
     config.evaluation.protocol = "query_gallery"
     config.evaluation.query_domain = "query"
     config.evaluation.gallery_domain = "gallery"

@@ -30,6 +30,9 @@ def get_config(variant="full"):
         config.sampling.single_category_probability = 0.0
         variant = "full"
     config.data.source = "sop"
+    # As in published results: train on the whole training split, and keep the
+    # last step.
+    config.data.validation_fraction = 0.0
     config.evaluation.protocol = "leave_one_out"
     config.evaluation.ks = (1, 10, 100, 1000)
     config.export.split = "test"

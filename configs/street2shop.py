@@ -23,6 +23,9 @@ def get_config(size="full"):
     """Returns the paper's recipe, where street photos query shop photos."""
     config = base_config()
     config.data.source = "street2shop"
+    # As in published results: train on the whole training split, and keep the
+    # last step.
+    config.data.validation_fraction = 0.0
     config.sampling.query_domain = "street"
     config.sampling.gallery_domain = "shop"
     config.evaluation.protocol = "within_category"

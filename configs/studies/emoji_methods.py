@@ -27,6 +27,8 @@ def recipe(**changes):
     """
     config = base_config()
     config.data.source = "emoji"
+    # A study reports the last step, so it needs no products to choose one.
+    config.data.validation_fraction = 0.0
     config.data.image_size = 32
     config.sampling.units = "products"
     config.sampling.units_per_batch = 16

@@ -23,7 +23,20 @@ Neural codes (pretrained features, whitened by PCA), without any training:
       --config.model.embedding_size=128
 
 Ctrl-C saves a checkpoint and ends the run. The same command again continues
-it. In Python: tf_triplet.workflows.train(config, workdir).
+it; --config.training.steps may then be higher.
+
+A tenth of the training products are set aside as validation products, and the
+step that is best on them is kept. Train again on all of them, for as many
+steps:
+
+  --refit
+
+New products have arrived, and a new run begins from the encoder of an old one:
+
+  tf-triplet-train --workdir=runs/june --init_from=runs/may \\
+      --config.data.path=shop/june.csv
+
+In Python: tf_triplet.workflows.train(config, workdir).
 """
 
 from __future__ import annotations
@@ -60,6 +73,24 @@ _RESUME = flags.DEFINE_bool(
     "Continue the run in the folder from its last checkpoint. With "
     "--noresume, that run is deleted and a new one begins.",
 )
+_INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    "",
+    "Folder of another run, from whose encoder a new run begins. What that "
+    "run was trained on does not become a validation product.",
+)
+_ACCEPT_NEW_CATALOG = flags.DEFINE_bool(
+    "accept_new_catalog",
+    False,
+    "Continue a run although its table has changed. Each product keeps its "
+    "label and its variables, and new products are trained on.",
+)
+_REFIT = flags.DEFINE_bool(
+    "refit",
+    False,
+    "Then train again on all training products, validation products included, "
+    "up to the step that they have chosen. That encoder replaces the first.",
+)
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
@@ -91,9 +122,16 @@ def main(argv: list[str]) -> None:
             sys.exit(2)
         return
     workdir = program.require("workdir", _WORKDIR.value, "folder of the run")
-    result = workflows.train(config, workdir, _RESUME.value)
+    result = workflows.train(
+        config,
+        workdir,
+        _RESUME.value,
+        init_from=_INIT_FROM.value,
+        accept_new_catalog=_ACCEPT_NEW_CATALOG.value,
+        refit=_REFIT.value,
+    )
     done = "Trained" if config.training.steps else "Built without training"
-    print(f"{done}: {result.encoder}")
+    print(f"{result.how}\n{done}: {result.encoder}")
 
 
 def _read_config() -> ml_collections.ConfigDict:
