@@ -1,6 +1,6 @@
-"""An encoder and a catalog to metrics: embed once, then score.
+"""Embeds the images of a catalog and scores the embeddings.
 
-The public names stand in `__init__.pyi`; each is imported when first used.
+The public names are listed in `__init__.pyi` and imported on first use.
 """
 
 import lazy_loader

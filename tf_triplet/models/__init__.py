@@ -1,6 +1,6 @@
-"""Backbones, pooling and the head that make an encoder.
+"""Backbones, pooling and heads, and the encoders that are built of them.
 
-The public names stand in `__init__.pyi`; each is imported when first used.
+The public names are listed in `__init__.pyi` and imported on first use.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
 """Exact search, retrieval metrics, protocols and clustering, in NumPy.
 
-The public names stand in `__init__.pyi`; each is imported when first used.
+The public names are listed in `__init__.pyi` and imported on first use.
 """
 
 import lazy_loader
