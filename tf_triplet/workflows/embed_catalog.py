@@ -77,7 +77,9 @@ def embed_catalog(
     precision: str = "float32",
     progress: bool = True,
 ) -> tuple[evaluation.Embeddings, EmbeddingCounts]:
-    """Embeds the images of a catalog, those that the cache lacks.
+    """Embeds a catalog with a run's encoder.
+
+    Images that the cache knows by their content are not embedded again.
 
     Only one process at a time may embed with the encoders of a run.
 
@@ -149,22 +151,21 @@ def embed_with(
     """
     from tf_triplet.servable import embedding_cache
 
-    images = _Images(config, encoder, catalog)
-    keys = images.keys(progress)
+    images = _Images(config, encoder, catalog, progress)
     dim = int(encoder.output_shape[-1])
     with embedding_cache.EmbeddingCache(cache_folder, sha256, dim) as cache:
-        known, vectors = cache.lookup(keys)
+        known, vectors = cache.lookup(images.keys)
         first = {}
         for row in np.flatnonzero(~known):
             # An unreadable image has no key, and so it is like no other one.
-            first.setdefault(keys[row] or int(row), row)
+            first.setdefault(images.keys[row] or int(row), row)
         new = np.array(sorted(first.values()), np.int64)
         done = _embed_new(
-            config, encoder, images, keys, new, vectors, cache, progress
+            config, encoder, images, new, vectors, cache, progress
         )
     ready = known.copy()
     ready[done] = True
-    repeated = _copy_repeated(keys, done, ready, vectors)
+    repeated = _copy_repeated(images.keys, done, ready, vectors)
     ready[repeated] = True
     counts = EmbeddingCounts(
         images=len(catalog),
@@ -184,13 +185,19 @@ def embed_with(
 
 
 class _Images:
-    """Gives each image of a catalog its key in the cache."""
+    """The images of a catalog, with their keys in the cache.
+
+    Attributes:
+        catalog: The images.
+        keys: The key of each image, or `None` if it has no file.
+    """
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
         encoder: tf.keras.Model,
         catalog: Catalog,
+        progress: bool,
     ):
         from tf_triplet.models import branches
 
@@ -204,9 +211,10 @@ class _Images:
             # An image without a branch raises now, before an hour of hashing.
             evaluation.branch_of_rows(own_branches, catalog)
             self._names = evaluation.branch_names(own_branches.by, catalog)
+        self.keys = self._read_keys(progress)
 
-    def key(self, row: int) -> bytes | None:
-        """Returns the key of an image, or `None` if it has no file."""
+    def read_key(self, row: int) -> bytes | None:
+        """Reads an image file, and returns its key as it is now."""
         from tf_triplet.servable import embedding_cache
 
         try:
@@ -218,24 +226,22 @@ class _Images:
             data, self._boxes[row], str(self._names[row])
         )
 
-    def keys(self, progress: bool) -> list[bytes | None]:
-        """Returns the keys of all images."""
-        found = []
+    def _read_keys(self, progress: bool) -> list[bytes | None]:
+        keys = []
         total = len(self.catalog)
         with show_progress("Reading", total, progress) as advance:
             # Hashing releases Python's lock, so threads do speed it up.
             with futures.ThreadPoolExecutor(_READERS) as pool:
-                for key in pool.map(self.key, range(total)):
-                    found.append(key)
-                    advance(len(found))
-        return found
+                for key in pool.map(self.read_key, range(total)):
+                    keys.append(key)
+                    advance(len(keys))
+        return keys
 
 
 def _embed_new(
     config: ml_collections.ConfigDict,
     encoder: tf.keras.Model,
     images: _Images,
-    keys: Sequence[bytes | None],
     new: np.ndarray,
     vectors: np.ndarray,
     cache: EmbeddingCache,
@@ -252,24 +258,22 @@ def _embed_new(
     with show_progress("Embedding", len(new), progress) as advance:
         for rows, batch in builders.embed_batches(config, encoder, chosen, bad):
             evaluation.check_finite(batch, chosen.paths[rows])
-            same = [_is_unchanged(images, keys, row) for row in new[rows]]
+            same = [_is_unchanged(images, row) for row in new[rows]]
             kept = new[rows[same]]
             vectors[kept] = batch[same]
-            cache.add([keys[row] for row in kept], batch[same])
+            cache.add([images.keys[row] for row in kept], batch[same])
             done.append(kept)
             advance(int(rows[-1]) + 1)
     return np.concatenate([np.zeros(0, np.int64), *done])
 
 
-def _is_unchanged(
-    images: _Images, keys: Sequence[bytes | None], row: int
-) -> bool:
+def _is_unchanged(images: _Images, row: int) -> bool:
     """Returns whether a file still has the content of its key.
 
     Otherwise the cache would hold the new embedding for the old content.
     """
-    key = images.key(row)
-    if key is not None and key == keys[row]:
+    key = images.read_key(row)
+    if key is not None and key == images.keys[row]:
         return True
     logging.warning(
         "Skipping an image that changed while it was embedded: %s",

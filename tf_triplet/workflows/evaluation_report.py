@@ -68,10 +68,11 @@ class EvaluationReport:
 
     @property
     def file(self) -> Path:
-        """The JSON file: in the run's folder, unless `options.output` is set.
+        """The JSON file of the metrics.
 
-        Its name tells the split, and what else is not ordinary, for instance
-        `evaluation-test-street-to-shop-last.json`.
+        It is `options.output`, if that is given. Otherwise it is in the run's
+        folder, and its name holds the split and all that differs from an
+        ordinary evaluation: `evaluation-test-street-to-shop-last.json`.
         """
         options, suffix = self.options, ""
         if options.checkpoint != "best":
@@ -218,5 +219,12 @@ class EvaluationReport:
 
 
 def clean_file_name(name: str) -> str:
-    """Replaces what a file name should not hold; splits have any name."""
+    """Replaces characters that a file name should not hold.
+
+    Args:
+        name: Any text; a split or a domain may have any name.
+
+    Returns:
+        The text with `_` in their place.
+    """
     return re.sub(r"[^\w.-]+", "_", name)
