@@ -250,6 +250,6 @@ def catalog_of(config):
 def test_every_loss_has_a_smoke():
     known = set(builders.CHOICES["loss.name"])
     smoked = {m.get("loss.name", "triplet") for m in METHODS.values()}
-    # Of the foreign ones, one a library: they share one road.
+    # Losses of another library share their code, so one of each is enough.
     rest = {name for name in known - smoked if not name.startswith("tf")}
     assert not rest

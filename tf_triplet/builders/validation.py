@@ -88,7 +88,7 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
         )
     if model.layer and not imported:
         raise ValueError(
-            "`model.layer` cuts an imported model, so it needs "
+            "`model.layer` is a layer of an imported model, so it needs "
             f"`model.backbone=imported`. Received: {model.backbone!r}"
         )
     size, learners = model.embedding_size, model.learners
@@ -321,7 +321,7 @@ def _check_evaluation(evaluation: ml_collections.ConfigDict) -> None:
 def _check_export(export: ml_collections.ConfigDict) -> None:
     if export.storage != "float32" and export.index != "scann":
         raise ValueError(
-            f"`export.storage={export.storage}` is how ScaNN keeps vectors, "
+            f"`export.storage={export.storage}` is how ScaNN stores vectors, "
             f"so it needs `export.index=scann`. Received: {export.index!r}"
         )
 

@@ -78,9 +78,9 @@ def load_model(
                 "in place of the Lambda layer."
             ) from error
         raise ValueError(
-            f"Keras could not load a model from {path}: {error}. If the model "
-            "has layers of your own, name the module that registers them: "
-            "--import=<module>."
+            f"Keras could not load a model from {path}: "
+            f"{str(error).rstrip('.')}. If the model has layers of your own, "
+            "name the module that registers them: --import=<module>."
         ) from error
 
 
