@@ -1,11 +1,11 @@
-"""Small archives, as a package registry sends them."""
+"""Small archives like those of a package registry."""
 
 import io
 import tarfile
 
 
 def write_tgz(path, members):
-    """Writes `{name: bytes}`, and returns the path."""
+    """Writes files, given as `{name: bytes}`, and returns the path."""
     with tarfile.open(path, "w:gz") as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)

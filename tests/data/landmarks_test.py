@@ -22,7 +22,7 @@ DOTS = [(30, 26), (50, 32), (12, 48)]
 
 
 def image():
-    """60 high, 80 wide, dots of 5 x 5 pixels on black."""
+    """A black image, 60 high and 80 wide, with dots of 5 x 5 pixels."""
     pixels = np.zeros([60, 80, 3], np.uint8)
     for channel, (x, y) in enumerate(DOTS):
         pixels[y - 2 : y + 3, x - 2 : x + 3, channel] = 255
@@ -36,7 +36,7 @@ def landmarks():
 
 
 def center(pixels, channel):
-    """x and y in [0, 1] of the middle of a color, and how much there is."""
+    """Returns x and y in [0, 1] of the center of a color, and its amount."""
     weights = np.float64(pixels[..., channel])
     axis = (np.arange(SIZE) + 0.5) / SIZE
     total = weights.sum()
@@ -45,7 +45,7 @@ def center(pixels, channel):
 
 
 def drawn(seed):
-    """What the augmentation chooses, probability 0.7, from [seed, 3]."""
+    """Returns what the augmentation chooses at probability 0.7."""
     seeds = tf.random.experimental.stateless_split(
         tf.constant([seed, 3], tf.int64), 8
     )
@@ -94,8 +94,7 @@ def test_pixels_do_not_depend_on_landmarks():
     np.testing.assert_array_equal(pixels, plain)
 
 
-def test_every_kind_of_move_is_met_by_the_seeds_above():
-    """Or the test of the dots would say little."""
+def test_the_seeds_above_cover_every_kind_of_change():
     # Crop, flip, rotation.
     kinds = {
         (kind, drawn(seed)[kind]) for seed in range(8) for kind in (0, 1, 3)
@@ -146,7 +145,7 @@ def test_a_gray_square_hides():
 
 
 def annotated_files(tmp_path):
-    """Twelve gray images of four products; the third cannot be read."""
+    """Twelve gray images of four products. The third cannot be read."""
     rows = np.arange(12)
     for i in rows:
         Image.new("RGB", (10, 20), (i * 20,) * 3).save(tmp_path / f"{i}.png")
@@ -178,7 +177,7 @@ def train(catalog, **more):
     return list(batches.take(3).as_numpy_iterator())
 
 
-def test_targets_are_of_their_images(tmp_path):
+def test_targets_belong_to_their_images(tmp_path):
     catalog = annotated_files(tmp_path)
     batches = train(catalog, targets=["attributes", "landmarks"])
     sizes = set()
@@ -201,7 +200,7 @@ def test_targets_are_of_their_images(tmp_path):
     assert len(sizes) > 1
 
 
-def test_without_targets_labels_are_as_ever(tmp_path):
+def test_without_targets_there_are_only_labels(tmp_path):
     catalog = annotated_files(tmp_path)
     some = train(catalog, targets=["attributes"])
     for (pixels, y), (plain_pixels, labels) in zip(some, train(catalog)):
@@ -210,7 +209,7 @@ def test_without_targets_labels_are_as_ever(tmp_path):
         np.testing.assert_array_equal(y["labels"], labels)
 
 
-def test_targets_that_are_not_there(tmp_path):
+def test_targets_that_the_catalog_lacks(tmp_path):
     catalog = reference.catalog(list("abcdef"), list("ppqqrr"))
     with pytest.raises(ValueError, match="'test' has no landmarks"):
         train(catalog, targets=["landmarks"])

@@ -105,7 +105,7 @@ def test_the_paths_of_the_table_are_kept(images):
     assert catalog.select([2, 0]).path_values.tolist() == values[::-2]
 
 
-def test_absolute_paths_and_urls_are_left_alone(images):
+def test_absolute_paths_and_urls_are_not_changed(images):
     path = _write(
         images,
         f"path,product_id\n{images}/images/a.jpg,x\ns3://bucket/b.jpg,y\n",
@@ -136,7 +136,7 @@ def test_extra_columns_are_ignored_with_one_note(images, caplog):
     assert "price, color" in notes[0].getMessage()
 
 
-def test_a_misspelt_column_is_told(images, caplog):
+def test_a_misspelled_column_is_a_warning(images, caplog):
     path = _write(
         images, "path,product_id,catgory,price\nimages/a.jpg,x,1,red\n"
     )
@@ -148,7 +148,7 @@ def test_a_misspelt_column_is_told(images, caplog):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_further_columns_are_kept_as_strings(images, kind, caplog):
+def test_extra_columns_are_kept_as_strings(images, kind, caplog):
     frame = pd.DataFrame(
         {
             "path": [f"images/{n}.jpg" for n in "abc"],
@@ -171,9 +171,11 @@ def test_further_columns_are_kept_as_strings(images, kind, caplog):
 
 
 @pytest.mark.parametrize("name", ["color", "path"])
-def test_a_further_column_that_there_is_not(images, name):
+def test_an_extra_column_that_does_not_exist(images, name):
     path = _write(images, "path,product_id,price\nimages/a.jpg,x,1\n")
-    with pytest.raises(ValueError, match=f"column '{name}'. It has: price"):
+    with pytest.raises(
+        ValueError, match=f"column '{name}'. Its extra columns are: price"
+    ):
         manifest.read_manifest(path, columns=("price", name))
 
 
@@ -207,7 +209,7 @@ def test_unusable_tables_name_file_and_line(images, text, message):
     assert str(path) in str(error.value)
 
 
-def test_a_parquet_file_that_is_none(images):
+def test_a_parquet_file_with_another_content(images):
     path = _write(images, "path,product_id\n", "shop.parquet")
     with pytest.raises(ValueError, match="cannot be read as Parquet"):
         manifest.read_manifest(path)
@@ -216,7 +218,9 @@ def test_a_parquet_file_that_is_none(images):
 def test_without_a_working_pyarrow_the_error_says_so(images, monkeypatch):
     path = _write(images, "", "shop.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match="takes a pyarrow.*or save.*csv"):
+    with pytest.raises(
+        ValueError, match="needs a version of pyarrow.*or save.*csv"
+    ):
         manifest.read_manifest(path)
 
 
@@ -228,7 +232,7 @@ def test_a_text_file_that_is_not_utf8(images):
 
 
 def test_a_missing_manifest(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no manifest .*nowhere.csv"):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv.*does not exist"):
         manifest.read_manifest(tmp_path / "nowhere.csv")
 
 
@@ -243,7 +247,7 @@ def test_an_unknown_extension(tmp_path):
         manifest.read_manifest(path)
 
 
-def test_images_that_are_nowhere_near(images):
+def test_images_that_do_not_exist(images):
     path = _write(images, "path,product_id\na.jpg,x\nb.jpg,y\n")
     with pytest.raises(FileNotFoundError, match="relative to the manifest"):
         manifest.read_manifest(path)

@@ -15,7 +15,7 @@ SIZE = 8
 
 @pytest.fixture
 def files(tmp_path):
-    """Twelve flat images of four products, told apart by their gray."""
+    """Twelve flat images of four products, each with its own gray."""
     paths = []
     for i in range(12):
         kind = ("png", "jpg", "webp", "bmp", "gif")[i % 5]
@@ -47,7 +47,7 @@ def test_every_image_once_in_order(files):
 
 
 def spoil(files):
-    """Three images nobody can read, of three kinds."""
+    """Makes three images unreadable, in three ways, and returns their paths."""
     with open(files[1], "w") as file:
         file.write("text")
     open(files[6], "w").close()
@@ -63,7 +63,7 @@ def test_skipping_names_each_image(files, caplog):
     assert sorted(bad.counts) == sorted(spoiled)
     for path in spoiled:
         assert sum(path in r.getMessage() for r in caplog.records) == 1
-    assert "0 bytes" in caplog.text and "no such file" in caplog.text
+    assert "0 bytes" in caplog.text and "does not exist" in caplog.text
 
 
 def test_stopping_raises(files):
@@ -120,7 +120,7 @@ def test_a_restart_repeats_pixels_and_labels(files):
     assert not np.array_equal(whole[0][0], whole[1][0])
 
 
-def test_labels_are_of_their_images(files):
+def test_labels_belong_to_their_images(files):
     plain = [(p, labels) for p, labels in train(build(files), take=4)]
     for pixels, labels in plain:
         assert labels.dtype == np.int32 and len(labels) == 6
@@ -161,7 +161,7 @@ def test_a_bad_image_takes_its_partner_along(files):
     assert min(lengths) < 6
 
 
-def test_a_palette_bmp_is_read_as_a_client_sends_it(tmp_path):
+def test_a_bmp_with_a_palette_gives_the_pixels_that_a_client_sends(tmp_path):
     image = Image.new("P", (6, 6), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     path = tmp_path / "a.bmp"

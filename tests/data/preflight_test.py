@@ -4,7 +4,7 @@ import pytest
 import rich.console
 from PIL import Image
 
-from tf_triplet.data import file_check, preflight
+from tf_triplet.data import file_check, preflight, preflight_text
 from tf_triplet.data.catalog import Catalog
 
 _RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def _inspect(rows, **columns):
 def _text(report):
     console = rich.console.Console(width=200)
     with console.capture() as capture:
-        console.print(preflight.render(report))
+        console.print(preflight_text.render(report))
     return capture.get()
 
 
@@ -80,7 +80,7 @@ def test_a_bad_file_is_named_with_its_reason(
 
     assert [bad for bad, _ in report.unreadable] == [str(path)]
     assert pd.Series(report.unreadable[0][1]).str.match(reason).all()
-    assert report.problems == ["1 files are missing or unreadable."]
+    assert report.problems == ["Files that are missing or unreadable: 1."]
     assert str(path) in _text(report)
 
 
@@ -104,7 +104,10 @@ def test_products_in_both_splits_are_a_warning(good):
 
     assert report.products_in_several_splits == ["p0"]
     assert report.problems == []
-    assert any("1 products lie in several splits" in w for w in report.warnings)
+    assert any(
+        "occur in several splits: 1, for example p0." in w
+        for w in report.warnings
+    )
 
 
 def test_copies_within_a_product_are_a_warning(good, tmp_path):
@@ -114,15 +117,15 @@ def test_copies_within_a_product_are_a_warning(good, tmp_path):
     assert report.copies == 1
     assert report.duplicates_across_splits == []
     (warning,) = report.warnings
-    assert "1 images are, byte for byte, another of their product" in warning
-    # Two boxes of one file are two images.
+    assert "another image of the same product and split: 1." in warning
+    # Two boxes in one file are two images.
     boxes = {name: [0] * 9 for name in ("x1", "y1")}
     boxes |= {"x2": [5] * 8 + [6], "y2": [5] * 9}
     again = _inspect([*good, good[0]], **boxes)
     assert again.copies == 0 and again.warnings == []
 
 
-def test_the_same_bytes_in_both_splits_are_a_warning(good, tmp_path):
+def test_identical_files_in_both_splits_are_a_warning(good, tmp_path):
     copy = tmp_path / "copy.jpg"
     copy.write_bytes((tmp_path / "0.jpg").read_bytes())
     report = _inspect([*good, (str(copy), "p3", "test")])
@@ -130,10 +133,10 @@ def test_the_same_bytes_in_both_splits_are_a_warning(good, tmp_path):
     assert report.duplicates_across_splits == [(good[0][0], str(copy))]
     assert report.duplicates_across_products == [(good[0][0], str(copy))]
     assert len(report.warnings) == 2
-    assert "same bytes" in _text(report)
+    assert "identical files" in _text(report)
 
 
-def test_two_unreadable_files_are_no_duplicates(good, tmp_path):
+def test_unreadable_files_are_not_duplicates(good, tmp_path):
     for name in ("x.jpg", "y.jpg"):
         (tmp_path / name).write_bytes(b"")
     report = _inspect(
@@ -153,21 +156,21 @@ def test_singletons_are_counted(good, tmp_path):
     assert report.singletons == 1
     assert report.problems == []
     assert report.warnings == [
-        "1 products have a single image, which can be a negative but never "
-        "a positive."
+        "Products with a single image: 1. Such an image can be a negative, "
+        "but it has no positive."
     ]
 
 
-def test_nothing_but_singletons_is_a_problem(good):
+def test_only_singletons_is_a_problem(good):
     report = _inspect(
         [(path, f"q{i}", s) for i, (path, _, s) in enumerate(good)]
     )
-    assert any("no product has two images" in p for p in report.problems)
+    assert any("No product has two images" in p for p in report.problems)
 
 
 def test_a_single_product_is_a_problem(good):
     report = _inspect([(path, "p", "train") for path, _, _ in good])
-    assert any("needs two" in problem for problem in report.problems)
+    assert any("needs two products" in problem for problem in report.problems)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pixels against Pillow, for every kind of image file."""
+"""Pixels compared with those of Pillow, for every kind of image file."""
 
 import io
 
@@ -74,12 +74,12 @@ def test_exif_orientation_is_applied(orientation):
 @pytest.mark.parametrize(
     "data", [b"", b"no image", encode(image(), "PNG")[:200]]
 )
-def test_no_image_is_an_error(data):
+def test_other_bytes_are_an_error(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocessing.decode_image(tf.constant(data))
 
 
-def test_corrupt_exif_is_no_orientation():
+def test_corrupt_exif_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = bytearray(encode(image(), "JPEG", exif=exif))
@@ -89,7 +89,7 @@ def test_corrupt_exif_is_no_orientation():
     assert upright.shape == (60, 80, 3)
 
 
-def test_box_is_cut_out_and_nan_keeps_the_whole():
+def test_a_box_is_cropped_and_nan_keeps_the_whole_image():
     pixels = tf.constant(np.arange(60 * 80 * 3).reshape(60, 80, 3))
     cut = preprocessing.crop(pixels, tf.constant([10.0, 20.0, 30.0, 25.0]))
     np.testing.assert_array_equal(cut, pixels[20:25, 10:30])
@@ -140,7 +140,7 @@ def test_each_option_changes_pixels(option):
     assert np.abs(changed - augmented([4, 4], **still)).max() > 0.02
 
 
-def test_probability_zero_is_the_test_time_image():
+def test_probability_zero_gives_the_image_of_evaluation():
     data = tf.constant(encode(image(), "PNG"))
     got = augmented([1, 1], probability=0.0, random_resize=False)
     np.testing.assert_array_equal(got, preprocessing.load_image(data, 32))

@@ -24,7 +24,7 @@ def _decode(data):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-def test_what_tensorflow_reads_is_untouched(kind):
+def test_formats_that_tensorflow_reads_are_unchanged(kind):
     data = _encode(Image.fromarray(_COLOR), kind)
     assert transcode.servable(data) is data
 
@@ -39,7 +39,7 @@ def test_what_tensorflow_reads_is_untouched(kind):
         ("RGB", "PPM", {}),
     ],
 )
-def test_others_become_png_without_loss(mode, kind, options):
+def test_other_formats_become_png_without_loss(mode, kind, options):
     channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
     pixels = np.squeeze(_RNG.integers(0, 256, (5, 7, channels), dtype=np.uint8))
     data = _encode(Image.fromarray(pixels), kind, **options)
@@ -88,7 +88,7 @@ def test_a_bmp_with_a_palette_is_transcoded():
     assert np.asarray(png.convert("RGB"))[0, 0].tolist() == [10, 200, 30]
 
 
-def test_padding_bytes_of_a_32_bit_bmp_are_no_alpha():
+def test_padding_of_a_32_bit_bmp_is_not_alpha():
     header = struct.pack(
         "<2sIHHIIiiHHIIiiII",
         *(b"BM", 58, 0, 0, 54, 40, 1, 1, 1, 32, 0, 4, 0, 0, 0, 0),
@@ -120,13 +120,13 @@ def test_cmyk_becomes_rgb():
     "data",
     [
         b"",
-        b"this is no image",
+        b"this is not an image",
         _encode(Image.fromarray(_COLOR), "WEBP")[:30],
         _encode(Image.new("F", (2, 2)), "TIFF"),
     ],
     ids=["empty", "text", "cut short", "floats"],
 )
-def test_what_is_no_image_is_refused(data):
+def test_other_bytes_are_an_error(data):
     message = f"Received: {len(data)} bytes"
     with pytest.raises(ValueError, match=message):
         transcode.servable(data)

@@ -1,19 +1,21 @@
-"""What a table may say of an image beside its product: attributes, landmarks.
+"""Attributes and landmarks: what a table can say about an image.
 
-In a table an attribute is a column `attribute:<name>` of 1 (has it), 0 (has
-not) and -1 or nothing (unknown); landmark i, counted from 1, is the columns
-`landmark<i>_x`, `landmark<i>_y` and, optionally, `landmark<i>_visible`.
+An attribute is a column `attribute:<name>` that holds 1 (the product has it),
+0 (it has not) or -1 (unknown). An empty cell means unknown, too. Landmark i,
+counted from 1, is the columns `landmark<i>_x`, `landmark<i>_y` and,
+optionally, `landmark<i>_visible`.
 
-Visibility is DeepFashion's: 0 visible, 1 there but hidden, 2 cut off by the
-image's edge (such a landmark needs no place). Landmarks stand in left and
-right pairs, 1 and 2, 3 and 4, ...: a mirrored image makes a pair trade
-places, and an odd last one keeps its own.
+Visibility is coded as in DeepFashion: 0 is visible, 1 is hidden, and 2 is cut
+off by the edge of the image. A landmark that is cut off needs no x and y.
+Landmarks 1 and 2, 3 and 4, and so on are the left and right of a pair. They
+are swapped if the image is mirrored. The last landmark of an odd number is
+never swapped.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,7 +28,7 @@ _LANDMARK = re.compile(r"landmark([1-9][0-9]*)_(x|y|visible)")
 
 
 def is_annotation(column: str) -> bool:
-    """Whether a column of that name is read here."""
+    """Returns whether a column holds an attribute or a landmark."""
     return column.startswith(ATTRIBUTE) or bool(_LANDMARK.fullmatch(column))
 
 
@@ -36,15 +38,15 @@ def read_attributes(
     """Reads the `attribute:<name>` columns.
 
     Args:
-        frame: `[n]` rows.
-        describe_row: Names a row in an error.
+        frame: A table of n rows.
+        describe_row: Takes a row number and returns its name in errors.
 
     Returns:
-        `[n, A]` int8 in {1, 0, -1} and `[A]` names; None twice if the table
-        has no such column.
+        `[n, A]` int8 in {1, 0, -1} and `[A]` names, or (None, None) if the
+        table has no such column.
 
     Raises:
-        ValueError: a value is none of the three; names the row.
+        ValueError: If a value is not 1, 0 or -1. The message names the row.
     """
     columns = [c for c in map(str, frame) if c.startswith(ATTRIBUTE)]
     if not columns:
@@ -53,7 +55,7 @@ def read_attributes(
     if all(pd.api.types.is_integer_dtype(t) for t in given.dtypes):
         numbers = given.to_numpy()
     else:
-        given, numbers = _numbers(given)
+        given, numbers = read_numbers(given)
         absent = given.isna().to_numpy(bool)
         numbers = np.where(absent, -1, numbers)
     bad = ~np.isin(numbers, (-1, 0, 1))
@@ -61,7 +63,7 @@ def read_attributes(
     def message(row: int) -> str:
         column = int(np.argmax(bad[row]))
         return (
-            f"needs 1 (has it), 0 (has not) or -1 (unknown) in "
+            f"must have 1 (yes), 0 (no) or -1 (unknown) in "
             f"{columns[column]!r}. Received: {given.iloc[row, column]!r}"
         )
 
@@ -76,16 +78,17 @@ def read_landmarks(
     """Reads the `landmark<i>_x`, `_y` and `_visible` columns.
 
     Args:
-        frame: `[n]` rows.
-        describe_row: Names a row in an error.
+        frame: A table of n rows.
+        describe_row: Takes a row number and returns its name in errors.
 
     Returns:
-        `[n, L, 3]` float32 x, y, visibility; all NaN where not annotated.
-        A place without a visibility is visible. None if the table has no
-        such column.
+        `[n, L, 3]` float32 x, y and visibility, or None if the table has no
+        such column. All three are NaN where a landmark is not annotated. A
+        landmark without a visibility is visible.
 
     Raises:
-        ValueError: columns are missing, or a row's values are no landmark.
+        ValueError: If columns are missing, or if the values of a row are not
+            a landmark.
     """
     matches = [m for m in map(_LANDMARK.fullmatch, map(str, frame)) if m]
     if not matches:
@@ -96,26 +99,30 @@ def read_landmarks(
         for part in "xy":
             if f"landmark{i}_{part}" not in present:
                 raise ValueError(
-                    "Landmarks are numbered from 1 without a gap, each with "
-                    f"x and y. Received no column 'landmark{i}_{part}', but "
-                    f"{sorted(present)}"
+                    "Landmarks must be numbered from 1 without a gap, and "
+                    "each needs x and y. The column "
+                    f"'landmark{i}_{part}' is missing. "
+                    f"Received: {sorted(present)}"
                 )
     marks = [_one_landmark(frame, i + 1, describe_row) for i in range(count)]
     return np.stack(marks, axis=1)
 
 
-def _one_landmark(frame, number: int, describe_row) -> np.ndarray:
-    """`[n, 3]` float32 of landmark `number`."""
+def _one_landmark(
+    frame: pd.DataFrame, number: int, describe_row: Callable[[int], str]
+) -> np.ndarray:
+    """Reads one landmark of all rows, as `[n, 3]` float32."""
     names = [f"landmark{number}_{part}" for part in ("x", "y", "visible")]
-    given, values = _numbers(frame.reindex(columns=names))
+    given, values = read_numbers(frame.reindex(columns=names))
     absent = given.isna().to_numpy(bool)
 
     def message(row: int) -> str:
         received = ", ".join(map(str, given.iloc[row]))
         return (
-            f"has a landmark {number} that is none: it needs x and y in "
-            "pixels, or neither; visibility 0 (visible), 1 (hidden) or 2 "
-            "(cut off), or nothing; only a cut-off one needs no place. "
+            f"has an invalid landmark {number}. It needs x and y in pixels "
+            "and a visibility of 0 (visible), 1 (hidden) or 2 (cut off). The "
+            "visibility is optional, and a landmark that is cut off needs no "
+            "x and y. Leave all three empty if the landmark is not annotated. "
             f"Received: {received}"
         )
 
@@ -133,21 +140,40 @@ def _one_landmark(frame, number: int, describe_row) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _numbers(given: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """The cells, NaN where empty, and `[n, columns]` float64 of them."""
-    # "" is how a CSV says that there is nothing.
+def read_numbers(given: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Reads the cells of a table as numbers.
+
+    Args:
+        given: `[n, columns]` numbers, texts or missing values.
+
+    Returns:
+        The cells as they were given, with NaN where they are empty, and
+        `[n, columns]` float64, with NaN where a cell is not a number.
+    """
+    # An empty cell of a CSV is the empty string.
     given = given.astype(object).where(given.notna() & (given != ""), np.nan)
     numbers = given.apply(pd.to_numeric, errors="coerce")
     return given, numbers.to_numpy(np.float64, copy=True)
 
 
-def attribute_columns(attributes: np.ndarray, names) -> pd.DataFrame:
-    """`[n, A]` int8 as the columns that `read_attributes` reads."""
+def attribute_columns(
+    attributes: np.ndarray, names: Sequence[str]
+) -> pd.DataFrame:
+    """Returns the columns that `read_attributes` reads.
+
+    Args:
+        attributes: `[n, A]` int8 in {1, 0, -1}.
+        names: `[A]` names of the attributes.
+    """
     return pd.DataFrame(attributes, columns=[ATTRIBUTE + n for n in names])
 
 
 def landmark_columns(landmarks: np.ndarray) -> pd.DataFrame:
-    """`[n, L, 3]` float32 as the columns that `read_landmarks` reads."""
+    """Returns the columns that `read_landmarks` reads.
+
+    Args:
+        landmarks: `[n, L, 3]` float32 x, y and visibility.
+    """
     names = [
         f"landmark{i + 1}_{part}"
         for i in range(landmarks.shape[1])
@@ -157,15 +183,15 @@ def landmark_columns(landmarks: np.ndarray) -> pd.DataFrame:
 
 
 def split_names(texts: pd.Series) -> pd.DataFrame:
-    """Attributes as columns, from texts such as `red|long sleeve`.
+    """Turns texts such as `red|long sleeve` into attribute columns.
 
     Args:
-        texts: `[n]` names with `|` between them. A row that names some has
-            none of the others; an empty one is unknown throughout, and a
-            lone `|` says that it has none.
+        texts: `[n]` names separated by `|`. A row does not have the
+            attributes that it does not name. All attributes of an empty row
+            are unknown, and a single `|` means that it has none.
 
     Returns:
-        The columns that `read_attributes` reads, in the order of the names.
+        The columns that `read_attributes` reads, sorted by name.
     """
     texts = texts.where(texts.notna(), "").astype(str).str.strip()
     lists = [

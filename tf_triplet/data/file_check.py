@@ -1,4 +1,4 @@
-"""Reads, hashes and decodes image files, and says what is wrong with them."""
+"""Reads, hashes and decodes image files, and reports what is wrong."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import warnings
 from concurrent import futures
 
 from PIL import Image, UnidentifiedImageError
-from rich import progress
 
+from tf_triplet import progress
 from tf_triplet.data.transcode import DECODE_ERRORS
 
-# Files submitted to the pool at once: a million futures would fill memory.
+# Files submitted to the pool at once. A million futures would fill memory.
 _CHUNK = 2_000
 _ORIENTATION = 0x0112
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedFile:
-    """One file: why it cannot be read, or its hash and upright size.
+    """The hash and size of an image file, or why it cannot be read.
 
     Attributes:
-        reason: What is wrong with the file; empty for a good one.
-        digest: SHA-256 of a good file's bytes.
-        width: Pixels, EXIF orientation applied.
-        height: Pixels, EXIF orientation applied.
+        reason: What is wrong with the file. Empty if it can be read.
+        digest: SHA-256 of the bytes of a readable file.
+        width: Width in pixels, with the EXIF orientation applied.
+        height: Height in pixels, with the EXIF orientation applied.
     """
 
     reason: str = ""
@@ -39,28 +39,40 @@ class CheckedFile:
 def check_files(
     paths: list[str], workers: int | None, show_progress: bool
 ) -> list[CheckedFile]:
-    """Checks files in threads, with a progress bar; the order is kept."""
+    """Checks files in threads.
+
+    Args:
+        paths: The files.
+        workers: The number of threads. None means one per processor.
+        show_progress: Whether to show the progress.
+
+    Returns:
+        One result per path, in the same order.
+    """
     checked: list[CheckedFile] = []
-    bar = progress.Progress(
-        *progress.Progress.get_default_columns(),
-        progress.MofNCompleteColumn(),
-        disable=not show_progress,
-        transient=True,
-    )
     pool = futures.ThreadPoolExecutor(workers or os.cpu_count())
-    with bar, pool, warnings.catch_warnings():
-        # Odd metadata of an image that decodes is nobody's business here.
+    bar = progress.show_progress(
+        "Checking images", total=len(paths), show=show_progress
+    )
+    with pool, warnings.catch_warnings(), bar as advance:
+        # Pillow warns about odd metadata, which does no harm here.
         warnings.simplefilter("ignore")
-        task = bar.add_task("Checking images", total=len(paths))
         for start in range(0, len(paths), _CHUNK):
             for result in pool.map(check_file, paths[start : start + _CHUNK]):
                 checked.append(result)
-                bar.advance(task)
+                advance(len(checked))
     return checked
 
 
 def check_file(path: str) -> CheckedFile:
-    """Reads and decodes one file; never raises on a bad one."""
+    """Reads and decodes one file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result. A file that cannot be read is a result, not an error.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -73,12 +85,12 @@ def check_file(path: str) -> CheckedFile:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
-        # An image that was verified cannot be decoded any more.
+        # Pillow cannot decode an image that it has verified.
         with Image.open(io.BytesIO(data)) as image:
             size = image.size
             if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
                 size = size[::-1]
-            # A JPEG at an eighth of its size shows damage just as well.
+            # Damage to a JPEG also shows when it is decoded at low size.
             image.draft("RGB", (1, 1))
             image.load()
     except UnidentifiedImageError:

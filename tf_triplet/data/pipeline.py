@@ -1,92 +1,42 @@
-"""Rows of a catalog to batches of pixels (tf.data).
+"""From the rows of a catalog to batches of pixels, with `tf.data`.
 
-An image that cannot be read never breaks a batch's alignment: it is
-replaced by a mark, told by name through `BadImages`, and left out of its
-batch (with its partner, where rows come in pairs).
+An image that cannot be read is left out of its batch, together with its
+partner if rows come in pairs. The other rows keep their labels and order, and
+`BadImages` reports the path of the image.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from tf_triplet.data import preprocessing, transcode
 from tf_triplet.data.augmentation import Augmentation, augment_annotated
+from tf_triplet.data.bad_images import BadImages, leave_out, load_rows
 from tf_triplet.data.catalog import Catalog
-from tf_triplet.data.sampling import GroupedSampler
+from tf_triplet.data.sampling import Sampler
 
-ON_BAD_IMAGE = ("skip", "stop")
 TARGETS = ("attributes", "landmarks")
 
 
-@dataclasses.dataclass
-class BadImages:
-    """Counts and names the images that could not be read.
-
-    Attributes:
-        on_bad_image: "skip" warns once an image, "stop" raises.
-        counts: `{path: times met}`.
-    """
-
-    on_bad_image: str = "skip"
-    counts: dict[str, int] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if self.on_bad_image not in ON_BAD_IMAGE:
-            raise ValueError(
-                "`on_bad_image` must be skip or stop. "
-                f"Received: {self.on_bad_image!r}"
-            )
-
-    def report(self, path: str) -> None:
-        """Notes one reading that failed."""
-        self.counts[path] = self.counts.get(path, 0) + 1
-        if self.counts[path] == 1 and self.on_bad_image == "skip":
-            logging.warning(
-                "Skipping an image that cannot be read (%d so far): %s",
-                len(self.counts),
-                reason(path),
-            )
-
-    @property
-    def message(self) -> str:
-        """The error's text, for the first of the images."""
-        path = next(iter(self.counts))
-        return (
-            f"An image cannot be read: {reason(path)}. Mend or remove it, "
-            "or pass --config.data.on_bad_image=skip."
-        )
-
-
-def reason(path: str) -> str:
-    """Says in words why `path` cannot be read as an image."""
-    file = Path(path)
-    if not file.exists():
-        return f"{path}: there is no such file"
-    if file.stat().st_size == 0:
-        return f"{path}: the file is empty (0 bytes)"
-    try:
-        decode = preprocessing.decode_image
-        decode(tf.constant(transcode.servable(file.read_bytes())))
-    except (ValueError, OSError) as error:
-        return f"{path}: {error}"
-    except tf.errors.InvalidArgumentError as error:
-        return f"{path}: not a readable image ({error.message[:200]})"
-    return f"{path}: its box or its pixels cannot be used"
-
-
 def read_bytes(path: tf.Tensor) -> tf.Tensor:
-    """Reads an image file; what TensorFlow cannot decode becomes a PNG."""
+    """Reads an image file in a format that TensorFlow decodes.
+
+    Args:
+        path: Scalar string.
+
+    Returns:
+        Scalar string, the bytes of the file. An image in a format that
+        TensorFlow cannot decode is converted to PNG.
+    """
     data = tf.io.read_file(path)
     known = tf.constant(False)
-    # Others may be untouched too, but `servable` knows, not the graph.
+    # `servable` may return other files unchanged, too. It decides in Python.
     for magic in transcode.MAGIC:
-        known |= tf.strings.substr(data, 0, len(magic)) == magic
+        known |= preprocessing.starts_with(data, magic)
     decoded = tf.cond(
         known,
         lambda: data,
@@ -104,18 +54,34 @@ def evaluation_batches(
     on_bad_image: str = "stop",
     bad_images: BadImages | None = None,
 ) -> tf.data.Dataset:
-    """Every image once, in order, as at test time.
+    """Reads every image of a catalog once, in order and without augmentation.
 
     Args:
-        catalog: the images.
+        catalog: The images.
         inputs: How a file becomes pixels.
-        batch_size: images a batch.
-        on_bad_image: "stop" or "skip".
-        bad_images: collects the names; overrides `on_bad_image`.
+        batch_size: The number of images per batch.
+        on_bad_image: What happens at an image that cannot be read, "stop" or
+            "skip".
+        bad_images: Records such images. It overrides `on_bad_image`.
 
     Returns:
-        A dataset of (`[b]` int64 rows, `[b, size, size, 3]` pixels); b is
-        smaller where images were skipped.
+        A dataset of (`[b]` int64 rows, `[b, image_size, image_size, 3]`
+        float32 pixels in [0, 1]). b is smaller than `batch_size` in the last
+        batch, and where images were skipped.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> catalog = read_rendered(
+    ...     folder, products=3, images_per_product=1, image_size=8,
+    ...     show_progress=False,
+    ... )
+    >>> inputs = InputSpec(image_size=4)
+    >>> for rows, pixels in evaluation_batches(catalog, inputs, batch_size=2):
+    ...     print(rows.numpy(), pixels.shape)
+    [0 1] (2, 4, 4, 3)
+    [2] (1, 4, 4, 3)
     """
     bad = bad_images or BadImages(on_bad_image)
     boxes = _boxes(catalog, inputs.use_boxes)
@@ -129,10 +95,10 @@ def evaluation_batches(
     dataset = tf.data.Dataset.from_tensor_slices(
         (np.arange(len(catalog)), catalog.paths.astype(str), boxes)
     )
-    loaded = _load(dataset, load, (tf.zeros([size, size, 3]),))
+    loaded = load_rows(dataset, load, (tf.zeros([size, size, 3]),))
     batches = loaded.batch(batch_size).map(
         lambda row, path, pixels, good: (
-            *_leave_out(good, path, bad, 1, row, pixels),
+            *leave_out(good, path, bad, 1, row, pixels),
         )
     )
     return batches.prefetch(2)
@@ -140,7 +106,7 @@ def evaluation_batches(
 
 def training_batches(
     catalog: Catalog,
-    sampler: GroupedSampler,
+    sampler: Sampler,
     image_size: int,
     augmentation: Augmentation,
     *,
@@ -154,66 +120,66 @@ def training_batches(
     branches: np.ndarray | None = None,
     targets: Sequence[str] = (),
 ) -> tf.data.Dataset:
-    """The endless batches of a sampler, augmented, from `start_step` on.
+    """Reads and augments the batches of a sampler, without end.
 
     Args:
-        catalog: the rows that the sampler draws.
-        sampler: of row numbers.
-        image_size: pixels a side.
-        augmentation: what may happen to an image.
-        start_step: the first step; the pixels of a step depend on (seed,
-            step) alone.
-        seed: of the augmentation.
-        rows_together: 2 for pairs: one bad image takes its partner along.
-        resize: the method where it is not drawn at random.
-        use_boxes: crop to the box where there is one.
-        bad_images: collects the names of unreadable images.
+        catalog: The images that the sampler draws from.
+        sampler: Yields the rows of each batch, see `Sampler`.
+        image_size: Side of the square result, in pixels.
+        augmentation: How images are changed at random.
+        start_step: The first step. The pixels of a step depend on the seed
+            and the step alone.
+        seed: The seed of the augmentation.
+        rows_together: 2 if rows come in pairs. A bad image then takes its
+            partner along.
+        resize: Resize method where it is not drawn at random.
+        use_boxes: Whether to use the boxes of the catalog.
+        bad_images: Records images that cannot be read. By default, they are
+            skipped.
         sides: `[rows]` 0 (query) or 1 (gallery), for losses that keep two
             domains apart.
-        branches: `[rows]` int32, each image's branch of the encoder.
-        targets: what else the catalog knows that is to be delivered, of
-            `attributes` and `landmarks`.
+        branches: `[rows]` int32, the branch of the encoder for each image.
+        targets: What else to deliver, of "attributes" and "landmarks".
 
     Returns:
-        A dataset of (`[b, size, size, 3]` pixels, `[b]` int32 labels), or,
-        with sides, `[b, 2]` int32 labels and sides. With branches the first
-        is `{"pixels": ..., "branch": [b] int32}`. With targets, the second
-        is a dictionary of these `labels`, `[b, A]` int8 `attributes` and
-        `[b, L, 3]` float32 `landmarks`: x and y in [0, 1] of the augmented
-        image, and visibility.
+        A dataset of (images, labels). b is smaller than the batch size of
+        the sampler where images were skipped.
+
+        - Images are `[b, image_size, image_size, 3]` float32 pixels in
+          [0, 1]. With branches, they are a dictionary of these `pixels` and
+          of `branch`, `[b]` int32.
+        - Labels are `[b]` int32 products. With sides, they are `[b, 2]` int32
+          products and sides. With targets, they are a dictionary of these
+          `labels`, of `attributes`, `[b, A]` int8, and of `landmarks`,
+          `[b, L, 3]` float32. Landmarks are x and y in [0, 1] of the
+          augmented image, and visibility.
 
     Raises:
-        ValueError: an unknown target, or one that the catalog lacks.
+        ValueError: If a target is unknown, or is missing from the catalog.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> catalog = read_rendered(
+    ...     folder, products=3, images_per_product=2, image_size=8,
+    ...     show_progress=False,
+    ... )
+    >>> sampler = GroupedSampler(
+    ...     catalog.products, catalog.categories, units_per_batch=2,
+    ...     images_per_product=2,
+    ... )
+    >>> batches = training_batches(
+    ...     catalog, sampler, image_size=4, augmentation=Augmentation()
+    ... )
+    >>> for pixels, labels in batches.take(1):
+    ...     print(pixels.shape, labels.shape)
+    (4, 4, 4, 3) (4,)
     """
     _check_targets(catalog, targets)
     bad = bad_images or BadImages("skip")
-    marks = np.zeros([len(catalog), 0, 3], np.float32)
-    if "landmarks" in targets:
-        marks = catalog.landmarks
-    with tf.device("cpu:0"):
-        paths = tf.constant(catalog.paths.astype(str))
-        labels = catalog.products
-        if sides is not None:
-            labels = np.stack([labels, sides], 1).astype(np.int32)
-        labels = tf.constant(labels)
-        if branches is not None:
-            branches = tf.constant(branches, tf.int32)
-        boxes = tf.constant(_boxes(catalog, use_boxes))
-        marks = tf.constant(marks)
-        if "attributes" in targets:
-            attributes = tf.constant(catalog.attributes)
+    table = _Table.build(catalog, use_boxes, sides, branches, targets)
     batch = sampler.batch_size
-
-    def spread(step, rows):
-        draws = step * batch + tf.range(batch, dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices(
-            (
-                tf.stack([rows, draws], -1),
-                tf.gather(paths, rows),
-                tf.gather(boxes, rows),
-                tf.gather(marks, rows),
-            )
-        )
 
     def load(row, path, box, landmarks):
         pixels = preprocessing.decode_image(read_bytes(path))
@@ -228,27 +194,119 @@ def training_batches(
             resize,
         )
 
-    blanks = (tf.zeros([image_size, image_size, 3]), tf.zeros(marks.shape[1:]))
-    loaded = _load(sampler.dataset(start_step).flat_map(spread), load, blanks)
-
     def finish(row, path, pixels, landmarks, good):
-        rows, pixels, landmarks = _leave_out(
+        rows, pixels, landmarks = leave_out(
             good, path, bad, rows_together, row[:, 0], pixels, landmarks
         )
-        images = pixels
-        if branches is not None:
-            branch = tf.gather(branches, rows)
-            images = {"pixels": pixels, "branch": branch}
-        if not targets:
-            return images, tf.gather(labels, rows)
-        y = {"labels": tf.gather(labels, rows)}
-        if "attributes" in targets:
-            y["attributes"] = tf.gather(attributes, rows)
-        if "landmarks" in targets:
-            y["landmarks"] = landmarks
-        return images, y
+        return table.inputs(rows, pixels), table.targets(rows, landmarks)
 
+    rows = sampler.dataset(start_step).flat_map(
+        lambda step, rows: table.spread(step * batch, rows)
+    )
+    blanks = (
+        tf.zeros([image_size, image_size, 3]),
+        tf.zeros(table.landmarks.shape[1:]),
+    )
+    loaded = load_rows(rows, load, blanks)
     return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """What training needs to know of each row, as tensors.
+
+    Attributes:
+        paths: `[rows]` strings.
+        boxes: `[rows, 4]` float32.
+        landmarks: `[rows, L, 3]` float32. L is 0 if they are not wanted.
+        labels: `[rows]` int32, or `[rows, 2]` with sides.
+        branches: `[rows]` int32, or None.
+        attributes: `[rows, A]` int8, or None.
+        names: The targets to deliver besides the labels.
+    """
+
+    paths: tf.Tensor
+    boxes: tf.Tensor
+    landmarks: tf.Tensor
+    labels: tf.Tensor
+    branches: tf.Tensor | None
+    attributes: tf.Tensor | None
+    names: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls,
+        catalog: Catalog,
+        use_boxes: bool,
+        sides: np.ndarray | None,
+        branches: np.ndarray | None,
+        names: Sequence[str],
+    ) -> _Table:
+        labels = catalog.products
+        if sides is not None:
+            labels = np.stack([labels, sides], 1).astype(np.int32)
+        landmarks = np.zeros([len(catalog), 0, 3], np.float32)
+        if "landmarks" in names:
+            landmarks = catalog.landmarks
+        with_attributes = "attributes" in names
+        with tf.device("cpu:0"):
+            return cls(
+                paths=tf.constant(catalog.paths.astype(str)),
+                boxes=tf.constant(_boxes(catalog, use_boxes)),
+                landmarks=tf.constant(landmarks),
+                labels=tf.constant(labels),
+                branches=(
+                    None
+                    if branches is None
+                    else tf.constant(branches, tf.int32)
+                ),
+                attributes=(
+                    tf.constant(catalog.attributes) if with_attributes else None
+                ),
+                names=tuple(names),
+            )
+
+    def spread(self, first: tf.Tensor, rows: tf.Tensor) -> tf.data.Dataset:
+        """Turns a batch of rows into a dataset of single rows.
+
+        Args:
+            first: Scalar int64, the number of images in earlier batches.
+            rows: `[batch]` int64.
+
+        Returns:
+            A dataset of (row and number of the image, path, box, landmarks).
+        """
+        numbers = first + tf.range(tf.size(rows, tf.int64), dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices(
+            (
+                tf.stack([rows, numbers], -1),
+                tf.gather(self.paths, rows),
+                tf.gather(self.boxes, rows),
+                tf.gather(self.landmarks, rows),
+            )
+        )
+
+    def inputs(
+        self, rows: tf.Tensor, pixels: tf.Tensor
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
+        """Returns what the encoder takes for `[b]` rows."""
+        if self.branches is None:
+            return pixels
+        return {"pixels": pixels, "branch": tf.gather(self.branches, rows)}
+
+    def targets(
+        self, rows: tf.Tensor, landmarks: tf.Tensor
+    ) -> tf.Tensor | dict[str, tf.Tensor]:
+        """Returns what the loss takes for `[b]` rows."""
+        labels = tf.gather(self.labels, rows)
+        if not self.names:
+            return labels
+        targets = {"labels": labels}
+        if self.attributes is not None:
+            targets["attributes"] = tf.gather(self.attributes, rows)
+        if "landmarks" in self.names:
+            targets["landmarks"] = landmarks
+        return targets
 
 
 def _boxes(catalog: Catalog, use_boxes: bool) -> np.ndarray:
@@ -261,60 +319,12 @@ def _check_targets(catalog: Catalog, targets: Sequence[str]) -> None:
     for target in targets:
         if target not in TARGETS:
             raise ValueError(
-                f"`targets` must be of {', '.join(TARGETS)}. "
+                f"`targets` must be among {', '.join(TARGETS)}. "
                 f"Received: {target!r}"
             )
         if getattr(catalog, target) is None:
             raise ValueError(
-                f"`targets` asks for {target}, but the catalog "
-                f"{catalog.name!r} has no {target}."
+                f"`targets` names {target}, but the catalog "
+                f"{catalog.name!r} has no {target}. "
+                f"Received: {list(targets)}"
             )
-
-
-def _load(dataset, load, blanks: tuple[tf.Tensor, ...]) -> tf.data.Dataset:
-    """(row, path, *sources) → (row, path, *loaded, good), parallel, in order.
-
-    Each image is a data set of one, so that its errors can be dropped; the
-    blanks that follow it then take its place.
-    """
-
-    def one(row, path, *sources):
-        read = tf.data.Dataset.from_tensors((row, path, *sources)).map(
-            lambda r, p, *s: (r, p, *load(r, p, *s), True)
-        )
-        rest = tf.data.Dataset.from_tensors((row, path, *blanks, False))
-        return read.ignore_errors().concatenate(rest).take(1)
-
-    return dataset.interleave(
-        one,
-        cycle_length=16,
-        block_length=1,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-
-
-def _leave_out(good, paths, bad: BadImages, together: int, *columns):
-    """Drops the rows of bad images, and tells their names."""
-
-    def tell(flags, names):
-        for name in names[~flags]:
-            bad.report(name.decode())
-        if bad.on_bad_image == "stop":
-            raise ValueError(bad.message)
-        return np.bool_(True)
-
-    def drop():
-        with tf.control_dependencies(
-            [tf.numpy_function(tell, [good, paths], tf.bool)]
-        ):
-            groups = tf.reduce_all(tf.reshape(good, [-1, together]), -1)
-            kept = tf.repeat(groups, together)
-            return [tf.boolean_mask(column, kept) for column in columns]
-
-    kept = tf.cond(
-        tf.reduce_all(good), lambda: [tf.identity(c) for c in columns], drop
-    )
-    for column, original in zip(kept, columns):
-        column.set_shape([None, *original.shape[1:]])
-    return kept

@@ -1,4 +1,4 @@
-"""Looks at every image of a catalog before hours are spent on it."""
+"""Checks every image of a catalog before training spends hours on it."""
 
 from __future__ import annotations
 
@@ -7,42 +7,38 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import rich.console
-import rich.table
-import rich.text
 
 from tf_triplet.data import file_check
 from tf_triplet.data.catalog import Catalog
-
-# Rows of a table and files of a list that are shown.
-_LISTED = 20
-_BOX = ("x1", "y1", "x2", "y2")
+from tf_triplet.data.columns import BOX_COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the preflight found.
+    """What the check of a catalog has found.
 
     Attributes:
-        name: The catalog's name.
-        images: Rows of the catalog.
-        products: Products.
-        images_per_product: Least, median, mean and greatest number.
-        singletons: Products with a single image.
-        splits: Images, products and singletons by split.
-        domains: The same by domain.
-        categories: The same by category.
-        products_in_several_splits: Ids of products that lie in more than
-            one split.
+        name: The name of the catalog.
+        images: The number of images.
+        products: The number of products.
+        images_per_product: The least, median, mean and greatest number.
+        singletons: The number of products with a single image.
+        splits: The number of images, products and singletons by split.
+        domains: The same numbers by domain.
+        categories: The same numbers by category.
+        products_in_several_splits: The ids of products that occur in more
+            than one split.
         unreadable: (path, reason) of every missing or damaged file.
         boxes_outside: (path, reason) of every box that leaves its image.
-        duplicates_across_splits: Groups of paths with the same bytes in
-            more than one split.
-        duplicates_across_products: Groups of paths with the same bytes
-            under more than one product.
-        copies: Images with the bytes of another of their product and split.
-        problems: What will cost images or stop a run, one line each.
-        warnings: What may be meant so, one line each.
+        duplicates_across_splits: Groups of paths whose files are identical
+            but belong to more than one split.
+        duplicates_across_products: Groups of paths whose files are identical
+            but belong to more than one product.
+        copies: The number of images that are identical to another image of
+            the same product and split.
+        problems: What costs images or prevents training, one sentence or two
+            each.
+        warnings: What may be intended, one sentence or two each.
     """
 
     name: str
@@ -70,12 +66,12 @@ class Report:
 def inspect(
     catalog: Catalog, workers: int | None = None, show_progress: bool = True
 ) -> Report:
-    """Opens, hashes and decodes every file of the catalog once.
+    """Opens, hashes and decodes every file of a catalog once.
 
     Args:
-        catalog: The catalog, all its splits.
-        workers: Threads; as many as processors unless given.
-        show_progress: Show a progress bar.
+        catalog: The images of all splits.
+        workers: The number of threads. By default, one per processor.
+        show_progress: Whether to show the progress.
     """
     path_labels, paths = pd.factorize(catalog.paths)
     checked = file_check.check_files(list(paths), workers, show_progress)
@@ -111,89 +107,52 @@ def inspect(
     )
 
 
-def render(report: Report) -> rich.console.Group:
-    """Returns the report as something that `rich.print` shows."""
-    parts: list = [_facts_table(report)]
-    for title, counts in (
-        ("split", report.splits),
-        ("domain", report.domains),
-        ("category", report.categories),
-    ):
-        if len(counts) > 1:
-            parts.append(_counts_table(title, counts))
-    for lines, word, style in (
-        (report.problems, "problem", "bold red"),
-        (report.warnings, "warning", "yellow"),
-    ):
-        for line in lines:
-            parts.append(rich.text.Text(f"{word}: {line}", style=style))
-    bad_files = [
-        f"{path}: {reason}"
-        for path, reason in report.unreadable + report.boxes_outside
-    ]
-    duplicates = [
-        f"same bytes: {', '.join(group)}"
-        for group in report.duplicates_across_splits
-    ]
-    for lines, most in ((bad_files, _LISTED), (duplicates, 5)):
-        shown = lines[:most]
-        if len(lines) > most:
-            shown.append(f"... and {len(lines) - most:,} more")
-        parts.extend(rich.text.Text(f"  {line}") for line in shown)
-    if not report.problems:
-        text = "No problem found in the images."
-        parts.append(rich.text.Text(text, style="green"))
-    return rich.console.Group(*parts)
-
-
 def _problems(report: Report) -> Iterator[str]:
     if report.products < 2:
         yield (
-            f"{report.products} product; a triplet needs two, one of them "
-            "to be told from the other."
+            "A triplet needs two products, but the number of products is "
+            f"{report.products}."
         )
     if report.singletons == report.products:
         yield (
-            "no product has two images, so no image has a positive. "
+            "No product has two images, so no image has a positive. "
             "Check that rows of one product share their product_id."
         )
     if report.unreadable:
-        yield f"{len(report.unreadable):,} files are missing or unreadable."
+        count = len(report.unreadable)
+        yield f"Files that are missing or unreadable: {count:,}."
     if report.boxes_outside:
         yield (
-            f"{len(report.boxes_outside):,} boxes leave their image. Boxes "
-            "are x1, y1, x2, y2 in pixels of the upright image."
+            f"Boxes that leave their image: {len(report.boxes_outside):,}. "
+            "Boxes are x1, y1, x2, y2 in pixels of the upright image."
         )
 
 
 def _warnings(report: Report) -> Iterator[str]:
     if 0 < report.singletons < report.products:
         yield (
-            f"{report.singletons:,} products have a single image, which "
-            "can be a negative but never a positive."
+            f"Products with a single image: {report.singletons:,}. Such an "
+            "image can be a negative, but it has no positive."
         )
     several = report.products_in_several_splits
     if several:
         yield (
-            f"{len(several):,} products lie in several splits, so held-out "
-            "metrics are of products seen in training. For example: "
-            f"{', '.join(map(str, several[:5]))}"
+            f"Products that occur in several splits: {len(several):,}, for "
+            f"example {', '.join(map(str, several[:5]))}. Metrics of a "
+            "held-out split then include products seen in training."
         )
     if report.copies:
         yield (
-            f"{report.copies:,} images are, byte for byte, another of their "
-            "product in the same split: where that is evaluated, each finds "
-            "its copy, and raises Recall@1 for nothing."
+            "Images that are identical to another image of the same product "
+            f"and split: {report.copies:,}. In evaluation, each of them finds "
+            "its copy, which makes Recall@1 too high."
         )
     for groups, where in (
         (report.duplicates_across_splits, "several splits"),
         (report.duplicates_across_products, "several products"),
     ):
         if groups:
-            yield (
-                f"{len(groups):,} images lie, byte for byte the same, in "
-                f"{where}."
-            )
+            yield f"Identical images in {where}: {len(groups):,}."
 
 
 def _in_several_splits(catalog: Catalog) -> list:
@@ -208,7 +167,7 @@ def _in_several_splits(catalog: Catalog) -> list:
 def _counts(
     catalog: Catalog, labels: np.ndarray, names: np.ndarray
 ) -> pd.DataFrame:
-    """Returns images, products and singletons by name."""
+    """Counts images, products and singletons for each name."""
     rows = pd.DataFrame({"label": labels, "product": catalog.products})
     per_product = rows.groupby(["label", "product"]).size()
     by_label = per_product.groupby("label")
@@ -223,55 +182,6 @@ def _counts(
     return table
 
 
-def _facts_table(report: Report) -> rich.table.Table:
-    facts = rich.table.Table(
-        title=rich.text.Text(f"Catalog {report.name}"), show_header=False
-    )
-    facts.add_column()
-    facts.add_column(justify="right")
-    spread = report.images_per_product
-    for label, value in (
-        ("images", f"{report.images:,}"),
-        ("products", f"{report.products:,}"),
-        (
-            "images per product",
-            f"{spread['least']:g} to {spread['greatest']:g}, "
-            f"median {spread['median']:g}, mean {spread['mean']:.1f}",
-        ),
-        ("singletons", f"{report.singletons:,}"),
-        ("categories", f"{len(report.categories):,}"),
-        (
-            "products in several splits",
-            f"{len(report.products_in_several_splits):,}",
-        ),
-        ("missing or unreadable files", f"{len(report.unreadable):,}"),
-        ("boxes outside the image", f"{len(report.boxes_outside):,}"),
-        (
-            "duplicate files across splits",
-            f"{len(report.duplicates_across_splits):,}",
-        ),
-        (
-            "duplicate files across products",
-            f"{len(report.duplicates_across_products):,}",
-        ),
-    ):
-        facts.add_row(label, value)
-    return facts
-
-
-def _counts_table(title: str, counts: pd.DataFrame) -> rich.table.Table:
-    table = rich.table.Table()
-    table.add_column(title)
-    for column in counts.columns:
-        table.add_column(column, justify="right")
-    for row in counts.head(_LISTED).itertuples():
-        name = rich.text.Text(row[0] or "(none)")
-        table.add_row(name, *(f"{value:,}" for value in row[1:]))
-    if len(counts) > _LISTED:
-        table.add_row(f"... and {len(counts) - _LISTED:,} more")
-    return table
-
-
 def _boxes_outside(
     catalog: Catalog,
     path_labels: np.ndarray,
@@ -279,7 +189,7 @@ def _boxes_outside(
 ) -> list[tuple[str, str]]:
     sizes = np.array([(c.width, c.height) for c in checked], np.float64)
     sizes = sizes.reshape(-1, 2)[path_labels]
-    # Half a pixel is rounding; a file without a size has its own entry.
+    # Half a pixel may be rounding. Unreadable files are listed elsewhere.
     outside = (catalog.boxes[:, :2] < -0.5).any(axis=1) | (
         catalog.boxes[:, 2:] > sizes + 0.5
     ).any(axis=1)
@@ -298,7 +208,7 @@ def _readable(
     path_labels: np.ndarray,
     checked: list[file_check.CheckedFile],
 ) -> pd.DataFrame:
-    """The rows whose files are whole, with the digests of their bytes."""
+    """Lists the rows of readable files, with a label of each file's bytes."""
     digests, _ = pd.factorize(
         np.array([check.digest for check in checked], object)
     )
@@ -309,14 +219,14 @@ def _readable(
             "digest": digests[path_labels],
             "product": catalog.products,
             "split": catalog.splits,
-            **dict(zip(_BOX, catalog.boxes.T)),  # noqa: B905
+            **dict(zip(BOX_COLUMNS, catalog.boxes.T)),  # noqa: B905
         }
     )
     return rows[whole[path_labels]]
 
 
 def _duplicates(rows: pd.DataFrame, label: str) -> list[tuple[str, ...]]:
-    """Returns groups of paths with the same bytes but several labels."""
+    """Groups the paths of identical files that have several labels."""
     if not len(rows):
         return []
     several = rows.groupby("digest")[label].nunique()
@@ -327,6 +237,6 @@ def _duplicates(rows: pd.DataFrame, label: str) -> list[tuple[str, ...]]:
 
 
 def _copies(rows: pd.DataFrame) -> int:
-    # Two boxes of one file are two images.
-    same = rows.duplicated(["digest", "product", "split", *_BOX])
+    # Two boxes in one file are two images.
+    same = rows.duplicated(["digest", "product", "split", *BOX_COLUMNS])
     return int(same.sum())

@@ -1,14 +1,13 @@
 """From an image file's bytes to the pixels that the encoder sees.
 
-The one place that decodes, crops, resizes and augments: training, evaluation
-and the exported SavedModel call the same functions, so an embedding computed
-from the same bytes is the same everywhere. Everything is TensorFlow, and
-runs inside a graph.
+Training, evaluation and the exported SavedModel call the same functions, so
+the same bytes give the same embedding everywhere. All functions are
+TensorFlow code that runs inside a graph.
 
-JPEG (gray, RGB, CMYK; turned upright by its EXIF orientation), PNG, BMP and
-GIF (first frame) are decoded here; an alpha channel is laid on white. What
-TensorFlow cannot read (WebP, TIFF, …) becomes a PNG first, see
-`tf_triplet.data.transcode`.
+JPEG (gray, RGB or CMYK), PNG, BMP and GIF (first frame) are decoded here. A
+JPEG is turned upright by its EXIF orientation, and transparent images are
+composited on white. Formats that TensorFlow cannot read, such as WebP and
+TIFF, are first converted to PNG by `tf_triplet.data.transcode`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ import dataclasses
 
 import tensorflow as tf
 
+from tf_triplet.data import orientation
+
 RESIZE_METHODS = ("area", "bilinear")
-# EXIF sits in the first segments of a JPEG, each at most 64 KiB.
-_HEAD_BYTES = 1 << 18
-_ORIENTATION_TAG = 0x0112
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,18 +53,25 @@ class InputSpec:
 
 
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes one image, upright, on white.
+    """Decodes one image file, upright and on white.
 
     Args:
-        image_bytes: scalar string, a JPEG, PNG, GIF or BMP file.
+        image_bytes: Scalar string, the bytes of a JPEG, PNG, GIF or BMP file.
 
     Returns:
-        `[height, width, 3]` uint8 RGB.
+        `[height, width, 3]` uint8 RGB pixels.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such image.
+        tf.errors.InvalidArgumentError: If the bytes are not such an image.
+
+    Example:
+
+    >>> transparent = tf.zeros([2, 3, 4], tf.uint8)
+    >>> pixels = decode_image(tf.io.encode_png(transparent))
+    >>> pixels.shape.as_list(), int(pixels[0, 0, 0])
+    ([2, 3, 3], 255)
     """
-    is_jpeg = _starts_with(image_bytes, b"\xff\xd8\xff")
+    is_jpeg = starts_with(image_bytes, b"\xff\xd8\xff")
     pixels = tf.cond(
         is_jpeg,
         lambda: _decode_jpeg(image_bytes),
@@ -82,17 +87,32 @@ def load_image(
     box: tf.Tensor | None = None,
     resize: str = "area",
 ) -> tf.Tensor:
-    """Decodes, crops and resizes one image, as at test time.
+    """Decodes, crops and resizes one image file, without augmentation.
 
     Args:
-        image_bytes: scalar string.
-        image_size: pixels a side of the result; the aspect is not kept.
-        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright image, or
-            NaN for the whole image.
-        resize: "area" (the paper's) or "bilinear" (antialiased).
+        image_bytes: Scalar string, see `decode_image`.
+        image_size: Side of the square result, in pixels. The aspect ratio is
+            not kept.
+        box: `[4]` floats x1, y1, x2, y2 in pixels of the upright image. None
+            or NaN keeps the whole image.
+        resize: Resize method, "area" (the paper's) or "bilinear"
+            (antialiased).
 
     Returns:
-        `[image_size, image_size, 3]` float32 in [0, 1].
+        `[image_size, image_size, 3]` float32 pixels in [0, 1].
+
+    Raises:
+        ValueError: If `resize` is not a known method.
+
+    Example:
+
+    >>> white_half = tf.constant([[0, 255], [0, 255]], tf.uint8)
+    >>> data = tf.io.encode_png(white_half[..., tf.newaxis])
+    >>> load_image(data, image_size=1).numpy().round(2).tolist()
+    [[[0.5, 0.5, 0.5]]]
+    >>> right = tf.constant([1.0, 0.0, 2.0, 2.0])
+    >>> load_image(data, image_size=1, box=right).numpy().tolist()
+    [[[1.0, 1.0, 1.0]]]
     """
     pixels = decode_image(image_bytes)
     if box is not None:
@@ -103,7 +123,23 @@ def load_image(
 def load_images(
     image_bytes: tf.Tensor, image_size: int, resize: str = "area"
 ) -> tf.Tensor:
-    """`load_image` for `[n]` strings; n may be 0. For serving."""
+    """Decodes and resizes a batch of image files, as a served model does.
+
+    Args:
+        image_bytes: `[batch]` strings, see `decode_image`. The batch may be
+            empty.
+        image_size: Side of the square results, in pixels.
+        resize: Resize method, "area" or "bilinear".
+
+    Returns:
+        `[batch, image_size, image_size, 3]` float32 pixels in [0, 1].
+
+    Example:
+
+    >>> data = tf.io.encode_png(tf.zeros([2, 3, 1], tf.uint8))
+    >>> load_images(tf.stack([data, data]), image_size=4).shape.as_list()
+    [2, 4, 4, 3]
+    """
     return tf.map_fn(
         lambda one: load_image(one, image_size, resize=resize),
         image_bytes,
@@ -116,7 +152,7 @@ def load_images(
 def resize_image(
     pixels: tf.Tensor, image_size: int, resize: str = "area"
 ) -> tf.Tensor:
-    """`[h, w, 3]` uint8 to `[image_size, image_size, 3]` in [0, 1]."""
+    """Resizes `[h, w, 3]` uint8 to `[image_size, image_size, 3]` in [0, 1]."""
     _check_resize(resize)
     resized = tf.image.resize(
         tf.cast(pixels, tf.float32) / 255.0,
@@ -136,23 +172,28 @@ def _check_resize(resize: str) -> None:
 
 
 def crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """Cuts `box` out of `pixels`; a NaN box keeps the whole image.
+    """Crops an image to its box.
 
-    The box is rounded outwards and cut to the image. One that lies wholly
-    outside would leave nothing, so it keeps the nearest row and column.
+    The box is rounded outwards and clipped to the image. A box that lies
+    entirely outside keeps the nearest row or column of pixels, because an
+    empty image cannot be resized.
+
+    Args:
+        pixels: `[height, width, 3]`.
+        box: `[4]` floats x1, y1, x2, y2 in pixels. NaN keeps the whole image.
     """
     return cut(pixels, box_window(tf.shape(pixels)[:2], box))
 
 
 def box_window(size: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The window that `crop` keeps.
+    """Returns the window of pixels that `crop` keeps.
 
     Args:
-        size: `[2]` integers, height and width of the image.
+        size: `[2]` integers, the height and width of the image.
         box: `[4]` floats, see `crop`.
 
     Returns:
-        `[4]` int32 top, left, bottom, right.
+        `[4]` int32 top, left, bottom, right. Bottom and right are exclusive.
     """
     whole = tf.reduce_any(tf.math.is_nan(box))
     width, height = tf.cast(size[1], tf.float32), tf.cast(size[0], tf.float32)
@@ -165,115 +206,31 @@ def box_window(size: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 
 
 def cut(pixels: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """The part of `[h, w, 3]` pixels in a `box_window`."""
+    """Returns the part of `[h, w, 3]` pixels inside a `box_window`."""
     top, left, bottom, right = tf.unstack(window)
     return pixels[top:bottom, left:right]
 
 
-def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns a JPEG's EXIF orientation, 1 to 8; 1 where it has none.
-
-    Walks the segments up to the first APP1 that holds EXIF and reads tag
-    0x0112 of its first directory (CIPA DC-008, TIFF 6.0).
-    """
-    head = tf.strings.substr(image_bytes, 0, _HEAD_BYTES)
-    data = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
-    size = tf.size(data)
-
-    def byte(at):
-        inside = (at >= 0) & (at < size)
-        return tf.where(inside, data[tf.clip_by_value(at, 0, size - 1)], 0)
-
-    def more(at, found):
-        marker = byte(at + 1)
-        return (
-            (found < 0)
-            & (at + 4 <= size)
-            & (byte(at) == 0xFF)
-            # The compressed image begins: no segment of headers follows.
-            & (marker != 0xDA)
-        )
-
-    def step(at, found):
-        is_exif = (byte(at + 1) == 0xE1) & _starts_with(
-            tf.strings.substr(head, at + 4, 6), b"Exif\x00\x00"
-        )
-        length = byte(at + 2) * 256 + byte(at + 3)
-        return (
-            # A length below 2 is corrupt; it must not stop the walk's end.
-            at + 2 + tf.maximum(length, 2),
-            tf.where(is_exif, at + 10, found),
-        )
-
-    _, tiff = tf.while_loop(more, step, [tf.constant(2), tf.constant(-1)])
-    orientation = tf.cond(
-        tiff >= 0,
-        lambda: _tiff_orientation(data, tiff),
-        lambda: tf.constant(1),
-    )
-    known = (orientation >= 1) & (orientation <= 8)
-    return tf.where(known, orientation, 1)
-
-
-def _tiff_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """Reads tag 0x0112 of the TIFF directory at `start`; 1 if absent."""
-    little = tf.gather(data, start) == ord("I")
-    size = tf.size(data)
-
-    def number(at, count):
-        # `at` may be any shape; adds a last axis of `count` bytes.
-        at = tf.expand_dims(at, -1) + tf.range(count)
-        inside = (at >= 0) & (at < size)
-        values = tf.where(
-            inside, tf.gather(data, tf.clip_by_value(at, 0, size - 1)), 0
-        )
-        scale = tf.constant([1 << (8 * i) for i in range(count)], tf.int32)
-        values = tf.where(little, values, tf.reverse(values, [-1]))
-        return tf.reduce_sum(values * scale, -1)
-
-    directory = start + number(start + 4, 4)
-    count = number(directory, 2)
-    entries = directory + 2 + 12 * tf.range(tf.clip_by_value(count, 0, 512))
-    is_orientation = number(entries, 2) == _ORIENTATION_TAG
-    values = tf.boolean_mask(number(entries + 8, 2), is_orientation)
-    return tf.concat([values, [1]], 0)[0]
-
-
-def turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Undoes an EXIF orientation (1 to 8) of `[h, w, 3]` pixels."""
-    transposed = tf.transpose(pixels, [1, 0, 2])
-    return tf.switch_case(
-        orientation - 1,
-        [
-            lambda: pixels,
-            lambda: pixels[:, ::-1],
-            lambda: pixels[::-1, ::-1],
-            lambda: pixels[::-1],
-            lambda: transposed,
-            lambda: transposed[:, ::-1],
-            lambda: transposed[::-1, ::-1],
-            lambda: transposed[::-1],
-        ],
-    )
-
-
-def _starts_with(text: tf.Tensor, prefix: bytes) -> tf.Tensor:
+def starts_with(text: tf.Tensor, prefix: bytes) -> tf.Tensor:
+    """Returns whether a scalar string begins with some bytes."""
     return tf.strings.substr(text, 0, len(prefix)) == prefix
 
 
 def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
-    # The accurate DCT: the fast one differs between CPUs by a few levels.
+    # The fast DCT differs between CPUs by a few levels.
     pixels = tf.io.decode_jpeg(
         image_bytes, channels=3, dct_method="INTEGER_ACCURATE"
     )
-    return turn_upright(pixels, jpeg_orientation(image_bytes))
+    return orientation.turn_upright(
+        pixels, orientation.jpeg_orientation(image_bytes)
+    )
 
 
 def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
     pixels = tf.io.decode_image(image_bytes, expand_animations=False)
     channels = tf.shape(pixels)[-1]
-    # A BMP's fourth byte is padding far more often than it is alpha.
-    is_bmp = _starts_with(image_bytes, b"BM")
+    # The fourth byte of a BMP is usually padding, not alpha.
+    is_bmp = starts_with(image_bytes, b"BM")
     has_alpha = ((channels == 2) | (channels == 4)) & ~is_bmp
     color = tf.cond(
         channels < 3,
@@ -288,7 +245,7 @@ def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def _on_white(color: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    """Composites uint8 `[h, w, 3]` by `[h, w, 1]` alpha on white."""
+    """Composites `[h, w, 3]` on white, with `[h, w, 1]` alpha, all uint8."""
     color, alpha = tf.cast(color, tf.int32), tf.cast(alpha, tf.int32)
     mixed = (color * alpha + 255 * (255 - alpha) + 127) // 255
     return tf.cast(mixed, tf.uint8)

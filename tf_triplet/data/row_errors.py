@@ -1,4 +1,4 @@
-"""Errors that name the first bad row of a table."""
+"""Errors that name the first invalid row of a table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ def refuse(
     describe_row: Callable[[int], str],
     message: Callable[[int], str],
 ) -> None:
-    """Raises ValueError about the first row of `[n]` booleans, if any.
+    """Raises an error about the first invalid row, if there is one.
 
     Args:
-        bad: `[n]`, true where a row cannot be used.
-        describe_row: Names a row (counted from 0).
-        message: What is wrong with a row, and the way out.
+        bad: `[n]` booleans, true for rows that cannot be used.
+        describe_row: Takes a row number, counted from 0, and returns its name
+            in the message.
+        message: Takes a row number and says what is wrong with that row, and
+            how to fix it.
+
+    Raises:
+        ValueError: If any row is invalid.
     """
     if bad.any():
         row = int(np.argmax(bad))

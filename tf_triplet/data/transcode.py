@@ -1,15 +1,15 @@
-"""Any image file's bytes, as bytes that TensorFlow can decode."""
+"""Converts image files to formats that TensorFlow can decode."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-# How the files begin that TensorFlow surely decodes as Pillow does.
+# First bytes of the formats that TensorFlow decodes as Pillow does.
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-# What Pillow raises on bytes that are not, or not wholly, an image.
+# What Pillow raises if bytes are not an image, or only a part of one.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -22,17 +22,21 @@ DECODE_ERRORS = (
 
 
 def servable(data: bytes) -> bytes:
-    """Returns the image in a format that TensorFlow decodes.
+    """Returns an image in a format that TensorFlow decodes.
 
-    JPEG, PNG, GIF and plain (24-bit) BMP come back untouched and unchecked.
-    Whatever else Pillow opens (WebP, TIFF, a BMP with a palette, ...) comes
-    back as a lossless PNG of its first frame, upright.
+    JPEG, PNG, GIF and plain 24-bit BMP files are returned unchanged and
+    unchecked. Any other file that Pillow opens, such as WebP, TIFF or a BMP
+    with a palette, is converted to a lossless PNG of its first frame, turned
+    upright.
 
     Args:
         data: The bytes of an image file.
 
+    Returns:
+        The bytes of a JPEG, PNG, GIF or BMP file.
+
     Raises:
-        ValueError: the bytes are no image.
+        ValueError: If the bytes are not an image.
     """
     if data.startswith(MAGIC) or _is_plain_bmp(data):
         return data
@@ -41,18 +45,25 @@ def servable(data: bytes) -> bytes:
             image.seek(0)
             upright = _eight_bit(ImageOps.exif_transpose(image))
             output = io.BytesIO()
-            # Fast rather than small: these bytes are decoded at once.
+            # Speed matters here, not size: the bytes are decoded at once.
             upright.save(output, "PNG", compress_level=1, exif=b"")
     except DECODE_ERRORS as error:
+        why = error or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            why = "the format is unknown"
         raise ValueError(
-            f"Not an image that can be read: {error or type(error).__name__}."
-            f" Received: {len(data)} bytes that begin with {data[:12]!r}"
+            f"The bytes are not a readable image: {why}. "
+            f"Received: {len(data)} bytes that begin with {data[:12]!r}"
         ) from error
     return output.getvalue()
 
 
 def _is_plain_bmp(data: bytes) -> bool:
-    """TensorFlow reads past palettes and takes padding bytes for alpha."""
+    """Whether a file is a 24-bit BMP without compression.
+
+    In other BMP files, TensorFlow ignores the palette and takes padding for
+    alpha.
+    """
     return (
         data.startswith(b"BM")
         and int.from_bytes(data[28:30], "little") == 24
@@ -61,15 +72,17 @@ def _is_plain_bmp(data: bytes) -> bool:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Returns the image as L, RGB or RGBA, whichever holds all of it."""
+    """Converts an image to L, RGB or RGBA without losing color or alpha."""
     if image.mode in ("L", "RGB", "RGBA"):
         return image
     if image.mode.startswith("I;16"):
-        # The high byte, as TensorFlow reads a 16-bit PNG.
+        # TensorFlow also keeps the high byte of a 16-bit PNG.
         pixels = np.asarray(image.convert("I")) >> 8
         return Image.fromarray(pixels.astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode!r} have no known range")
+        raise ValueError(
+            f"the range of pixels of mode {image.mode!r} is not known"
+        )
     if image.mode in ("LA", "La", "PA", "RGBa"):
         return image.convert("RGBA")
     if image.mode == "P":

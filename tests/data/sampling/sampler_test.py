@@ -163,7 +163,7 @@ def test_singletons_are_dropped_and_counted_or_kept():
     assert sorted(set(kept.batch(0))) == [0, 1, 2, 3, 4]
 
 
-def test_a_batch_wider_than_the_products_says_so():
+def test_too_few_products_are_an_error():
     with pytest.raises(ValueError, match="is 64 but there are only 3 prod"):
         GroupedSampler(
             np.arange(3).repeat(2), np.zeros(6, int), units_per_batch=64

@@ -19,18 +19,19 @@ def read_cars196(path: str | pathlib.Path) -> Catalog:
     """Reads `cars_annos.mat`, or the two lists of `devkit`.
 
     Args:
-        path: The folder with `cars_annos.mat` and `car_ims`; or with
-            `devkit` (`cars_train_annos.mat` and
-            `cars_test_annos_withlabels.mat`, the latter also beside it),
-            `cars_train` and `cars_test`.
+        path: A folder with `cars_annos.mat` and `car_ims`, or a folder with
+            `devkit`, `cars_train` and `cars_test`. `devkit` contains
+            `cars_train_annos.mat` and `cars_test_annos_withlabels.mat`. The
+            latter may also be next to `devkit`.
 
     Returns:
-        Product ids are the class ids, 1 to 98 train, 99 to 196 test (the
-        protocol of metric learning, not the official split), with boxes.
+        The catalog, with boxes. Product ids are the class ids. 1 to 98 are
+        the split train and 99 to 196 the split test, as is customary in
+        metric learning. The official split is another one.
 
     Raises:
-        FileNotFoundError: a list is missing.
-        ValueError: a list has no classes.
+        FileNotFoundError: If a list is missing.
+        ValueError: If a list has no classes.
     """
     root = pathlib.Path(path)
     if (root / "cars_annos.mat").is_file():
@@ -56,14 +57,14 @@ def read_cars196(path: str | pathlib.Path) -> Catalog:
 def _read(
     path: pathlib.Path, name_field: str, folder: pathlib.Path
 ) -> pd.DataFrame:
-    # Only this reader needs it.
+    # Nothing else needs this slow import.
     from scipy import io
 
     rows = io.loadmat(path, squeeze_me=True)["annotations"]
     missing = {name_field, "class", *_CORNERS} - set(rows.dtype.names)
     if missing:
         raise ValueError(
-            f"{path} lacks {', '.join(sorted(missing))}: the test list with "
+            f"{path} lacks {', '.join(sorted(missing))}. The test list with "
             "labels is cars_test_annos_withlabels.mat. Received: "
             f"{', '.join(rows.dtype.names)}"
         )

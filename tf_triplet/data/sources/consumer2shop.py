@@ -1,4 +1,4 @@
-"""DeepFashion Consumer-to-Shop (Liu et al., 2016): street photo to shop."""
+"""DeepFashion Consumer-to-Shop (Liu et al., 2016): street to shop photos."""
 
 from __future__ import annotations
 
@@ -21,26 +21,29 @@ _COLUMNS = (
 
 
 def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
-    """Reads `list_eval_partition.txt`, and what else is there.
+    """Reads `list_eval_partition.txt` and the optional lists.
 
-    That is boxes, attributes (`list_attr_items.txt`, of an item) and
-    landmarks (`list_landmarks_consumer2shop.txt`); each list is optional.
+    The optional lists are the boxes (`list_bbox_consumer2shop.txt`), the
+    attributes of the items (`list_attr_items.txt`) and the landmarks
+    (`list_landmarks_consumer2shop.txt`).
 
-    An image stands in as many lines as it has partners; here it is one row.
+    The partition has one line for each pair of images, so an image occurs
+    once for each partner. In the catalog it is one row.
 
     Args:
-        path: The benchmark's folder, with the lists in it, or in `Eval` and
-            `Anno`, and the images in `img` or `Img/img`.
+        path: The folder of the benchmark. The lists are in it, or in `Eval`
+            and `Anno`. The images are in `img` or `Img/img`.
 
     Returns:
-        Splits train, val and test; `extras["pairs"]`, the lines that a
-        image stands in; domains consumer (the first of a pair)
-        and shop; categories as in the path, for instance `TOPS/T_Shirt`.
+        The catalog, with splits train, val and test. The domains are consumer
+        (the first image of a pair) and shop. `extras["pairs"]` is the number
+        of lines with the image. Categories are a part of the path, for
+        instance `TOPS/T_Shirt`.
 
     Raises:
-        FileNotFoundError: the partition is missing.
-        ValueError: a line is not of the format, or an image is of two
-            items, splits or domains.
+        FileNotFoundError: If the partition is missing.
+        ValueError: If a line does not have the expected format, or if an
+            image belongs to two items, splits or domains.
     """
     root = pathlib.Path(path)
     file, pairs = deepfashion.read_partition(root, _COLUMNS, SPLITS)
@@ -65,7 +68,7 @@ def read_consumer2shop(path: str | pathlib.Path) -> Catalog:
         first = frame[twice].sort_values("image_name", kind="stable")
         raise ValueError(
             f"{file}, lines {first.index[0]} and {first.index[1]}: an image "
-            "is of two items, splits or domains. Received: "
+            "belongs to two items, splits or domains. Received: "
             f"{first['image_name'].iloc[0]!r}"
         )
     deepfashion.add_columns(

@@ -1,8 +1,10 @@
-"""CUB-200-2011 (Wah et al., 2011): birds, a class a product."""
+"""CUB-200-2011 (Wah et al., 2011): birds, with one product per class."""
 
 from __future__ import annotations
 
 import pathlib
+
+import pandas as pd
 
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import tables
@@ -18,18 +20,20 @@ def read_cub200(path: str | pathlib.Path) -> Catalog:
         path: The folder `CUB_200_2011`.
 
     Returns:
-        Product ids are the class ids, 1 to 100 train, 101 to 200 test (the
-        protocol of metric learning, not the official split). Boxes where
-        they are there.
+        The catalog, with boxes if `bounding_boxes.txt` exists. Product ids
+        are the class ids. 1 to 100 are the split train and 101 to 200 the
+        split test, as is customary in metric learning. The official split is
+        another one.
 
     Raises:
-        FileNotFoundError: a list is missing.
-        ValueError: a line is not of the format, or has no class.
+        FileNotFoundError: If a list is missing.
+        ValueError: If a line does not have the expected format, or if an
+            image has no class.
     """
     root = pathlib.Path(path)
     file = tables.find_file(root, "images.txt")
     frame = tables.read_rows(file, ("id", "image_name"))
-    # macOS's archiver leaves such beside the images.
+    # macOS adds such files to archives.
     frame = frame[~frame["image_name"].str.contains(r"(?:^|/)\._")].copy()
     labels = tables.find_file(root, "image_class_labels.txt")
     classes = tables.read_rows(labels, ("id", "class"))
@@ -52,8 +56,8 @@ def read_cub200(path: str | pathlib.Path) -> Catalog:
     return Catalog.from_frame(frame, "cub200")
 
 
-def _add_boxes(frame, path: pathlib.Path) -> None:
-    """`<id> <x> <y> <width> <height>`, written as decimals."""
+def _add_boxes(frame: pd.DataFrame, path: pathlib.Path) -> None:
+    """Adds boxes from lines of `<id> <x> <y> <width> <height>`."""
     boxes = tables.read_rows(path, ("id", "x", "y", "width", "height"))
     boxes = boxes.set_index("id").astype(float).reindex(frame["id"])
     frame["x1"], frame["y1"] = boxes["x"].to_numpy(), boxes["y"].to_numpy()

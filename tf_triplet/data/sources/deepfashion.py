@@ -1,4 +1,4 @@
-"""What the benchmarks of DeepFashion (Liu et al., 2016) have in common."""
+"""Reads the lists that the DeepFashion benchmarks share (Liu et al., 2016)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tf_triplet.data import annotations
 from tf_triplet.data.sources import tables
 
 _LANDMARKS = 8
-# clothes_type: where its landmarks stand among those of full-body clothes
-# (collar, sleeve, waistline, hem; left and right of each), so that a column
-# means one thing. 1 upper body, 2 lower body, 3 full body.
+# The landmarks of each clothes_type: 1 upper body, 2 lower body, 3 full body.
+# Their columns are those of full-body clothes (left and right of collar,
+# sleeve, waistline and hem), so that a column always means the same.
 _PLACES = {"1": (0, 1, 2, 3, 6, 7), "2": (4, 5, 6, 7), "3": tuple(range(8))}
 _ATTRIBUTE_VALUES = {"1": 1, "-1": 0, "0": -1}
 
@@ -27,16 +27,17 @@ def read_partition(
     """Reads `list_eval_partition.txt`.
 
     Args:
-        root: The benchmark's folder; the list may lie in `Eval` or `Anno`.
-        columns: Its header.
-        statuses: What `evaluation_status` may be.
+        root: The folder of the benchmark. The list may be in its folder
+            `Eval` or `Anno`.
+        columns: The header of the list.
+        statuses: The values that `evaluation_status` can have.
 
     Returns:
-        The list's file and its rows.
+        The file of the list, and its rows.
 
     Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: a line is not of the format, or of another status.
+        FileNotFoundError: If the list does not exist.
+        ValueError: If a line does not have the expected format or status.
     """
     name = "list_eval_partition.txt"
     file = tables.find_file(root, name, f"Eval/{name}", f"Anno/{name}")
@@ -56,24 +57,23 @@ def read_partition(
 def add_columns(
     frame: pd.DataFrame, root: pathlib.Path, boxes: str, kind: str
 ) -> None:
-    """Adds category, path and, where there is the list, boxes.
+    """Adds the category, the path and, if its list exists, the box.
 
     Args:
-        frame: With `image_name`.
-        root: The benchmark's folder, with the images in `img` or
+        frame: A table with `image_name`.
+        root: The folder of the benchmark. The images are in `img` or
             `Img/img`.
-        boxes: Name of the list of boxes, in the folder or in `Anno`.
-        kind: The list's third column, `pose_type` or `source_type`.
+        boxes: The name of the list of boxes, in the folder or in `Anno`.
+        kind: The third column of that list, `pose_type` or `source_type`.
     """
     # "img/WOMEN/Dresses/id_00000002/02_1_front.jpg"
     folders = frame["image_name"].str.split("/")
     frame["category"] = folders.str[1:3].str.join("/")
     images = root / "Img" if (root / "Img" / "img").is_dir() else root
     frame["path"] = f"{images}/" + frame["image_name"]
-    try:
-        file = tables.find_file(root, boxes, f"Anno/{boxes}")
-    except FileNotFoundError:
-        return  # The boxes are a download of their own.
+    file = _find(root, boxes)
+    if file is None:
+        return
     corners = ("x_1", "y_1", "x_2", "y_2")
     columns = ("image_name", "clothes_type", kind, *corners)
     table = tables.read_table(file, columns, counted=True)
@@ -83,21 +83,22 @@ def add_columns(
 def with_annotations(
     frame: pd.DataFrame, root: pathlib.Path, landmarks: str
 ) -> pd.DataFrame:
-    """Joins attributes and landmarks, as far as their lists are there.
+    """Adds attributes and landmarks, if their lists exist.
 
-    Their formats are those of the data sets' own README files.
+    The README files of the data sets define the formats.
 
     Args:
-        frame: With `image_name` and `product_id`, the item.
-        root: The benchmark's folder; the lists lie in it or in `Anno`.
-        landmarks: Name of the list of landmarks.
+        frame: A table with `image_name` and `product_id`, the item.
+        root: The folder of the benchmark. The lists are in it or in `Anno`.
+        landmarks: The name of the list of landmarks.
 
     Returns:
-        The frame with the columns that `Catalog.from_frame` reads. An item
-        or image that a list leaves out is not annotated.
+        The table with the columns that `Catalog.from_frame` reads. Items and
+        images that a list leaves out are not annotated.
 
     Raises:
-        ValueError: a line is not of the format; names file and line.
+        ValueError: If a line does not have the expected format. The message
+            names the file and the line.
     """
     parts = [frame]
     items = _find(root, "list_attr_items.txt")
@@ -121,24 +122,25 @@ def with_annotations(
 
 
 def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
+    # Each of the optional lists is a separate download.
     try:
         return tables.find_file(root, name, f"Anno/{name}")
     except FileNotFoundError:
-        return None  # A download of its own.
+        return None
 
 
 def _read_lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """The number and words of each line below count and header.
+    """Yields the number and the words of each line below the header.
 
-    What the columns are called differs from one benchmark, and one release,
-    to the next; what they hold does not, and is checked row by row.
+    The names of the columns differ between benchmarks and releases, so only
+    the rows are checked.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     names = lines[1].split() if len(lines) > 1 else []
     if not names or any(map(_is_number, names)):
         raise ValueError(
-            f"{path}, line 2: expected the names of the columns, below the "
-            f"number of rows. Received: {' '.join(names[:8])!r}"
+            f"{path}, line 2: expected the names of the columns, after a line "
+            f"with the number of rows. Received: {' '.join(names[:8])!r}"
         )
     for line, text in enumerate(lines[2:], 3):
         if words := text.split():
@@ -154,11 +156,11 @@ def _is_number(word: str) -> bool:
 
 
 def _read_names(path: pathlib.Path) -> list[str]:
-    """The attributes' names; one may be of several words.
+    """Reads the names of the attributes, which may have several words.
 
-    In-Shop has the name alone; Consumer-to-Shop the Chinese one (and a remark
-    in brackets), the English one, and the number of the attribute's type. Of
-    a name that comes again the second is "name (2)".
+    A line of In-Shop has the name only. A line of Consumer-to-Shop has the
+    Chinese name, sometimes a remark in parentheses, the English name, and the
+    number of the attribute's type. A repeated name becomes "name (2)".
     """
     names, seen = [], collections.Counter()
     for _, words in _read_lines(path):
@@ -174,9 +176,11 @@ def _read_names(path: pathlib.Path) -> list[str]:
 def _read_items(
     path: pathlib.Path, names: Sequence[str]
 ) -> tuple[list[str], pd.DataFrame]:
-    """`[items]` ids, and a column `attribute:<name>` an attribute.
+    """Reads the attributes of items.
 
-    Where two lines of an item differ, the label is unknown.
+    Returns:
+        `[items]` ids, and one column `attribute:<name>` per attribute. A
+        label that differs between two lines of an item is unknown.
     """
     labels: dict[str, np.ndarray] = {}
     differing = set()
@@ -184,15 +188,15 @@ def _read_items(
         if len(words) != 1 + len(names):
             raise ValueError(
                 f"{path}, line {line}: expected an item_id and "
-                f"{len(names)} labels, one an attribute of "
+                f"{len(names)} labels, one per attribute in "
                 f"list_attr_cloth.txt. Received: {len(words) - 1} labels"
             )
         try:
             row = [_ATTRIBUTE_VALUES[word] for word in words[1:]]
         except KeyError as error:
             raise ValueError(
-                f"{path}, line {line}: a label must be 1 (has it), -1 (has "
-                f"not) or 0 (unknown). Received: {error.args[0]!r}"
+                f"{path}, line {line}: a label must be 1 (yes), -1 (no) or 0 "
+                f"(unknown). Received: {error.args[0]!r}"
             ) from error
         row = np.array(row, np.int8)
         known = labels.setdefault(words[0], row)
@@ -201,8 +205,8 @@ def _read_items(
             labels[words[0]] = np.where(known == row, row, np.int8(-1))
     if differing:
         logging.warning(
-            "%s: %d items stand there twice with other labels, which are "
-            "taken as unknown, the first is %s",
+            "%s: %d items occur twice with different labels, which are taken "
+            "as unknown, for example %s.",
             path,
             len(differing),
             min(differing),
@@ -213,11 +217,11 @@ def _read_items(
 
 
 def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    """`[m]` image names and their `[m, 8, 3]` landmarks."""
+    """Reads `[m]` image names and their `[m, 8, 3]` landmarks."""
     rows = list(_read_lines(path))
     values = np.full((len(rows), _LANDMARKS, 3), np.nan, np.float32)
     for row, (line, words) in enumerate(rows):
-        # The third is the kind of pose, not needed here.
+        # The third word is the kind of pose, which is not needed.
         places = _PLACES.get(words[1] if len(words) > 1 else "")
         if places is None:
             raise ValueError(
@@ -226,7 +230,7 @@ def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
             )
         if len(words) != 3 + 3 * len(places):
             raise ValueError(
-                f"{path}, line {line}: clothes_type {words[1]} has "
+                f"{path}, line {line}: clothes_type {words[1]} must have "
                 f"{len(places)} landmarks of 3 numbers. Received: "
                 f"{len(words) - 3} numbers"
             )
@@ -237,12 +241,12 @@ def _read_landmarks(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 def _landmarks(
     words: Sequence[str], path: pathlib.Path, line: int
 ) -> np.ndarray:
-    """`[k, 3]` x, y, visibility from visibility, x, y in turn."""
+    """Turns visibility, x and y into `[k, 3]` x, y and visibility."""
     try:
         marks = np.array(words, np.float32).reshape(-1, 3)[:, [1, 2, 0]]
     except ValueError as error:
         raise ValueError(
-            f"{path}, line {line}: a landmark is three numbers. {error}"
+            f"{path}, line {line}: a landmark must be three numbers. {error}"
         ) from error
     known = (annotations.VISIBLE, annotations.HIDDEN, annotations.CUT_OFF)
     bad = ~np.isin(marks[:, 2], known)
@@ -252,6 +256,6 @@ def _landmarks(
             "1 (hidden) or 2 (cut off). Received: "
             f"{words[3 * int(np.argmax(bad))]!r}"
         )
-    # The list gives a cut-off one the place 0, 0, which it is not at.
+    # The list writes x and y of a landmark that is cut off as 0, 0.
     marks[marks[:, 2] == annotations.CUT_OFF, :2] = np.nan
     return marks

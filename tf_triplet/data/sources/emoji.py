@@ -1,8 +1,8 @@
-"""The quick-start catalog: emoji as drawn by four vendors.
+"""The catalog of the quick start: emoji, as drawn by four vendors.
 
-One emoji is one product; its drawings are that product's photos in four
-shops. The images come from the npm registry, are prepared once and stay in
-the user's cache; none is part of this project.
+One emoji is one product, and its drawings are the photos of that product in
+four shops. The images are downloaded from the npm registry, prepared once and
+kept in the user's cache. None of them is part of this project.
 """
 
 from __future__ import annotations
@@ -16,32 +16,33 @@ from collections.abc import Iterator
 import pandas as pd
 from PIL import Image
 from rich import console as rich_console
-from rich import progress
 
+from tf_triplet import progress
 from tf_triplet.data import fetch
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import splits
 
-# Raise it when the prepared images change: old folders are then redone.
+# Increase this number if the prepared images change. Old folders are then
+# no longer used.
 VERSION = 1
-# Pixels a side of the images that are not 64 px PNG already.
+# Side, in pixels, of the images that are not already PNG files of 64 pixels.
 PREPARED_SIZE = 96
 _TABLE = "catalog.csv"
 
 
 @dataclasses.dataclass(frozen=True)
 class Vendor:
-    """One vendor's drawings in the npm registry.
+    """The drawings of one vendor in the npm registry.
 
     Attributes:
-        domain: What the catalog calls the vendor.
+        domain: The name of the vendor in the catalog.
         package: The npm package.
-        version: Its version.
-        sha256: Of the package's archive.
-        size: Bytes of the archive.
-        members: Prefix and suffix of the images' names in the archive;
-            between them lies the code point.
-        license: Whose art it is and on what terms.
+        version: The version of the package.
+        sha256: The SHA-256 of the archive of the package.
+        size: The size of the archive in bytes.
+        members: The beginning and end of the image names in the archive. The
+            code point stands between them.
+        license: The name, owner and license of the drawings.
     """
 
     domain: str
@@ -100,23 +101,33 @@ def read_emoji(
     show_progress: bool = True,
     draw: str = "hash",
 ) -> Catalog:
-    """Fetches and prepares the images once, and lists them.
+    """Reads the emoji catalog, which is downloaded at the first call.
 
-    A product is an emoji without skin tones, called by its short name; its
-    category is the emoji's; a domain is a vendor. A product that one vendor
-    alone draws is kept: it has a single image.
+    A product is an emoji without skin tones. Its id is the short name of the
+    emoji. A domain is a vendor. A product that only one vendor has drawn is
+    kept and has a single image.
 
     Args:
         seed: The seed of the split.
         test_fraction: The share of products that is held out.
-        cache_dir: Where archives and images are kept; the user's cache
-            folder unless given.
-        show_progress: Show a progress bar while preparing.
+        cache_dir: The folder of archives and images. By default, it is in the
+            user's cache.
+        show_progress: Whether to show the progress of preparing the images.
         draw: "hash", or "permutation" for runs of earlier versions; see
             `splits`.
 
+    Returns:
+        7,585 images of 1,911 products, with splits "train" and "test".
+
     Raises:
-        FetchError: the archives could not be fetched.
+        FetchError: If the archives cannot be downloaded.
+
+    Example:
+
+    >>> from tf_triplet.data import read_emoji
+    >>> catalog = read_emoji()  # doctest: +SKIP
+    >>> catalog.domain_names.tolist()  # doctest: +SKIP
+    ['fluent', 'google', 'openmoji', 'twitter']
     """
     cache = pathlib.Path(cache_dir or fetch.cache_dir())
     folder = cache / f"emoji-v{VERSION}-{PREPARED_SIZE}px"
@@ -141,10 +152,13 @@ def read_emoji(
 
 
 def code_key(code: str) -> str:
-    """Returns a code point sequence as every vendor's is compared.
+    """Writes a sequence of code points in the same way for every vendor.
 
-    Vendors differ in case, in leading zeros and in where they keep U+FE0F,
-    which asks for the colored drawing and says nothing about what is drawn.
+    Vendors differ in case, in leading zeros, and in whether they write
+    U+FE0F, which only requests the colored variant of an emoji.
+
+    Args:
+        code: Hexadecimal code points, separated by hyphens.
     """
     parts = [part.lstrip("0") for part in code.lower().split("-")]
     return "-".join(part for part in parts if part != "fe0f")
@@ -152,7 +166,7 @@ def code_key(code: str) -> str:
 
 def _print_licenses() -> None:
     console = rich_console.Console(stderr=True)
-    console.print("The emoji images are other people's art:")
+    console.print("The emoji images were drawn by others. Their licenses are:")
     for domain, license in LICENSES.items():
         console.print(f"  {domain}: {license}")
 
@@ -162,21 +176,18 @@ def _prepare(
     folder: pathlib.Path,
     show_progress: bool,
 ) -> None:
-    """Writes the images and the table of them into `folder`."""
+    """Writes the images and their table into `folder`."""
     products = _products(archives[GOOGLE.domain])
-    bar = progress.Progress(
-        *progress.Progress.get_default_columns(),
-        progress.MofNCompleteColumn(),
-        disable=not show_progress,
-        transient=True,
-    )
     rows = []
-    with bar:
-        for vendor in VENDORS:
-            task = bar.add_task(
-                f"Preparing {vendor.domain}", total=len(products)
-            )
-            (folder / vendor.domain).mkdir()
+    for vendor in VENDORS:
+        (folder / vendor.domain).mkdir()
+        bar = progress.show_progress(
+            f"Preparing emoji of {vendor.domain}",
+            total=len(products),
+            show=show_progress,
+        )
+        with bar as advance:
+            done = 0
             for key, data in _drawings(vendor, archives[vendor.domain]):
                 if key not in products:
                     continue
@@ -184,9 +195,9 @@ def _prepare(
                 (folder / path).write_bytes(_as_png(data))
                 rows.append({"path": path, **products[key]})
                 rows[-1]["domain"] = vendor.domain
-                bar.advance(task)
-            bar.update(task, completed=len(products))
-    # The archives' order is an accident; the table's is not.
+                done += 1
+                advance(done)
+    # The order of the archives must not determine the order of the table.
     table = pd.DataFrame(rows).sort_values("path")
     table.to_csv(folder / _TABLE, index=False)
     (folder / "LICENSES.txt").write_text(
@@ -195,9 +206,9 @@ def _prepare(
 
 
 def _products(archive: pathlib.Path) -> dict[str, dict[str, str]]:
-    """Returns id and category of each emoji by its code point key.
+    """Reads the id and category of each emoji, by the key of its code point.
 
-    `emoji.json` lists skin tones below their emoji, not as emoji.
+    `emoji.json` lists skin tones below their emoji, not as emoji of their own.
     """
     ((_, data),) = fetch.read_members(archive, ["package/emoji.json"])
     return {
@@ -212,19 +223,19 @@ def _products(archive: pathlib.Path) -> dict[str, dict[str, str]]:
 def _drawings(
     vendor: Vendor, archive: pathlib.Path
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields (code point key, bytes of the image file)."""
+    """Yields the key of the code point and the image file of each drawing."""
     prefix, suffix = vendor.members
     seen = set()
     for name, data in fetch.scan_members(archive, prefix, suffix):
         key = code_key(name[len(prefix) : -len(suffix)])
-        # Two spellings of one code point are one drawing.
+        # A code point may be written in two ways. It is one drawing.
         if key not in seen:
             seen.add(key)
             yield key, data
 
 
 def _as_png(data: bytes) -> bytes:
-    """Returns a PNG with alpha: as it came, or made from WebP or SVG."""
+    """Returns a PNG with alpha. WebP and SVG are converted."""
     if data.startswith(b"\x89PNG"):
         return data
     if not data.startswith(b"RIFF"):
@@ -239,7 +250,7 @@ def _as_png(data: bytes) -> bytes:
 
 
 def _rasterize(svg: str) -> bytes:
-    # Only the quick start needs it, and only once.
+    # Nothing else needs this package.
     import resvg_py
 
     return bytes(

@@ -1,4 +1,4 @@
-"""One's own catalog: a folder per product."""
+"""Reads a catalog from a folder per product."""
 
 from __future__ import annotations
 
@@ -24,27 +24,41 @@ def read_folder(
 ) -> Catalog:
     """Reads `product/*.jpg` or `category/product/*.jpg`.
 
-    Which of the two it is follows from the depth. The id of a product is its
-    folder's name, with categories `category/product`, so that `001` of two
-    categories are two products. Folders `train` and `test` (or `val`) at the
-    top are splits. Hidden files and folders are left out.
+    The depth of the folders decides which of the two it is. The id of a
+    product is the name of its folder. With categories it is
+    `category/product`, so that `001` in two categories is two products.
+    Folders `train` and `test` (or `val`) at the top are splits. Hidden files
+    and folders are ignored.
 
     Args:
-        path: The folder of everything.
+        path: The folder that contains all others.
         test_fraction: The share of products that is held out where the
             folders are not splits.
         seed: The seed of that draw.
         draw: "hash", or "permutation" for runs of earlier versions; see
             `splits`.
 
+    Returns:
+        The catalog of all images in these folders.
+
     Raises:
-        FileNotFoundError: no such folder, or no image in it.
-        ValueError: the images do not lie as described.
+        FileNotFoundError: If the folder does not exist, or has no image.
+        ValueError: If the depth of the folders is not as described.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("hat/1.jpg", "hat/2.jpg", "bag/1.jpg"):
+    ...     (folder / name).parent.mkdir(exist_ok=True)
+    ...     (folder / name).touch()
+    >>> read_folder(folder).row_product_ids.tolist()
+    ['bag', 'hat', 'hat']
     """
     root = pathlib.Path(path)
     if not root.is_dir():
         raise FileNotFoundError(
-            f"There is no folder of products {str(root)!r}."
+            f"The folder of products {str(root)!r} does not exist."
         )
     files = _images(root)
     parts = pd.Series(files).str.split("/")
@@ -68,7 +82,7 @@ def read_folder(
 
 
 def _images(root: pathlib.Path) -> list[str]:
-    """Returns the images below `root`, relative, with slashes, sorted."""
+    """Lists the images below `root`: sorted relative paths with slashes."""
     files, others = [], 0
     for folder, names, file_names in os.walk(root, followlinks=True):
         names[:] = [name for name in names if not name.startswith(".")]
@@ -83,8 +97,8 @@ def _images(root: pathlib.Path) -> list[str]:
                 others += 1
     if not files:
         raise FileNotFoundError(
-            f"No image ({', '.join(EXTENSIONS)}) lies below {str(root)!r}, "
-            f"which should hold {_LAYOUTS}. Received: {others} other files"
+            f"There is no image ({', '.join(EXTENSIONS)}) in {str(root)!r}, "
+            f"which should contain {_LAYOUTS}. Received: {others} other files"
         )
     return sorted(files)
 
@@ -97,7 +111,7 @@ def _check_depth(
         return
     examples = [files[int((folders == d).to_numpy().argmax())] for d in depths]
     raise ValueError(
-        f"The images below {str(root)!r} must all lie as {_LAYOUTS}, "
-        "optionally in folders train and test. Received: "
+        f"All images in {str(root)!r} must be arranged as {_LAYOUTS}, "
+        "optionally within folders train and test. Received: "
         f"{', '.join(map(repr, examples[:3]))}"
     )

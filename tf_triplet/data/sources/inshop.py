@@ -17,22 +17,24 @@ _COLUMNS = ("image_name", "item_id", "evaluation_status")
 
 
 def read_inshop(path: str | pathlib.Path) -> Catalog:
-    """Reads `list_eval_partition.txt`, and what else is there.
+    """Reads `list_eval_partition.txt` and the optional lists.
 
-    That is boxes, attributes (`list_attr_items.txt`, of an item) and
-    landmarks (`list_landmarks_inshop.txt`); each list is optional.
+    The optional lists are the boxes (`list_bbox_inshop.txt`), the attributes
+    of the items (`list_attr_items.txt`) and the landmarks
+    (`list_landmarks_inshop.txt`).
 
     Args:
-        path: The benchmark's folder, with the lists in it, or in `Eval` and
-            `Anno`, and the images in `img` or `Img/img`.
+        path: The folder of the benchmark. The lists are in it, or in `Eval`
+            and `Anno`. The images are in `img` or `Img/img`.
 
     Returns:
-        Splits train and test; the domains of test are query and gallery.
-        Categories are as in the path, for instance `WOMEN/Dresses`.
+        The catalog, with splits train and test. The domains of test are query
+        and gallery. Categories are a part of the path, for instance
+        `WOMEN/Dresses`.
 
     Raises:
-        FileNotFoundError: the partition is missing.
-        ValueError: a line is not of the format.
+        FileNotFoundError: If the partition is missing.
+        ValueError: If a line does not have the expected format.
     """
     root = pathlib.Path(path)
     _, frame = deepfashion.read_partition(root, _COLUMNS, tuple(PUBLISHED))

@@ -1,4 +1,4 @@
-"""One's own catalog: a CSV or Parquet table of images."""
+"""Reads a catalog from a CSV or Parquet table of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pandas as pd
 from absl import logging
 
 from tf_triplet.data import annotations
-from tf_triplet.data import catalog as catalog_lib
+from tf_triplet.data.catalog import Catalog
+from tf_triplet.data.columns import BOX_COLUMNS
 from tf_triplet.data.sources import splits
 
 _ATTRIBUTES = "attributes"
@@ -24,12 +25,13 @@ COLUMNS = (
     "category",
     "domain",
     "split",
-    *catalog_lib.BOX_COLUMNS,
+    *BOX_COLUMNS,
     _ATTRIBUTES,
 )
-# Images looked for before anything else starts; the preflight does all.
+# The number of images that must exist, at least one of them, before anything
+# else starts. The preflight check looks at all images.
 _PROBED = 5
-# What is written 7 and not 007, +7 or 7.0, and fits 64 bits for certain.
+# Integers such as 7, but not 007, +7 or 7.0, that fit into 64 bits.
 _CANONICAL_INTEGER = r"0|-?[1-9][0-9]{0,17}"
 _ABSOLUTE = r"/|\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://"
 
@@ -40,41 +42,66 @@ def read_manifest(
     seed: int = 0,
     columns: Sequence[str] = (),
     draw: str = "hash",
-) -> catalog_lib.Catalog:
+) -> Catalog:
     """Reads a table of images.
 
-    The columns are `path, product_id` and, where known, `category, domain,
-    split, x1, y1, x2, y2`; `attributes`, names with `|` between them
-    (empty: unknown; a lone `|`: none), or `attribute:<name>` columns of 1,
-    0 and -1; `landmark1_x, landmark1_y[, landmark1_visible]`, and so on, in
-    pixels of the upright image, left and right in turn (`annotations`
-    has the details). Paths are relative to the table's folder. Ids of
-    a CSV are integers if every one of them is written as one, else strings
-    ("00042" stays "00042"); a Parquet table says itself what they are.
+    The table needs the columns `path` and `product_id`. These columns are
+    optional:
+
+    - `category`, `domain` and `split`.
+    - `x1`, `y1`, `x2`, `y2`, a box in pixels of the upright image.
+    - `attributes`, names separated by `|`. An empty cell means unknown, and a
+      single `|` means none. Alternatively, `attribute:<name>` columns hold 1,
+      0 or -1.
+    - `landmark1_x`, `landmark1_y`, `landmark1_visible` and so on, in pixels
+      of the upright image. `tf_triplet.data.annotations` has the details.
+
+    Paths are relative to the folder of the table. The ids of a CSV file are
+    integers if every one of them is written like 42. Otherwise they are
+    strings, so that "00042" keeps its zeros. A Parquet file stores their type.
 
     Args:
         path: A `.csv` or `.parquet` file.
         test_fraction: The share of products that is held out where the table
             has no `split` column.
         seed: The seed of that draw.
-        columns: Further ones to keep as strings in `Catalog.extras`; ""
-            where a row has none.
+        columns: The names of extra columns to keep in `Catalog.extras`. Their
+            values become strings, and a missing value becomes "".
         draw: "hash", or "permutation" for runs of earlier versions; see
             `splits`.
 
+    Returns:
+        The catalog, with one image per row.
+
     Raises:
-        FileNotFoundError: no such table, or its images are not there.
-        ValueError: the table cannot be used; the message names the line.
+        FileNotFoundError: If the table or its images do not exist.
+        ValueError: If the table cannot be used. The message names the line.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> import pandas as pd
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> (folder / "hat.jpg").touch()
+    >>> table = pd.DataFrame(
+    ...     {"path": ["hat.jpg"], "product_id": ["007"], "split": ["train"]}
+    ... )
+    >>> table.to_csv(folder / "shop.csv", index=False)
+    >>> catalog = read_manifest(folder / "shop.csv")
+    >>> catalog
+    Catalog('shop', 1 images, 1 products, splits=['train'], domains=[''])
+    >>> catalog.row_product_ids.tolist()
+    ['007']
     """
     path = pathlib.Path(path)
     if path.is_dir():
         raise ValueError(
-            f"A manifest is a .csv or .parquet file. Received the folder "
-            f"{str(path)!r}. For a folder per product use "
+            "A manifest must be a .csv or .parquet file. Received: the folder "
+            f"{str(path)!r}. If it holds one folder per product, use "
             "`data.source=folder`."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"There is no manifest {str(path)!r}.")
+        raise FileNotFoundError(f"The manifest {str(path)!r} does not exist.")
     suffix = path.suffix.lower()
     if suffix == ".csv":
         frame, row_word, first_row = _read_csv(path, columns), "line", 2
@@ -88,7 +115,7 @@ def read_manifest(
     numbers = frame.index.to_numpy() + first_row
     try:
         frame = _spread_attributes(frame)
-        catalog = catalog_lib.Catalog.from_frame(
+        catalog = Catalog.from_frame(
             frame.reset_index(drop=True),
             path.stem,
             describe_row=lambda row: f"{row_word} {numbers[row]}",
@@ -103,16 +130,17 @@ def read_manifest(
 
 
 def _spread_attributes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Turns the names of `attributes` into a column each."""
+    """Replaces the column `attributes` by one column per name."""
     if _ATTRIBUTES not in frame:
         return frame
     both = [c for c in frame if c.startswith(annotations.ATTRIBUTE)]
     if both:
         raise ValueError(
-            "Attributes come as the column `attributes` or as columns "
-            f"`attribute:<name>`, not both. Received: attributes and {both}"
+            "Attributes must be either in the column `attributes` or in "
+            "columns `attribute:<name>`, not both. "
+            f"Received: attributes and {both}"
         )
-    # An empty column names none, and so adds none.
+    # An empty column names no attribute, and so adds no column.
     columns = annotations.split_names(frame[_ATTRIBUTES])
     return pd.concat([frame.drop(columns=_ATTRIBUTES), columns], axis=1)
 
@@ -122,10 +150,10 @@ def _is_known(column: str) -> bool:
 
 
 def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Returns the table as strings, its index the number of the row."""
+    """Returns the table as strings, indexed by the number of the row."""
     try:
         with warnings.catch_warnings():
-            # pandas only warns of lines that are longer than the header.
+            # pandas only warns about lines that are longer than the header.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 path,
@@ -133,16 +161,18 @@ def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
                 # A product may well be called "NA" or "null".
                 keep_default_na=False,
                 index_col=False,
-                # Skipped ones would shift the line numbers of errors.
+                # Skipped lines would shift the line numbers of errors.
                 skip_blank_lines=False,
                 encoding="utf-8",
             )
     except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path} is empty; it needs a header line.") from error
+        raise ValueError(
+            f"{path} is empty. It needs a header and one line per image."
+        ) from error
     except (ValueError, pd.errors.ParserWarning) as error:
         raise ValueError(
             f"{path} cannot be read as comma-separated UTF-8: {error}. Save "
-            "it as CSV, with commas, in UTF-8."
+            "it as a CSV file with commas, encoded as UTF-8."
         ) from error
     frame.columns = [str(column).strip() for column in frame.columns]
     _check_columns(path, list(frame.columns), columns)
@@ -163,9 +193,9 @@ def _read_parquet(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
         from pyarrow import parquet
     except ImportError as error:
         raise ValueError(
-            f"{path} is Parquet, which takes a pyarrow that works with "
-            f"NumPy {np.__version__}: {error}. Install one, or save the "
-            "table as .csv."
+            f"{path} is a Parquet file, which needs a version of pyarrow that "
+            f"works with NumPy {np.__version__}: {error}. Install it, or save "
+            "the table as .csv."
         ) from error
 
     try:
@@ -179,12 +209,12 @@ def _read_parquet(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
             f"{path} cannot be read as Parquet: {error}"
         ) from error
     _check_rows(path, table.num_rows)
-    # Its pandas metadata may have made one of our columns the index.
+    # The file may declare one of these columns to be the index of pandas.
     return _as_strings(table.to_pandas(ignore_metadata=True), columns)
 
 
 def _as_strings(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Makes the extra columns strings; a missing value is ""."""
+    """Turns the extra columns into strings. A missing value becomes ""."""
     texts = {}
     for name in columns:
         values = frame[name].astype(object)
@@ -208,9 +238,10 @@ def _check_columns(
     extra = [c for c in columns if not _is_known(c)]
     if own:
         raise ValueError(
-            f"{path} has no extra column {', '.join(map(repr, own))}. It "
-            f"has: {', '.join(extra) or 'none'}. Leave it out of --columns "
-            "(--columns= takes none), or add it to the file."
+            f"{path} has no extra column {', '.join(map(repr, own))}. Its "
+            f"extra columns are: {', '.join(extra) or 'none'}. Leave the name "
+            "out of --columns (--columns= names none), or add the column to "
+            "the file."
         )
     extra = [c for c in extra if c not in wanted]
     for column in extra:
@@ -229,10 +260,8 @@ def _check_rows(path: pathlib.Path, rows: int) -> None:
         raise ValueError(f"{path} has a header but no images.")
 
 
-def _resolve_paths(
-    catalog: catalog_lib.Catalog, manifest: pathlib.Path
-) -> catalog_lib.Catalog:
-    """Makes paths relative to the manifest usable from where we run."""
+def _resolve_paths(catalog: Catalog, manifest: pathlib.Path) -> Catalog:
+    """Joins relative paths to the folder of the manifest."""
     given = pd.Series(catalog.paths, dtype=object)
     absolute = given.str.match(_ABSOLUTE).to_numpy(bool)
     folder = str(manifest.parent)

@@ -1,11 +1,12 @@
-"""A procedural catalog: products drawn by arithmetic, no network needed.
+"""A catalog of drawings, for tests and for machines without a network.
 
-Six categories of silhouettes. A product has its own shape parameters, two
-colors of its category's small palette and a pattern that sticks to it. A
-image is one viewpoint of it: in the "studio" domain upright-ish on white
-(PNG), in the "street" domain more turned, under colored light, on a
-cluttered background, compressed (JPEG). The palette is small and the light
-colored, so that mean color alone does not tell products apart.
+A product is a silhouette of one of six categories. It has its own shape, its
+own pattern, and two colors of the small palette of its category. An image
+shows it from one viewpoint. In the "studio" domain it is nearly upright on a
+white background (PNG). In the "street" domain it is turned further, under
+colored light, on a cluttered background, and compressed (JPEG). The palette
+is small and the light is colored, so that the mean color alone does not
+identify a product.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import pathlib
 import numpy as np
 import pandas as pd
 from PIL import Image
-from rich import progress
 
+from tf_triplet import progress
 from tf_triplet.data import fetch
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import shapes, splits
 
-# Raise it when a change alters a single pixel: old folders are then redone.
+# Increase this number if a single pixel changes. Old folders are then no
+# longer used.
 VERSION = 1
 STUDIO = "studio"
 STREET = "street"
@@ -40,21 +42,41 @@ def read_rendered(
     show_progress: bool = True,
     draw: str = "hash",
 ) -> Catalog:
-    """Draws the images, unless they are there already, and lists them.
+    """Draws a catalog, or reads it if it has been drawn before.
 
-    The files go to a folder inside `directory` that is named after the
-    parameters; a folder under that name is complete, so it is reused.
+    The images are written to a folder inside `directory` that is named after
+    the arguments. If that folder exists, it is complete and is used again.
 
     Args:
-        directory: Where the folder of images goes.
-        products: Number of products.
-        images_per_product: Images of each, studio and street in turn.
-        seed: Seed of the products, their images and the split.
+        directory: Where the folder of images is created.
+        products: The number of products.
+        images_per_product: The number of images of each product. They belong
+            to the domains "studio" and "street" in turn.
+        seed: The seed of the products, their images and the split.
         test_fraction: The share of products in the "test" split.
-        image_size: Pixels a side.
-        show_progress: Show a progress bar while drawing.
+        image_size: Side of the images, in pixels.
+        show_progress: Whether to show the progress of drawing.
         draw: "hash", or "permutation" for runs of earlier versions; see
             `splits`.
+
+    Returns:
+        The catalog, with splits "train" and "test".
+
+    Raises:
+        ValueError: If a number is too small.
+
+    Example:
+
+    >>> import tempfile
+    >>> catalog = read_rendered(
+    ...     tempfile.mkdtemp(),
+    ...     products=6,
+    ...     images_per_product=2,
+    ...     image_size=16,
+    ...     show_progress=False,
+    ... )
+    >>> len(catalog), catalog.domain_names.tolist()
+    (12, ['street', 'studio'])
     """
     for name, value in (
         ("products", products),
@@ -80,17 +102,20 @@ def read_rendered(
 
 
 def render(seed: int, product: int, image: int, image_size: int) -> bytes:
-    """Returns one image file; the same arguments give the same bytes.
+    """Draws one image. The same arguments give the same bytes.
 
     Args:
-        seed: Seed of the catalog.
-        product: Number of the product; its category follows from it.
-        image: Number of the image; even ones are studio (PNG), odd ones
-            street (JPEG).
-        image_size: Pixels a side.
+        seed: The seed of the catalog.
+        product: The number of the product, which determines its category.
+        image: The number of the image. Even numbers are studio images (PNG),
+            and odd ones are street images (JPEG).
+        image_size: Side of the image, in pixels.
+
+    Returns:
+        The bytes of a PNG or JPEG file.
     """
     category = product % len(shapes.CATEGORIES)
-    # Three different lists of numbers, so no two streams coincide.
+    # The lists differ, so no two random streams are the same.
     palette = np.random.default_rng([seed, 1, category]).uniform(
         0.1, 0.95, (PALETTE_SIZE, 3)
     )
@@ -99,7 +124,7 @@ def render(seed: int, product: int, image: int, image_size: int) -> bytes:
     )
     rng = np.random.default_rng([seed, 3, product, image])
     street = _domain(image) == STREET
-    # Twice the size, averaged: smooth outlines.
+    # Drawing at twice the size and averaging smooths the outlines.
     pixels = _image(rng, design, 2 * image_size, street)
     pixels = pixels.reshape(image_size, 2, image_size, 2, 3).mean((1, 3))
     if street:
@@ -120,7 +145,7 @@ def _domain(image: int) -> str:
 
 
 def _table(products: int, images_per_product: int) -> pd.DataFrame:
-    """Returns a row an image; `file` is relative to the folder."""
+    """Lists the images. The paths in `file` are relative to the folder."""
     rows = []
     for product in range(products):
         category = shapes.CATEGORIES[product % len(shapes.CATEGORIES)]
@@ -148,16 +173,15 @@ def _write(
     image_size: int,
     show_progress: bool,
 ) -> None:
-    for row in progress.track(
-        table.itertuples(),
-        description="Drawing the rendered catalog",
-        total=len(table),
-        disable=not show_progress,
-        transient=True,
-    ):
-        path = folder / row.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(render(seed, row.product, row.image, image_size))
+    bar = progress.show_progress(
+        "Drawing the rendered catalog", total=len(table), show=show_progress
+    )
+    with bar as advance:
+        for done, row in enumerate(table.itertuples(), 1):
+            path = folder / row.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(render(seed, row.product, row.image, image_size))
+            advance(done)
     parameters = {
         "version": VERSION,
         "seed": seed,
@@ -170,7 +194,7 @@ def _write(
 def _image(
     rng: np.random.Generator, design: shapes.Design, size: int, street: bool
 ) -> np.ndarray:
-    """Returns `[size, size, 3]` floats, about 0 to 1."""
+    """Draws `[size, size, 3]` floats, most of them in [0, 1]."""
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = np.meshgrid(axis, axis)
     u, v = _viewpoint(rng, x, y, street)
@@ -185,7 +209,7 @@ def _image(
         return np.where(inside[..., None], surface, 1.0)
     image = np.where(inside[..., None], surface, _clutter(rng, x, y))
     if rng.random() < 0.3:
-        # Something stands in front of a part of it.
+        # An object hides one side of the product.
         edge = rng.uniform(0.45, 0.8) * rng.choice([-1, 1])
         hidden = (x > edge) if edge > 0 else (x < edge)
         image = np.where(hidden[..., None], rng.uniform(0, 1, 3), image)
@@ -196,7 +220,7 @@ def _image(
 def _viewpoint(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray, street: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where on the product each pixel of the image looks."""
+    """Returns the place on the product that each pixel shows."""
     spread = 1.0 if street else 0.5
     angle = spread * rng.uniform(-0.7, 0.7)
     scale = rng.uniform(0.55, 0.9) if street else rng.uniform(0.7, 0.9)
@@ -214,7 +238,7 @@ def _viewpoint(
 def _clutter(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
-    """Returns a `[size, size, 3]` background of boxes on a gradient."""
+    """Draws a `[size, size, 3]` background of boxes on a gradient."""
     colors = rng.uniform(0.15, 0.9, (2, 3))
     slope = ((x * rng.uniform(-1, 1) + y) + 2) / 4
     background = colors[0] + slope[..., None] * (colors[1] - colors[0])

@@ -1,6 +1,6 @@
 """Silhouettes and patterns of the rendered products, as functions of (u, v).
 
-A product lies in the square [-1, 1] x [-1, 1], v pointing down.
+A product lies in the square [-1, 1] x [-1, 1]. The axis v points down.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ PATTERNS = ("stripes", "checks", "dots", "rings", "waves")
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What makes a product this product.
+    """The properties that distinguish one product from another.
 
     Attributes:
-        category: Number in `CATEGORIES`.
+        category: The place of its category in `CATEGORIES`.
         form: `[6]` floats in [0, 1], the shape within the category.
-        colors: `[2, 3]` floats in [0, 1], ground and pattern.
-        pattern: Number in `PATTERNS`.
-        frequency: Repetitions of the pattern across the product.
-        angle: Direction of the pattern, radians.
-        duty: Share of the surface in the second color.
+        colors: `[2, 3]` floats in [0, 1], the colors of ground and pattern.
+        pattern: The place of its pattern in `PATTERNS`.
+        frequency: The number of repetitions across the product.
+        angle: The direction of the pattern, in radians.
+        duty: The share of the surface in the second color.
     """
 
     category: int
@@ -39,7 +39,13 @@ class Design:
 def draw_design(
     rng: np.random.Generator, category: int, palette: np.ndarray
 ) -> Design:
-    """Draws a product; its colors come from `palette` `[colors, 3]`."""
+    """Draws a product at random.
+
+    Args:
+        rng: The source of randomness.
+        category: The place of its category in `CATEGORIES`.
+        palette: `[colors, 3]` floats in [0, 1], of which it gets two.
+    """
     return Design(
         category=category,
         form=rng.uniform(0, 1, 6),
@@ -52,13 +58,31 @@ def draw_design(
 
 
 def silhouette(design: Design, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Returns booleans of the shape of `u`: does the product cover it?"""
+    """Returns which places a product covers.
+
+    Args:
+        design: The product.
+        u: `[...]` floats, horizontal places.
+        v: `[...]` floats, vertical places.
+
+    Returns:
+        `[...]` booleans.
+    """
     shape = (_bag, _ball, _gear, _lamp, _mug, _vase)[design.category]
     return shape(design.form, u, v)
 
 
 def texture(design: Design, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Returns the surface's colors, the shape of `u` and 3 more."""
+    """Returns the colors of a product's surface.
+
+    Args:
+        design: The product.
+        u: `[...]` floats, horizontal places.
+        v: `[...]` floats, vertical places.
+
+    Returns:
+        `[..., 3]` floats in [0, 1].
+    """
     s = (np.cos(design.angle) * u + np.sin(design.angle) * v) * (
         design.frequency
     )
@@ -84,7 +108,7 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 def _bag(form, u, v):
-    """A trapezium under a handle that is an elliptic arc."""
+    """A trapezoid below a handle in the shape of an elliptic arc."""
     top = _between(-0.4, 0.0, form[0])
     width = _between(0.5, 0.9, form[1]) + _between(-0.25, 0.25, form[2]) * v
     body = (v > top) & (v < 0.9) & (np.abs(u) < width)
@@ -97,7 +121,7 @@ def _bag(form, u, v):
 
 
 def _ball(form, u, v):
-    """A superellipse, from a diamond over an egg to a box."""
+    """A superellipse, from a diamond through an egg to a box."""
     power = _between(1.2, 5.0, form[0])
     width = _between(0.5, 0.95, form[1]) * (1 + _between(0, 0.3, form[2]) * v)
     height = _between(0.5, 0.95, form[3])
@@ -105,7 +129,7 @@ def _ball(form, u, v):
 
 
 def _gear(form, u, v):
-    """A star, flower or cog with a hole or without."""
+    """A star, flower or cog, with or without a hole."""
     teeth = 3 + int(form[0] * 7)
     depth = _between(0.1, 0.45, form[1])
     sharp = _between(0.5, 4.0, form[2])
@@ -133,7 +157,7 @@ def _lamp(form, u, v):
 
 
 def _mug(form, u, v):
-    """A body with a handle on its right."""
+    """A body with a handle on its right side."""
     width = _between(0.35, 0.6, form[0]) * (
         1 + _between(-0.3, 0.3, form[1]) * v
     )
@@ -148,7 +172,7 @@ def _mug(form, u, v):
 
 
 def _vase(form, u, v):
-    """A solid of revolution with a waist or two."""
+    """A solid of revolution with one or two waists."""
     phase = 2 * np.pi * form[0]
     profile = (
         _between(0.35, 0.55, form[1])

@@ -21,12 +21,12 @@ def read_sop(path: str | pathlib.Path) -> Catalog:
         path: The folder `Stanford_Online_Products`.
 
     Returns:
-        Product ids are the int64 class ids, categories the twelve super
-        classes by name, splits train and test.
+        The catalog, with splits train and test. Product ids are the int64
+        class ids. Categories are the names of the twelve super classes.
 
     Raises:
-        FileNotFoundError: a list is missing.
-        ValueError: a line is not of the format.
+        FileNotFoundError: If a list is missing.
+        ValueError: If a line does not have the expected format.
     """
     root = pathlib.Path(path)
     frames = []

@@ -1,4 +1,4 @@
-"""Which products are held out, where the owner's table does not say."""
+"""Which products are held out if the owner's table does not say."""
 
 from __future__ import annotations
 

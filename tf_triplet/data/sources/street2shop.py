@@ -27,24 +27,29 @@ _IMAGES = ("images", "photos", ".")
 def read_street2shop(path: str | pathlib.Path) -> Catalog:
     """Reads `meta/json/{train_pairs,test_pairs,retrieval}_<category>.json`.
 
-    The benchmark is a list of addresses, many of which are gone: images
-    that were not downloaded are left out, and counted in the log.
+    The benchmark is a list of addresses, many of which no longer exist.
+    Images that were not downloaded are left out. The log says how many.
 
     Args:
-        path: The folder with `meta/json`, and with the images in `images`,
-            `photos` or itself, called by their id in 9 digits.
+        path: The folder that contains `meta/json`. The images are in its
+            folder `images` or `photos`, or directly in it. Their names are
+            their ids, in 9 digits.
 
     Returns:
-        A row a (image, product, split): one image may show several
-        products, each in its own box. Product ids are `<category>/<product>`.
-        Domains street and shop. Street images are of split train or test.
-        Every shop image is of split test, whose gallery is the whole shop;
-        those of training products are of split train as well. `extras`:
-        `pairs`, the lines that a street image of a product stands in.
+        The catalog, with one row for each (image, product, split), because an
+        image may show several products, each in its own box.
+
+        - Product ids are `<category>/<product>`.
+        - Domains are street and shop.
+        - Street images belong to split train or test. All shop images belong
+          to split test, whose gallery is the whole shop. The shop images of
+          training products belong to split train as well.
+        - `extras["pairs"]` is the number of lines with a street image and
+          its product.
 
     Raises:
-        FileNotFoundError: a list is missing, or every image.
-        ValueError: an entry is not of the format.
+        FileNotFoundError: If a list is missing, or if all images are.
+        ValueError: If an entry does not have the expected format.
     """
     root = pathlib.Path(path)
     folder = root / "meta" / "json"
@@ -83,19 +88,19 @@ def read_street2shop(path: str | pathlib.Path) -> Catalog:
 
 
 def _read_list(file: pathlib.Path) -> pd.DataFrame:
-    """Returns photo, product and box of each entry."""
+    """Reads the photo, product and box of each entry."""
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file} does not exist; each category has three lists, "
+            f"{file} does not exist. Each category needs three lists: "
             f"{', '.join(f'{kind}_<category>.json' for kind in _LISTS)}."
         )
     try:
         entries = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(entries, list):
         raise ValueError(
-            f"{file} must hold a list of photos. "
+            f"{file} must contain a list of photos. "
             f"Received: {type(entries).__name__}"
         )
     rows = [
@@ -118,14 +123,14 @@ def _read_entry(entry: Any, where: str) -> list:
                 corners = [left, top, left + width, top + height]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"{where}: expected photo, product and, where there is one, bbox "
-            f"with left, top, width and height. Received: {entry!r}"
+            f"{where}: expected photo, product and, optionally, bbox with "
+            f"left, top, width and height. Received: {entry!r}"
         ) from error
     return [photo, product, *corners]
 
 
 def _add_paths(frame: pd.DataFrame, root: pathlib.Path) -> pd.DataFrame:
-    """Returns the rows whose image is there."""
+    """Adds the path of each image, and drops rows whose image is missing."""
     found = {}
     for name in _IMAGES:
         if (root / name).is_dir():
@@ -138,14 +143,14 @@ def _add_paths(frame: pd.DataFrame, root: pathlib.Path) -> pd.DataFrame:
     if missing == len(frame):
         first = int(frame["photo"].iloc[0])
         raise FileNotFoundError(
-            f"None of the images of {root} is there, for instance "
-            f"{root / 'images' / f'{first:09d}.jpg'}: download the addresses "
-            "of photos.txt, each to its photo_id in 9 digits."
+            f"None of the images of {root} exists, for example "
+            f"{root / 'images' / f'{first:09d}.jpg'}. Download the addresses "
+            "in photos.txt. The name of each file is its photo_id in 9 digits."
         )
     if missing:
         logging.warning(
-            "%d of %d images of %s are not there and are left out; many "
-            "addresses of photos.txt are gone.",
+            "%d of %d images of %s do not exist and are left out. Many "
+            "addresses in photos.txt are no longer valid.",
             missing,
             len(frame),
             root,

@@ -1,4 +1,4 @@
-"""The text tables of the benchmarks: columns parted by spaces."""
+"""Reads the text tables of the benchmarks, whose columns are words."""
 
 from __future__ import annotations
 
@@ -10,38 +10,42 @@ from absl import logging
 
 
 def find_file(root: str | pathlib.Path, *names: str) -> pathlib.Path:
-    """Returns the first of `root/name` that is there.
+    """Returns the first of several files that exists.
+
+    Args:
+        root: The folder of the data set.
+        *names: Paths of files, relative to that folder.
 
     Raises:
-        FileNotFoundError: none is.
+        FileNotFoundError: If none of the files exists.
     """
     root = pathlib.Path(root)
     for name in names:
         if (root / name).is_file():
             return root / name
     raise FileNotFoundError(
-        f"{str(root)!r} is not the data set's folder: it holds none of "
-        f"{', '.join(names)}."
+        f"{str(root)!r} is not the folder of the data set, because it "
+        f"contains none of {', '.join(names)}."
     )
 
 
 def read_table(
     path: pathlib.Path, columns: Sequence[str], counted: bool = False
 ) -> pd.DataFrame:
-    """Reads a header and rows of as many words.
+    """Reads a header, and rows with the same number of words.
 
     Args:
         path: The file.
-        columns: The header.
-        counted: The first line holds the number of rows. Another number is
-            told in a warning: it may be a subset.
+        columns: The expected header.
+        counted: Whether the first line holds the number of rows. A wrong
+            number is only a warning, because the file may be a subset.
 
     Returns:
-        Strings, a row a line, indexed by the line's number in the file.
+        A table of strings, indexed by the number of the line in the file.
 
     Raises:
-        ValueError: another header, or a row of another length; names the
-            line.
+        ValueError: If the header differs, or if a row has another number of
+            words. The message names the line.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     first = 1 + counted
@@ -54,7 +58,7 @@ def read_table(
     frame = read_rows(path, columns, first)
     if counted and lines[0].strip() != str(len(frame)):
         logging.warning(
-            "%s announces %s rows and holds %d: a subset?",
+            "The first line of %s says %s rows, but it has %d. Is it a subset?",
             path,
             lines[0].strip(),
             len(frame),
@@ -65,7 +69,20 @@ def read_table(
 def read_rows(
     path: pathlib.Path, columns: Sequence[str], skipped: int = 0
 ) -> pd.DataFrame:
-    """Reads rows without a header; see `read_table`."""
+    """Reads rows without a header.
+
+    Args:
+        path: The file.
+        columns: The names of the columns.
+        skipped: The number of lines to skip at the start.
+
+    Returns:
+        A table of strings, indexed by the number of the line in the file.
+
+    Raises:
+        ValueError: If a row has another number of words, or if there is no
+            row.
+    """
     rows, numbers = [], []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -80,15 +97,21 @@ def read_rows(
             rows.append(words)
             numbers.append(number)
     if not rows:
-        raise ValueError(f"{path} holds no rows.")
+        raise ValueError(f"{path} has no rows.")
     return pd.DataFrame(rows, index=numbers, columns=list(columns))
 
 
-def numbers(frame: pd.DataFrame, column: str, path) -> pd.Series:
+def numbers(frame: pd.DataFrame, column: str, path: pathlib.Path) -> pd.Series:
     """Returns a column as int64.
 
+    Args:
+        frame: A table of strings, indexed by the number of the line.
+        column: The name of the column.
+        path: The file, for errors.
+
     Raises:
-        ValueError: a value is no whole number; names the line.
+        ValueError: If a value is not a whole number. The message names the
+            line.
     """
     good = frame[column].str.fullmatch(r"-?\d+")
     if not good.all():
@@ -103,7 +126,13 @@ def numbers(frame: pd.DataFrame, column: str, path) -> pd.Series:
 def add_boxes(
     frame: pd.DataFrame, boxes: pd.DataFrame, path: pathlib.Path
 ) -> None:
-    """Joins `x_1 y_1 x_2 y_2` by `image_name` as the columns x1 to y2."""
+    """Adds the columns x1, y1, x2 and y2 to a table.
+
+    Args:
+        frame: The table, with `image_name`.
+        boxes: A table with `image_name`, `x_1`, `y_1`, `x_2` and `y_2`.
+        path: The file of the boxes, for errors.
+    """
     names = ["x_1", "y_1", "x_2", "y_2"]
     corners = pd.concat([numbers(boxes, n, path) for n in names], axis=1)
     corners.index = boxes["image_name"].to_numpy()
