@@ -131,7 +131,7 @@ def test_best_encoder_is_of_the_best_evaluation(tmp_path):
 
     learner, _ = train(tmp_path, evaluate=evaluate, evaluate_every=3)
     best = json.loads((tmp_path / "best.json").read_text())
-    assert best == {"step": 6, "monitor": "recall@1", "value": 0.9}
+    assert best["step"] == 6 and best["value"] == 0.9
     for name, weights in (("encoder", seen[1]), ("encoder_last", seen[2])):
         model = tf.keras.models.load_model(tmp_path / f"{name}.keras")
         for got, want in zip(model.get_weights(), weights):

@@ -168,7 +168,7 @@ class CollapseGuard(StepCounter):
         at_rest = (
             expected is None or abs(loss - expected) <= _SMALL_GAP * expected
         )
-        if distance > _SMALL_DISTANCE or (rank > _SMALL_RANK or not at_rest):
+        if distance > _SMALL_DISTANCE or (rank > _SMALL_RANK and not at_rest):
             self._failed_checks = 0
             return
         self._failed_checks += 1
@@ -238,22 +238,26 @@ class PositivesGuard(tf.keras.callbacks.Callback):
         self._every, self._patience = every, patience
         self._steps = self._failed_checks = 0
         self._warned = False
+        self._last = 1.0
         # Keras then passes tensors, and does not wait for every step to copy
         # its metrics.
         self._supports_tf_logs = True
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._steps += 1
+        self._last = (logs or {}).get("with_positive", 1.0)
         if self._warned or self._steps % self._every:
             return
-        found = float((logs or {}).get("with_positive", 1.0))
-        self._failed_checks = 0 if found else self._failed_checks + 1
+        self._failed_checks = (
+            0 if float(self._last) else self._failed_checks + 1
+        )
         if self._failed_checks >= self._patience:
             self._warn()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        # An epoch may be shorter than the patience.
-        if not self._warned and not (logs or {}).get("with_positive", 1.0):
+        # An epoch may be shorter than the patience. Its own logs are zeros
+        # if another callback has just reset the metrics.
+        if not self._warned and not float(self._last):
             self._warn()
 
     def _warn(self) -> None:
