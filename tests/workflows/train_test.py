@@ -1,10 +1,18 @@
-"""Which folder a run may claim."""
+"""Which folder a run may claim, and with which config it goes on."""
+
+import json
+import logging
 
 import pytest
 
 from tf_triplet import config as configs
 from tf_triplet import workflows
-from tf_triplet.workflows.train_folder import claim_folder
+from tf_triplet.workflows.train_folder import (
+    check_folder,
+    claim_folder,
+    has_begun,
+    last_step,
+)
 
 
 def config(**changes):
@@ -14,8 +22,14 @@ def config(**changes):
     return made
 
 
+def begin(workdir, **changes):
+    claim_folder(workdir, config(**changes), resume=True)
+    (workdir / "metrics.jsonl").write_text("{}\n")
+
+
 def test_a_try_that_never_began_is_no_run(tmp_path):
     claim_folder(tmp_path, config(), resume=True)
+    assert not has_begun(tmp_path)
     other = config(**{"loss.margin": 0.3})
     claim_folder(tmp_path, other, resume=True)
     saved = configs.from_json((tmp_path / "config.json").read_text())
@@ -23,24 +37,86 @@ def test_a_try_that_never_began_is_no_run(tmp_path):
 
 
 def test_a_run_that_began_keeps_its_config(tmp_path):
-    claim_folder(tmp_path, config(), resume=True)
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
-    other = config(**{"loss.margin": 0.3})
+    begin(tmp_path)
+    assert has_begun(tmp_path)
     with pytest.raises(ValueError, match="loss.margin: 0.1 -> 0.3"):
-        claim_folder(tmp_path, other, resume=True)
+        check_folder(tmp_path, config(**{"loss.margin": 0.3}))
     # But for what its exports hold.
-    claim_folder(tmp_path, config(**{"export.k": 7}), resume=True)
-    saved = configs.from_json((tmp_path / "config.json").read_text())
-    assert saved.export.k == 7
+    assert check_folder(tmp_path, config(**{"export.k": 7})).export.k == 7
+
+
+def test_steps_may_grow_but_not_shrink(tmp_path, caplog):
+    begin(tmp_path, **{"training.steps": 300, "optimizer.schedule": "cosine"})
+    more = {"training.steps": 600, "optimizer.schedule": "cosine"}
+    assert check_folder(tmp_path, config(**more)).training.steps == 600
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert "grows from 300 to 600. The cosine schedule now ends at" in message
+    fewer = {**more, "training.steps": 200}
+    with pytest.raises(ValueError, match="training.steps: 300 -> 200"):
+        check_folder(tmp_path, config(**fewer))
+
+
+def test_a_schedule_that_does_not_depend_on_the_steps_goes_on(tmp_path, caplog):
+    begin(tmp_path, **{"training.steps": 300})
+    check_folder(tmp_path, config(**{"training.steps": 600}))
+    assert "(piecewise) does not depend" in caplog.records[0].getMessage()
+
+
+def test_the_table_may_be_another_file_if_that_is_accepted(tmp_path):
+    begin(tmp_path, **{"data.path": "may.csv"})
+    other = config(**{"data.path": "june.csv"})
+    with pytest.raises(ValueError, match="data.path: 'may.csv' -> 'june.csv'"):
+        check_folder(tmp_path, other)
+    assert check_folder(tmp_path, other, accept_new_catalog=True) == other
+
+
+def old_text(**changes):
+    """A config as the versions before the draw by hash wrote it."""
+    tree = config(**changes).to_dict()
+    for name in ("split_draw", "validation_fraction", "max_bad_share"):
+        del tree["data"][name]
+    return json.dumps(tree)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_draw(tmp_path, caplog):
+    (tmp_path / "config.json").write_text(old_text())
+    caplog.set_level(logging.WARNING)
+    kept = check_folder(tmp_path, config())
+    assert kept.data.split_draw == "permutation"
+    assert kept.data.validation_fraction == 0
+    assert "earlier version" in caplog.records[0].getMessage()
+    # From now on its own config says so.
+    claim_folder(tmp_path, kept, resume=True)
+    again = configs.from_json((tmp_path / "config.json").read_text())
+    assert configs.difference(again, kept) == []
+    with pytest.raises(ValueError, match="loss.margin"):
+        check_folder(tmp_path, config(**{"loss.margin": 0.3}))
 
 
 def test_anew_leaves_nothing_of_the_old_run(tmp_path):
     claim_folder(tmp_path, config(), resume=True)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "refit").mkdir()
+    names = ["metrics.jsonl", "products.json", "best.json", "encoder.keras"]
+    for name in [*names, "encoder_first.keras", "encoder_last.keras"]:
+        (tmp_path / name).write_text("{}\n")
     claim_folder(tmp_path, config(**{"loss.margin": 0.3}), resume=False)
-    assert not (tmp_path / "checkpoints").exists()
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "text,step",
+    [
+        ('model_checkpoint_path: "step-40"\nall_model: "step-20"\n', 40),
+        ('model_checkpoint_path: "/a/step-7/checkpoints/step-300"\n', 300),
+        ("", 0),
+    ],
+)
+def test_the_last_step_is_that_of_the_last_checkpoint(tmp_path, text, step):
+    assert last_step(tmp_path) == 0
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint").write_text(text)
+    assert last_step(tmp_path) == step
 
 
 def test_replicas_get_whole_pairs(tmp_path):
