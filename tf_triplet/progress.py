@@ -36,6 +36,7 @@ def show_progress(
 
     Example:
 
+    >>> from tf_triplet.progress import show_progress
     >>> with show_progress("Checking", total=3) as advance:
     ...     for i, path in enumerate(["a.jpg", "b.jpg", "c.jpg"]):
     ...         advance(i + 1)
