@@ -149,7 +149,7 @@ def test_a_bad_value_is_named(field, value, message):
                 "sampling.query_domain": "street",
                 "sampling.gallery_domain": "shop",
             },
-            "`loss.name=tfsim_pn` cannot tell two domains apart. Set sampl",
+            "`loss.name=tfsim_pn` cannot tell two domains apart. ",
         ),
         (
             {"loss.attribute_weight": 1.0, "training.micro_batch": 8},

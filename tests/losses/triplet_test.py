@@ -185,8 +185,8 @@ def test_collapse_costs_the_margin_and_has_finite_gradient(
 @pytest.mark.parametrize("clusters", [1, 2])
 def test_hardest_negative_is_right_near_collapse(spread, clusters):
     random = np.random.default_rng(0)
-    centres = np.eye(32)[:clusters]
-    vectors = np.repeat(centres, 64 // clusters, 0)
+    centers = np.eye(32)[:clusters]
+    vectors = np.repeat(centers, 64 // clusters, 0)
     vectors = vectors + random.normal(size=(64, 32)) * spread / 8
     vectors = vectors.astype(np.float32)
     got = distances.squared_pairwise(tf.constant(vectors)).numpy()

@@ -126,9 +126,9 @@ def test_the_loss_optimizer_has_its_own_rate(kind):
 def test_training_finds_the_products():
     learner = make(proxies.NormSoftmaxLoss, loss_rate=5.0, rate=0.5)
     random = np.random.default_rng(0)
-    centres = random.normal(size=[PRODUCTS, 6])
+    centers = random.normal(size=[PRODUCTS, 6])
     labels = np.tile(np.arange(PRODUCTS), 4).astype(np.int32)
-    images = centres[labels] + 0.01 * random.normal(size=[20, 6])
+    images = centers[labels] + 0.01 * random.normal(size=[20, 6])
     data = (tf.constant(images, tf.float32), tf.constant(labels))
     metrics = []
     for _ in range(60):
