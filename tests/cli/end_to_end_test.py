@@ -445,9 +445,3 @@ def test_importing_the_package_does_not_import_tensorflow():
         "assert tf_triplet.TripletLoss.__name__ == 'TripletLoss'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_repository_has_no_local_paths():
-    root = Path(__file__).parents[2]
-    for path in [*root.glob("*.md"), *root.glob("tf_triplet/**/*.py")]:
-        assert "/work/" not in path.read_text(), path
