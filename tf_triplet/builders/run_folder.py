@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_triplet import config as configs
 from tf_triplet.builders import extensions, validation
-from tf_triplet.data import preprocessing, transcode
+from tf_triplet.data import preprocessing
 from tf_triplet.models import encoder as encoders
 from tf_triplet.models import precisions, safe_loading
 
@@ -60,8 +60,9 @@ def encoder_sha256(
 ) -> str:
     """Computes a hash of a run's encoder and of how images reach it.
 
-    It includes the code that decodes and resizes images, because other pixels
-    give another embedding.
+    Other pixels give another embedding, so the hash includes
+    `preprocessing.PIXEL_VERSION`. The text of the code does not matter: a
+    changed comment leaves cached embeddings valid.
 
     Args:
         config: The config of the run.
@@ -74,16 +75,12 @@ def encoder_sha256(
         64 hexadecimal digits.
     """
     encoder = encoder_path(workdir, checkpoint).read_bytes()
-    code = [
-        Path(module.__file__).read_bytes()
-        for module in (preprocessing, transcode)
-    ]
     parts = {
         "encoder": hashlib.sha256(encoder).hexdigest(),
         "layer": layer,
         "image_size": config.data.image_size,
         "resize": config.data.resize,
-        "code": [hashlib.sha256(source).hexdigest() for source in code],
+        "pixels": preprocessing.PIXEL_VERSION,
     }
     if precision != "float32":
         parts["precision"] = precision

@@ -19,6 +19,10 @@ import tensorflow as tf
 from tf_triplet.data import orientation
 
 RESIZE_METHODS = ("area", "bilinear")
+# Raise it whenever the same file gives other pixels than before. Embeddings
+# that were cached or indexed are then known to be of the former pixels.
+# tests/data/golden_pixels_test.py fails if the pixels change without it.
+PIXEL_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)

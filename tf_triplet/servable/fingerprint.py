@@ -17,7 +17,8 @@ import numpy as np
 from tf_triplet.version import __version__
 
 FILE = "assets.extra/fingerprint.json"
-_PACKAGES = ("tensorflow", "keras", "numpy", "scann")
+_PIXEL_PACKAGES = ("tensorflow", "pillow")
+_PACKAGES = (*_PIXEL_PACKAGES, "keras", "numpy", "scann")
 
 
 def index_sha256(
@@ -45,6 +46,25 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def describe_pixels() -> dict[str, Any]:
+    """Returns what decodes and resizes the images of an export.
+
+    Only the version of the pixels is part of the encoder's hash. The packages
+    are recorded beside it, so that a difference between two versions of a
+    model can be explained.
+
+    Returns:
+        `version`, which is `tf_triplet.data.preprocessing.PIXEL_VERSION`, and
+        the versions of the packages `tensorflow` and `pillow`.
+    """
+    from tf_triplet.data import preprocessing
+
+    packages = {
+        name: importlib.metadata.version(name) for name in _PIXEL_PACKAGES
+    }
+    return {"version": preprocessing.PIXEL_VERSION, **packages}
 
 
 def write(folder: str | Path, record: Mapping[str, Any]) -> None:
