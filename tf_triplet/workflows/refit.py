@@ -15,8 +15,8 @@ from pathlib import Path
 
 import ml_collections
 
+from tf_triplet import builders
 from tf_triplet import config as configs
-from tf_triplet.builders import RunProducts
 
 _FIRST = "encoder_first.keras"
 _KEPT = "encoder.keras"
@@ -40,7 +40,7 @@ def train_again(
     Raises:
         ValueError: If an earlier version began the run.
     """
-    record = RunProducts.read(workdir)
+    record = builders.RunProducts.read(workdir)
     if record is None:
         raise ValueError(
             f"`refit` needs a run that has chosen its step by validation "
@@ -70,7 +70,7 @@ def restore_first(workdir: Path) -> None:
     Args:
         workdir: The folder of a run.
     """
-    record = RunProducts.read(workdir)
+    record = builders.RunProducts.read(workdir)
     if record is None or not record.refit:
         return
     best = json.loads((workdir / "best.json").read_text())
@@ -93,7 +93,7 @@ def _keep_only(
 
 
 def _keep_encoder(
-    workdir: Path, folder: Path, record: RunProducts, best: dict
+    workdir: Path, folder: Path, record: builders.RunProducts, best: dict
 ) -> None:
     """Replaces the encoder; whoever is killed in between can do it again."""
     if not best.get("refit"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import logging
 
 from tf_triplet import builders
-from tf_triplet.builders import RunProducts, TrainingSplit
-from tf_triplet.data.catalog import Catalog
+
+if TYPE_CHECKING:
+    from tf_triplet.builders import RunProducts, TrainingSplit
+    from tf_triplet.data.catalog import Catalog
 
 
 def check_init_from(
@@ -72,7 +75,7 @@ def decide_products(
     if not begun:
         earlier = builders.earlier_products(config, init_from)
         return builders.split_for_training(config, catalog, earlier, init_from)
-    record = RunProducts.read(workdir)
+    record = builders.RunProducts.read(workdir)
     if record is None:
         if config.data.split_draw != "permutation":
             raise ValueError(
@@ -116,7 +119,7 @@ def store_products(workdir: Path, split: TrainingSplit) -> None:
     """
     if split.products is None:
         return
-    former = RunProducts.read(workdir)
+    former = builders.RunProducts.read(workdir)
     if former is not None and former.validation:
         before, now = (
             [(name, record.digests.get(name)) for name in record.validation]
