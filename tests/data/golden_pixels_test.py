@@ -34,11 +34,11 @@ OUTSIDE = (30.0, 2.0, 40.0, 9.0)
 
 
 def draw(mode="RGB"):
-    """Blocks of random colors under a slope, so that every row differs."""
+    """Blocks of random colors under a ramp, so that every row differs."""
     random = np.random.default_rng(8)
     blocks = random.integers(0, 200, [6, 8, 4]).repeat(3, 0).repeat(3, 1)
-    slope = np.arange(HEIGHT)[:, None, None] + 2 * np.arange(WIDTH)[:, None]
-    pixels = blocks[:HEIGHT, :WIDTH] + slope % 50
+    ramp = np.arange(HEIGHT)[:, None, None] + 2 * np.arange(WIDTH)[:, None]
+    pixels = blocks[:HEIGHT, :WIDTH] + ramp % 50
     image = Image.fromarray(pixels.astype(np.uint8), "RGBA")
     if mode == "I;16":
         return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
