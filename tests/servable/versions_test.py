@@ -1,5 +1,6 @@
 """Versions appear numbered and complete, or not at all."""
 
+import shutil
 import threading
 
 import pytest
@@ -99,3 +100,46 @@ def test_simultaneous_exports_get_different_numbers(tmp_path):
     assert versions.list_versions(tmp_path) == list(range(1, 9))
     texts = {p.read_text() for p in tmp_path.glob("*/saved_model.pb")}
     assert texts == set(map(str, range(8)))
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    for _ in range(4):
+        publish(tmp_path)
+    (tmp_path / "notes").mkdir()
+    assert versions.prune(tmp_path, keep=5) == ([], {})
+    assert versions.prune(tmp_path, keep=2) == ([1, 2], {})
+    assert versions.prune(tmp_path, keep=1) == ([3], {})
+    assert versions.prune(tmp_path, keep=1) == ([], {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["4", "notes"]
+    publish(tmp_path)
+    assert versions.list_versions(tmp_path) == [4, 5]
+    with pytest.raises(ValueError, match="at least 1. Received: 0"):
+        versions.prune(tmp_path, keep=0)
+
+
+def test_a_version_that_is_held_is_not_pruned(tmp_path):
+    for _ in range(3):
+        publish(tmp_path)
+    with versions.hold(tmp_path / "1"), versions.hold(tmp_path / "1"):
+        left = {1: "a program has it loaded"}
+        assert versions.prune(tmp_path, keep=1) == ([2], left)
+    assert versions.prune(tmp_path, keep=1) == ([1], {})
+
+
+def test_a_version_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    for _ in range(3):
+        publish(tmp_path)
+    remove = shutil.rmtree
+
+    def fail(path):
+        raise PermissionError(f"not allowed: {path}")
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    removed, left = versions.prune(tmp_path, keep=1)
+    assert removed == [] and sorted(left) == [1, 2]
+    assert left[1].startswith("it cannot be removed (not allowed: ")
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    # No server sees what is left of them, and the next export removes it.
+    assert versions.list_versions(tmp_path) == [3]
+    versions.remove_partial(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["3"]

@@ -110,6 +110,22 @@ def test_a_new_version_takes_over_and_the_old_ends(models, publish, tmp_path):
     assert states(models) == {2: "END", 1: "AVAILABLE"}
 
 
+def test_a_loaded_version_is_not_pruned(models, publish, tmp_path):
+    publish(1)
+    models.configure(model_at(tmp_path))
+    publish(2)
+    publish(3, broken=True)
+    left = {1: "a program has it loaded"}
+    assert versions.prune(tmp_path, keep=1) == ([2], left)
+    models.poll()
+    # The broken version is not held, and the old one still answers.
+    assert lent(models) == 1
+    publish(4)
+    models.poll()
+    assert lent(models) == 4
+    assert versions.prune(tmp_path, keep=1) == ([1, 3], {})
+
+
 def test_a_version_stays_until_its_last_request_ends(models, publish, tmp_path):
     publish(1)
     models.configure(model_at(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -84,6 +85,84 @@ def publish(model_dir: str | Path) -> Iterator[Path]:
                 version += 1  # Another export took this number first.
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def hold(version: str | Path) -> Iterator[None]:
+    """Keeps `prune` from removing a version while the block runs.
+
+    Args:
+        version: The folder of the version.
+    """
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        # Some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            number = os.open(version, os.O_RDONLY)
+            stack.callback(os.close, number)
+            fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def prune(model_dir: str | Path, keep: int) -> tuple[list[int], dict[int, str]]:
+    """Removes all versions of a model but the newest.
+
+    Call it only while no other process publishes.
+
+    Args:
+        model_dir: The folder that holds the versions.
+        keep: How many of the newest versions to keep, at least 1.
+
+    Returns:
+        The numbers of the versions that were removed, and the reason for each
+        older one that stays: a program on this machine holds it, or it cannot
+        be removed.
+
+    Raises:
+        ValueError: If `keep` is less than 1.
+
+    Example:
+
+    >>> with tempfile.TemporaryDirectory() as models:
+    ...     for _ in range(3):
+    ...         with publish(models) as version:
+    ...             _ = (version / "saved_model.pb").write_bytes(b"")
+    ...     with hold(f"{models}/1"):
+    ...         print(prune(models, keep=1))
+    ([2], {1: 'a program has it loaded'})
+    """
+    if keep < 1:
+        raise ValueError(f"`keep` must be at least 1. Received: {keep}")
+    removed, left = [], {}
+    for version in list_versions(model_dir)[:-keep]:
+        try:
+            _remove(Path(model_dir) / str(version))
+            removed.append(version)
+        except BlockingIOError:
+            left[version] = "a program has it loaded"
+        except OSError as error:
+            left[version] = f"it cannot be removed ({error})"
+    return removed, left
+
+
+def _remove(version: Path) -> None:
+    import fcntl
+
+    number = os.open(version, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise BlockingIOError(error.errno, "locked") from error
+            # Some network file systems have no locks.
+        # No server sees a version of which a part is removed.
+        partial = tempfile.mkdtemp(prefix=_PARTIAL, dir=version.parent)
+        os.rename(version, Path(partial) / version.name)
+        shutil.rmtree(partial)
+    finally:
+        os.close(number)
 
 
 def _flush(folder: Path) -> None:

@@ -8,6 +8,7 @@ lives as long as the process unless it is destroyed by its name.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.saved_model import loader_impl
 
-from tf_triplet.servable import scann_index
+from tf_triplet.servable import scann_index, versions
 from tf_triplet.serving import batching
 from tf_triplet.serving.errors import Code, RequestError, from_tensorflow
 
@@ -47,6 +48,9 @@ class LoadedModel:
             "Scann" in op.name for op in meta.meta_info_def.stripped_op_list.op
         ):
             scann_index.register_op()
+        # Until the end, `tf-triplet-index --keep_versions` leaves the files.
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(versions.hold(path))
         graph = tf.Graph()
         with graph.as_default():
             self._session = tf.compat.v1.Session(graph=graph)
@@ -57,6 +61,7 @@ class LoadedModel:
                 )
             except BaseException:
                 self._session.close()
+                self._held.close()
                 raise
         self.signature_defs = {
             name: signature
@@ -143,6 +148,7 @@ class LoadedModel:
         for queue in self._queues.values():
             queue.close()
         self._session.close()
+        self._held.close()
         self._calls, self._queues, self._session = {}, {}, None
         # A graph holds references to itself, which only this collects.
         gc.collect()
