@@ -51,6 +51,7 @@ from .run_folder import (
 from .run_products import (
     RunProducts,
     TableDifference,
+    compare_digests,
     digest_products,
     table_fingerprint,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "build_optimizer",
     "build_sampler",
     "build_tasks",
+    "compare_digests",
     "compute_embeddings",
     "copy_weights",
     "digest_products",

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,15 +142,7 @@ class RunProducts:
         Args:
             catalog: The images of the whole table.
         """
-        found = digest_products(catalog)
-        before, after = ids.comparable_ids(self.digests, found)
-        old = dict(zip(before, self.digests.values()))
-        new = dict(zip(after, found.values()))
-        return TableDifference(
-            added=tuple(i for i in new if i not in old),
-            removed=tuple(i for i in old if i not in new),
-            replaced=tuple(i for i in new if old.get(i, new[i]) != new[i]),
-        )
+        return compare_digests(self.digests, digest_products(catalog))
 
     def write(self, workdir: str | Path) -> None:
         """Writes `products.json`, the whole file or nothing.
@@ -242,6 +234,28 @@ def digest_products(catalog: Catalog) -> dict[str, str]:
         name: hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
         for name, rows in digests.items()
     }
+
+
+def compare_digests(
+    before: Mapping[str, str], after: Mapping[str, str]
+) -> TableDifference:
+    """Compares the products of two tables.
+
+    Args:
+        before: A hash of each product of the former table, by normalized id.
+        after: The same of the other table.
+
+    Returns:
+        The ids in the order of their table.
+    """
+    old_ids, new_ids = ids.comparable_ids(before, after)
+    old = dict(zip(old_ids, before.values()))
+    new = dict(zip(new_ids, after.values()))
+    return TableDifference(
+        added=tuple(i for i in new if i not in old),
+        removed=tuple(i for i in old if i not in new),
+        replaced=tuple(i for i in new if old.get(i, new[i]) != new[i]),
+    )
 
 
 def product_names(catalog: Catalog, whole: Catalog) -> np.ndarray:
