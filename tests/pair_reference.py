@@ -1,4 +1,4 @@
-"""Losses over pairs as double and triple loops: the oracles of the tests.
+"""Losses over pairs as double and triple loops, the oracles of the tests.
 
 Labels are `[n]`, or `[n, 2]` of product and side. `keys` are None or
 (labels, embeddings, valid). All arithmetic is float64.
@@ -11,7 +11,7 @@ import reference
 
 
 def batch(seed, products=4, size=10, dim=4):
-    """Labels, the last of them a lone product's, and unit vectors."""
+    """Returns unit vectors and labels; the last product has one image."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, products, size)
     labels[-1] = products
@@ -21,7 +21,7 @@ def batch(seed, products=4, size=10, dim=4):
 
 
 def neighbors(labels, x, keys, kind):
-    """Returns distances, and lists of positive and negative columns a row."""
+    """Returns distances, and the positive and negative columns per row."""
     key_labels, key_vectors, valid = keys or (labels, x, [True] * len(x))
     d = np.zeros([len(x), len(key_vectors)])
     positives = [[] for _ in x]
@@ -81,7 +81,7 @@ def lifted(
 
 
 def margin(labels, x, keys=None, alpha=0.2, beta=1.2, chosen=None):
-    """`chosen[i][j]` is the negative of the pair (i, j); None: all pairs."""
+    """`chosen[i][j]` is the negative of pair (i, j). None uses all pairs."""
     d, positives, negatives = neighbors(labels, x, keys, "euclidean")
     beta = np.broadcast_to(beta, [len(x)])
     losses = []
@@ -140,7 +140,7 @@ def multi_similarity(
 
 
 def finite_differences(oracle, vectors, step=1e-6):
-    """The gradient of `oracle(vectors)`."""
+    """Returns the gradient of `oracle(vectors)`."""
     numeric = np.zeros(vectors.shape)
     for index in np.ndindex(vectors.shape):
         for sign in (1, -1):

@@ -1,4 +1,4 @@
-"""Slow, obvious NumPy versions: the oracles of the tests."""
+"""Slow and simple NumPy versions, the oracles of the tests."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ def distance(a, b, kind):
 
 
 def triplets(labels, embeddings, mining, kind, sides=None):
-    """Returns [(anchor, d_ap, d_an)], one triple loop."""
+    """Returns [(anchor, d_ap, d_an)], computed by a triple loop."""
     n = len(labels)
     d = np.array(
         [
@@ -68,7 +68,7 @@ def triplet_loss(
 
 
 def catalog(paths, product_ids, **columns):
-    """A catalog from columns; `boxes` is `[n, 4]`."""
+    """Builds a catalog from columns; `boxes` is `[n, 4]`."""
     boxes = columns.pop("boxes", None)
     frame = pd.DataFrame({"path": paths, "product_id": product_ids, **columns})
     if boxes is not None:

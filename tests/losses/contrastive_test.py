@@ -1,4 +1,4 @@
-"""Contrastive loss: its two reductions, its units, its peer."""
+"""Contrastive loss: reductions, units, and another library's values."""
 
 import numpy as np
 import pair_reference
@@ -43,7 +43,7 @@ def test_metrics_by_hand():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tf_addons_on_the_list_of_pairs(seed):
-    """Theirs scores pairs that are given; ours makes all of a batch."""
+    """TF Addons scores given pairs; this package forms all of a batch."""
     labels, vectors = pair_reference.batch(seed)
     rows, columns = np.triu_indices(len(labels), 1)
     gaps = np.linalg.norm(vectors[rows] - vectors[columns], axis=1)

@@ -1,4 +1,4 @@
-"""The ensemble's loss: its parts, their difference, gradients, replicas."""
+"""Ensemble loss: parts, divergence, gradients and replicas."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tf_triplet.training.learner import Learner
 
 
 def batch(seed=0, size=8, learners=3, dim=4, products=3):
-    """Labels, and embeddings whose every part is of length 1 / sqrt(M)."""
+    """Returns labels, and embeddings with parts of length 1 / sqrt(M)."""
     random = np.random.default_rng(seed)
     parts = random.normal(size=(size, learners, dim))
     parts /= np.linalg.norm(parts, axis=-1, keepdims=True)
@@ -88,7 +88,7 @@ def test_divergence_of_equal_and_of_opposite_learners():
 
 def test_gradient_equals_finite_differences():
     labels, embeddings = batch(1)
-    # batch_all: no choice of rows may flip within a step.
+    # batch_all mines nothing, so no choice of rows changes within a step.
     loss = ensemble.EnsembleLoss(TripletLoss("batch_all"), 3, 2.5)
     inputs = tf.constant(embeddings, tf.float32)
     with tf.GradientTape() as tape:
@@ -162,7 +162,7 @@ def test_keys_are_split_and_have_no_divergence():
 
 @tf.keras.utils.register_keras_serializable("tests")
 class ToProxies(BatchLoss):
-    """Squared distance to the product's proxy."""
+    """The squared distance to the proxy of the product."""
 
     def __init__(self, scale=1.0, name="to_proxies"):
         super().__init__(name=name)

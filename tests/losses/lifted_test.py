@@ -1,4 +1,4 @@
-"""Lifted structure: both variants, their pairs, their peer."""
+"""Lifted structure loss: variants, pairs, and another library's values."""
 
 import numpy as np
 import pair_reference
@@ -22,10 +22,10 @@ def test_equals_the_triple_loop(distance, variant, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tf_addons(seed):
-    """The same where every product has a pair and a negative.
+    """The values agree if every product has a pair and a negative.
 
-    A batch of one product costs something in theirs, nothing in ours; one
-    without a positive pair is 0 / 0 in theirs.
+    In TF Addons a batch of one product costs something, unlike here, and a
+    batch without a positive pair is 0 / 0.
     """
     _, vectors = pair_reference.batch(seed, size=12)
     labels = np.repeat(np.arange(4), 3).astype(np.int32)
@@ -56,7 +56,7 @@ def test_original_by_hand():
 
 
 def test_generalized_by_hand_and_its_active_share():
-    # Anchor 0 is content, anchor 1 not; anchor 2 has no positive.
+    # Anchor 0 costs 0, anchor 1 more, and anchor 2 has no positive.
     vectors = np.float32([[0.0], [1.0], [3.0]])
     value = LiftedStructureLoss("generalized", 1.5).compute([0, 0, 1], vectors)
     np.testing.assert_allclose(

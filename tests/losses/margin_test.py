@@ -1,4 +1,4 @@
-"""Margin loss: what is drawn, and the boundary that is learned."""
+"""Margin loss: the drawn negatives and the learned boundary."""
 
 import numpy as np
 import pair_reference
@@ -11,7 +11,7 @@ from tf_triplet.losses.margin import MarginLoss, margin_loss
 
 
 def drawn(labels, vectors):
-    """The negatives that the loss draws."""
+    """Returns the negatives that the loss draws."""
     _, negatives = mining.pair_masks(labels)
     return mining.distance_weighted_negatives(
         pairs.pairwise(tf.constant(vectors), "euclidean"),
@@ -53,13 +53,13 @@ def test_weights_are_the_inverse_density_on_the_sphere():
 
 
 def on_a_circle(gaps):
-    """Row 0, and one at each Euclidean distance from it."""
+    """Returns a row, and one row at each Euclidean distance from it."""
     angles = 2 * np.arcsin(np.array([0.0, *gaps]) / 2)
     return np.float32(np.stack([np.cos(angles), np.sin(angles)], 1))
 
 
 def draw_many(gaps, negatives, size, draws=4000):
-    """How often row 0 draws each, with `size` dimensions."""
+    """Counts how often row 0 draws each row, with `size` dimensions."""
     distances = np.tile(np.float32([0.0, *gaps]), [draws, 1])
     allowed = np.tile([False, *negatives], [draws, 1])
     chosen = mining.distance_weighted_negatives(
@@ -71,7 +71,7 @@ def draw_many(gaps, negatives, size, draws=4000):
 def test_draws_follow_the_weights():
     gaps = [0.1, 0.5, 0.9, 0.95, 1.3, 1.6]
     counts = draw_many(gaps, [True] * 3 + [False] + [True] * 2, size=4)
-    # Neither itself, nor what is no negative, nor what is beyond 1.4.
+    # Not itself, no row that is not a negative, and none beyond 1.4.
     assert counts[[0, 4, 6]].tolist() == [0, 0, 0]
     held = np.array([0.5, 0.5, 0.9, 1.3])
     weights = held**-2.0 * (1 - held**2 / 4) ** -0.5
@@ -81,7 +81,7 @@ def test_draws_follow_the_weights():
 
 
 def test_draws_do_not_overflow_in_many_dimensions():
-    """0.5^-2046 is no float, of any size."""
+    """0.5^-2046 overflows even float64."""
     counts = draw_many([0.5, 0.5, 0.9], [True] * 3, size=2048, draws=500)
     assert counts[[0, 3]].tolist() == [0, 0]
     assert scipy.stats.chisquare(counts[1:3]).pvalue > 0.01
@@ -110,13 +110,13 @@ def test_by_hand_and_its_metrics():
     gap = np.linalg.norm(vectors[1] - vectors[2])
     pull, pushes = 0.2 + 1.3 - 1.2, [1.4 - 0.7, 1.4 - gap]
     got = float(tf.reduce_mean(value.values))
-    # All pairs are active, each from both of its ends.
+    # All pairs are active, with either row as the anchor.
     assert got == pytest.approx((pull + sum(pushes)) / 3, rel=1e-5)
     assert float(value.metrics["active"]) == 1.0
     assert float(value.metrics["positive"]) == pytest.approx(1.3)
     assert float(value.metrics["negative"]) == pytest.approx((0.7 + gap) / 2)
     assert float(value.metrics["beta"]) == pytest.approx(1.2)
-    # Further inside than the boundary, the positive pair counts no more.
+    # Further inside the boundary, the positive pair costs nothing.
     value = loss.compute([0, 0, 1], on_a_circle([0.7, 1.3]))
     assert float(value.metrics["active"]) == pytest.approx(4 / 6)
 

@@ -1,4 +1,4 @@
-"""Multi-Similarity: its mining and its peer."""
+"""Multi-Similarity loss: mining, and another library's values."""
 
 import numpy as np
 import pair_reference
@@ -21,8 +21,10 @@ def test_equals_the_loop(seed, epsilon):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_tf_similarity(seed):
-    """The same where every product has a pair and a negative: theirs
-    averages over all rows, ours over those that have both."""
+    """The values agree if every row has a positive and a negative.
+
+    TF Similarity averages over all rows, this package over those with both.
+    """
     _, vectors = pair_reference.batch(seed, size=12)
     labels = np.repeat(np.arange(4), 3).astype(np.int32)
     results = []
@@ -42,14 +44,14 @@ def test_tf_similarity(seed):
 
 
 def test_mined_pairs_by_hand():
-    # Seen from row 0: positives at cosine 0.95 and 0.6, a negative at 0.8.
+    # Row 0 has positives at cosine 0.95 and 0.6, and a negative at 0.8.
     cosines = np.array([1.0, 0.95, 0.6, 0.8])
     vectors = np.stack([cosines, np.sqrt(1 - cosines**2)], 1)
     value = MultiSimilarityLoss(epsilon=0.1).compute([0, 0, 0, 1], vectors)
-    # 0.95 is more than 0.8 + 0.1: only 0.6 pulls.
+    # 0.95 is more than 0.8 + 0.1, so only the positive at 0.6 is mined.
     pull = np.log(1 + np.exp(-2 * (0.6 - 0.5))) / 2
     push = np.log(1 + np.exp(50 * (0.8 - 0.5))) / 50
-    # Row 3 has no positive: the mean is over three.
+    # Row 3 has no positive, so the mean is over three rows.
     got = float(value.values[0]) * 3 / 4
     assert got == pytest.approx(pull + push, rel=1e-4)
 
@@ -60,8 +62,8 @@ def test_anchor_with_nothing_mined_counts_with_0():
     value = MultiSimilarityLoss().compute([0, 0, 1, 1], vectors)
     assert float(tf.reduce_sum(value.values)) == 0
     assert float(value.metrics["active"]) == 0
-    # One row more, near product 0: rows 0, 1 and 4 are at work, 2 of those
-    # with a positive.
+    # One more row, near product 0. Rows 0, 1 and 4 have mined pairs; two of
+    # them have a positive.
     near = np.concatenate([vectors, vectors[:1]])
     value = MultiSimilarityLoss().compute([0, 0, 1, 1, 2], near)
     assert float(value.metrics["active"]) == 0.5

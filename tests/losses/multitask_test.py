@@ -1,4 +1,4 @@
-"""Attribute and landmark losses against loops, and at their edges."""
+"""Attribute and landmark losses against loops, and edge cases."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def data(seed=0, batch=5, attributes=4, landmarks=3):
     marks = random.random((batch, landmarks, 3)).astype(np.float32)
     marks[..., 2] = random.integers(0, 3, (batch, landmarks))
     marks[0, 0] = NAN
-    # Cut off, and so without a place.
+    # This landmark is cut off and has no place.
     marks[1, 1] = NAN, NAN, 2
     return (
         random.integers(-1, 2, (batch, attributes)).astype(np.int8),
@@ -73,7 +73,7 @@ def test_sums_are_the_loops(seed, dtype, rtol):
 
 
 def gradients(function, values, step=1e-2):
-    """Finite differences of a scalar."""
+    """Returns the finite differences of a scalar."""
     found = np.zeros(values.shape)
     for at in np.ndindex(*values.shape):
         moved = [values.copy(), values.copy()]
@@ -97,7 +97,7 @@ def test_gradients_are_finite_differences(which):
         loss = function(variable)
     got = tape.gradient(loss, variable).numpy()
     np.testing.assert_allclose(got, gradients(function, values), atol=2e-3)
-    # What is not known pulls at nothing.
+    # Unknown annotations have no gradient.
     if which == 0:
         assert (got[attributes == -1] == 0).all()
     elif which == 1:

@@ -1,4 +1,4 @@
-"""N-pairs: its targets, its columns, its peer."""
+"""N-pairs loss: targets, columns, and another library's values."""
 
 import numpy as np
 import pair_reference
@@ -11,7 +11,7 @@ from tf_triplet.losses.npairs import NPairsLoss
 
 
 def batch(seed, products):
-    """Products in pairs; some have several."""
+    """Returns products in pairs; some have several pairs."""
     _, vectors = pair_reference.batch(seed, size=2 * len(products))
     return np.repeat(products, 2).astype(np.int32), vectors
 
@@ -20,7 +20,7 @@ def batch(seed, products):
 @pytest.mark.parametrize("products", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 1, 0]])
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_tf_addons_on_the_matrix_of_similarities(seed, products, scale):
-    """Theirs takes the matrix, and counts a query without negatives too."""
+    """TF Addons takes the matrix, and counts queries without negatives."""
     labels, vectors = batch(seed, products)
     results = []
     for ours in (True, False):
@@ -46,10 +46,10 @@ def test_keys_stand_beside_the_own_positive_by_hand():
         tf.constant([True, True, True, False]),
     )
     value = NPairsLoss(scale=2.0).compute([0, 0, 1, 1], vectors, keys)
-    # Query 0: own 0.6, then 0.8 (its product), 0 and 1.
+    # Query 0: 0.6 (its positive), 0.8 (its product), 0 and 1.
     logits = 2 * np.array([0.6, 0.8, 0.0, 1.0])
     first = np.log(np.exp(logits).sum()) - logits[:2].mean()
-    # Query 2: own 1, then 0.6, 1 (its product) and 0.
+    # Query 2: 1 (its positive), 0.6, 1 (its product) and 0.
     logits = 2 * np.array([1.0, 1.0, 0.6, 0.0])
     second = np.log(np.exp(logits).sum()) - logits[:2].mean()
     np.testing.assert_allclose(
@@ -62,7 +62,7 @@ def test_keys_stand_beside_the_own_positive_by_hand():
 
 
 def test_without_a_scale_unit_vectors_cannot_be_right():
-    """The reason of the default: a perfect answer among 64."""
+    """A perfect answer among 64 is the reason for the default scale."""
     labels = np.repeat(np.arange(64), 2)
     perfect = np.eye(64, dtype=np.float32)[labels]
     assert float(NPairsLoss(1.0)(labels, perfect)) > 3

@@ -1,4 +1,4 @@
-"""What all losses over pairs must do, one loss after the other."""
+"""Requirements on all losses over pairs."""
 
 import functools
 
@@ -36,7 +36,7 @@ ORACLES = {
     "n_pairs": functools.partial(pair_reference.n_pairs, scale=5.0),
     "multi_similarity": pair_reference.multi_similarity,
 }
-# A pair of these needs nothing beside itself.
+# In these losses each pair counts by itself.
 LONE_PAIRS = ("contrastive", "balanced", "margin_all")
 
 
@@ -63,7 +63,7 @@ def value_and_gradient(name, labels, vectors, keys=None):
 
 
 def memory(seed, sides=False):
-    """Twelve keys, of which some are not there, and the oracle's form."""
+    """Returns twelve keys, some of them invalid, also for the oracle."""
     labels, vectors = pair_reference.batch(seed, size=12)
     valid = np.random.default_rng(seed).random(12) < 0.7
     if sides:
@@ -92,8 +92,8 @@ def test_two_domains_equal_the_loops(name, seed):
     labels, vectors = batch(seed, name)
     sides = np.random.default_rng(seed).integers(0, 2, len(labels))
     if name == "n_pairs":
-        # One pair stands the wrong way round, one is of the street alone:
-        # neither query counts.
+        # One pair has its sides swapped, one consists of street images only.
+        # Neither query counts.
         sides = np.array([0, 1, 0, 1, 1, 0, 0, 0, 0, 1])
     labels = np.stack([labels, sides], 1)
     got, _ = value_and_gradient(name, labels, vectors)

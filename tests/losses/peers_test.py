@@ -1,4 +1,4 @@
-"""The same losses in TF Similarity and TF Addons give the same numbers."""
+"""The same losses of TF Similarity and TF Addons give the same values."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def batch(seed):
 @pytest.mark.parametrize("soft", [False, True])
 def test_tf_similarity_batch_hard(seed, soft):
     labels, vectors = batch(seed)
-    # Without a margin theirs is the soft one.
+    # Without a margin, TF Similarity uses the soft margin.
     peer = tfsim.losses.TripletLoss(
         distance="cosine",
         positive_mining_strategy="hard",
@@ -71,7 +71,7 @@ def test_tf_addons_semi_hard(seed):
 def _with_gradient(loss, labels, vectors):
     vectors = tf.Variable(vectors)
     with tf.GradientTape() as tape:
-        # Peers take unit vectors for granted, and so do their gradients.
+        # The other libraries assume unit vectors, also in their gradients.
         unit = tf.math.l2_normalize(vectors, axis=1)
         value = loss(tf.constant(labels), unit)
     return float(value), tape.gradient(value, vectors).numpy()

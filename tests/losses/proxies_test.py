@@ -1,4 +1,4 @@
-"""Proxy losses against loops in NumPy, at every edge of a batch."""
+"""Proxy losses against NumPy loops, and edge cases of a batch."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def batch(seed, size=9):
 
 
 def with_gradients(loss, labels, vectors):
-    """The loss, and its gradients by embeddings and by proxies."""
+    """Returns the loss and its gradients for embeddings and proxies."""
     vectors = tf.convert_to_tensor(vectors)
     with tf.GradientTape() as tape:
         tape.watch(vectors)
@@ -111,7 +111,7 @@ def test_arguments_reach_the_formula(kind, arguments):
 
 @any_loss
 def test_both_gradients_equal_finite_differences(kind):
-    # Less steep than by default, so that no entry is lost in rounding.
+    # Less steep than the default, so that rounding hides no entry.
     steepness = {
         proxies.ProxyNCALoss: {"scale": 1.5},
         proxies.ProxyAnchorLoss: {"alpha": 4.0},
@@ -188,7 +188,7 @@ def test_edges_equal_the_loop_with_finite_gradients(kind, edge):
 @pytest.mark.parametrize(
     "kind,steep,want",
     [
-        # A row on its proxy, one on the other, one without direction.
+        # One row equals its proxy, one another proxy, and one is 0.
         (proxies.ProxyNCALoss, {"scale": 20.0}, (-1600 + 1600 + 0) / 3),
         (
             proxies.ProxyAnchorLoss,
@@ -238,7 +238,7 @@ def test_half_precision_is_cast_up(kind, dtype):
 
 
 @any_loss
-def test_sides_are_not_looked_at(kind):
+def test_sides_have_no_effect(kind):
     loss = built(kind)
     labels, vectors = batch(8)
     want = loss.compute(labels, vectors).values
@@ -260,7 +260,7 @@ def test_metrics_are_of_the_nearest_and_of_the_own_proxy(kind):
     assert metrics["accuracy"] == pytest.approx((s.argmax(1) == labels).mean())
     own = s[np.arange(9), labels].mean()
     assert metrics["own_proxy"] == pytest.approx(own, rel=1e-5)
-    # On the proxies themselves.
+    # The embeddings are the proxies.
     metrics = numbers(loss.compute(np.arange(PRODUCTS), p).metrics)
     assert metrics["accuracy"] == 1
     assert metrics["own_proxy"] == pytest.approx(1, rel=1e-5)

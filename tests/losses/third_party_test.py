@@ -28,7 +28,7 @@ def value_and_gradient(loss, labels, embeddings):
     embeddings = tf.convert_to_tensor(embeddings, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(embeddings)
-        # Gradients along the sphere, on which the encoder's outputs lie.
+        # The encoder's outputs are unit vectors, so normalize first.
         unit = tf.math.l2_normalize(embeddings, 1)
         value = tf.reduce_mean(
             loss.compute(tf.constant(labels, tf.int32), unit).values
@@ -106,7 +106,7 @@ def test_half_precision_is_cast_up(name):
     np.testing.assert_array_equal(got, want)
 
 
-# The faults. Each sentence of KNOWN_FAULTS is one of these tests.
+# The faults: each sentence of KNOWN_FAULTS has one of these tests.
 
 DENSE = "dense"
 SCALAR = [name for name in ADDONS if name != "tfa_npairs"]
@@ -124,7 +124,7 @@ def make_model():
 
 
 def replica_step(strategy, model, x, y):
-    """One step of `model` with the shards `x[i]`, `y[i]`."""
+    """Performs one step of `model` with the shards `x[i]`, `y[i]`."""
 
     def shard(context):
         i = context.replica_id_in_sync_group
@@ -144,7 +144,7 @@ def shards():
     [*((name, 2.0) for name in SCALAR), ("tfsim_triplet", 1.0)],
 )
 def test_scaling_under_plain_compile(two_replicas, name, times):
-    """Two replicas with the same shard should step as one does."""
+    """Two replicas with the same shard should equal one device."""
     theirs = THEIRS[name]
     x, y = shards()
     x, y = np.stack([x[0]] * 2), np.stack([y[0]] * 2)
@@ -167,7 +167,7 @@ def test_npairs_under_plain_compile_is_nan():
     model = make_model()
     model.compile("sgd", loss=tfa.losses.NpairsLoss())
     x, y = shards()
-    # Four rows of four: the matrix that it asks for.
+    # It asks for a matrix: four rows of four.
     logs = model.train_step((tf.constant(x[0]), tf.constant(y[0])))
     assert np.isnan(logs["loss"])
     assert "Keras makes labels a column" in KNOWN_FAULTS["tfa_npairs"]
@@ -295,7 +295,7 @@ def test_npairs_never_gets_low_on_unit_vectors():
 
 
 def circle(labels, x, gamma=80.0, margin=0.4, product=True, constant=True):
-    """The loss of the paper, or with their two changes."""
+    """Computes the loss of the paper, or with the library's two changes."""
     s = tf.matmul(x, x, transpose_b=True)
     hold = tf.stop_gradient if constant else tf.identity
     own = hold(tf.nn.relu(1 + margin - s)) * (s - (1 - margin))
@@ -360,11 +360,11 @@ def test_multisim_has_no_known_fault(labels):
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
-# What the user is told.
+# Warnings and errors.
 
 
 @any_loss
-def test_choosing_one_tells_its_faults_once(name, caplog):
+def test_creating_a_loss_warns_of_its_faults_once(name, caplog):
     caplog.set_level("WARNING", logger="absl")
     loss = ThirdPartyLoss(name)
     loss.compute(PAIRS, vectors())
@@ -379,7 +379,7 @@ def test_choosing_one_tells_its_faults_once(name, caplog):
     assert told == wanted
 
 
-def test_faults_are_of_losses_that_there_are():
+def test_faults_belong_to_existing_losses():
     assert set(KNOWN_FAULTS) < set(third_party.THIRD_PARTY_LOSSES)
 
 

@@ -1,4 +1,4 @@
-"""The loss against a triple loop, and every numerical trap we know of."""
+"""Triplet loss against a triple loop, and known numerical problems."""
 
 import itertools
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_triplet.losses import distances, triplet
 
-# Which negative `random` takes, the oracle cannot know.
+# The oracle cannot know which negative `random` draws.
 KNOWN = [mining for mining in triplet.MININGS if mining != "random"]
 COMBINATIONS = list(
     itertools.product(KNOWN, distances.DISTANCES, [False, True], range(4))
@@ -83,7 +83,7 @@ def test_two_domains_anchor_on_the_street_and_compare_with_the_shop(mining):
     )
     counts = terms.counts.numpy()
     assert counts[::2].any() and not counts[1::2].any()
-    # Another street image in the anchor's place is no negative.
+    # Another street image, equal to the anchor, is not a negative.
     loss, gradient = loss_and_gradient(
         np.stack([[0, 0, 1, 1], [0, 1, 0, 1]], 1),
         np.float32([[1, 0], [0.8, 0.6], [1, 0], [-1, 0]]),
@@ -106,7 +106,7 @@ def test_one_side_only_has_no_loss(mining):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("mining", triplet.MININGS)
 def test_margin_of_the_paper_in_both_units(mining, seed):
-    """0.1 of cosine is 0.2 of squared Euclidean: twice the loss."""
+    """0.1 in cosine is 0.2 in squared Euclidean, with twice the loss."""
     labels, vectors = batch(seed, mining=mining)
     cosine, gradient = loss_and_gradient(
         labels, vectors, mining=mining, margin=0.1, distance="cosine"
@@ -118,7 +118,7 @@ def test_margin_of_the_paper_in_both_units(mining, seed):
     np.testing.assert_allclose(2 * cosine, squared, rtol=1e-5)
 
     def on_the_sphere(gradient):
-        """Without the part along the vectors, which normalizing removes."""
+        """Removes the part along the vectors, as normalizing does."""
         along = (gradient * vectors).sum(1, keepdims=True)
         return gradient - along * vectors
 
@@ -262,14 +262,14 @@ def test_paper_mining_refuses_a_batch_without_pairs():
 
 
 def test_semi_hard_without_fallback_skips_the_pair():
-    # The only negative is nearer than the positive: none is semi-hard.
+    # The only negative is nearer than the positive, so not semi-hard.
     vectors = np.float32([[1, 0], [-1, 0], [0.8, 0.6]])
     arguments = {"mining": "semi_hard", "margin": 0.1}
     skipped = triplet.triplet_loss(
         [0, 0, 1], vectors, semi_hard_fallback="skip", **arguments
     )
     taken = triplet.triplet_loss([0, 0, 1], vectors, **arguments)
-    # Anchor 1 sees its positive at 2 and the negative at 1.8.
+    # Anchor 1 has its positive at 2 and the negative at 1.8.
     np.testing.assert_allclose(skipped, 0.0)
     np.testing.assert_allclose(
         taken, ((2 - 0.2 + 0.1) + (2 - 1.8 + 0.1)) / 2, rtol=1e-5
@@ -284,7 +284,7 @@ def test_empty_batch_is_zero(mining):
 
 @pytest.mark.parametrize("mining", KNOWN)
 def test_plain_keras_fit_with_large_ids(mining):
-    # Six ids above 2^24, of which float32 would make three.
+    # Six ids above 2^24, which float32 would round to three.
     ids = 2**24 + np.arange(6)
     labels = np.repeat(ids, 2)
     images = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")

@@ -1,4 +1,4 @@
-"""Learning with branches: replicas, two passes, the guard, a whole run."""
+"""Training with branches: replicas, micro-batches, guard, a whole run."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def weights(learner):
 
 
 def step_of(kind, size, micro_batch=0):
-    """What one step on one device subtracts: at rate 1 the gradient."""
+    """Returns what one step subtracts: at rate 1 the gradient."""
     learner = make(kind, size, micro_batch)
     before = weights(learner)
     learner.train_step(tf.nest.map_structure(tf.constant, data()))
@@ -62,7 +62,7 @@ def step_of(kind, size, micro_batch=0):
 def test_two_replicas_equal_one_device(two_replicas, kind, size):
     before, wanted = step_of(kind, size)
     moved = [np.abs(step).max() > 1e-4 for step in wanted]
-    # Of feature weights nothing but they moves.
+    # With feature weights, only these are trained.
     assert sum(moved) == (1 if kind == "weights" else len(moved))
     with two_replicas.scope():
         learner = make(kind, size)

@@ -193,7 +193,7 @@ def test_collapse_only_warns_when_asked(tmp_path, caplog):
     assert sum("have collapsed" in r.message for r in caplog.records) == 2
 
 
-def test_collapse_is_seen_where_its_loss_is_not_known(tmp_path):
+def test_collapse_is_noticed_without_a_known_loss(tmp_path):
     learner = collapsed()
 
     class Unknown(type(learner.batch_loss)):

@@ -1,4 +1,4 @@
-"""Two passes over parts give the gradients of one over the whole."""
+"""Two passes over parts give the gradients of one pass over the batch."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LOSSES = {
         mining: lambda mining=mining: triplet.TripletLoss(mining, margin=0.5)
         for mining in triplet.MININGS
     },
-    # Mined rows of the embeddings themselves: no normalizing in between.
+    # Rows of the embeddings are mined without normalizing them first.
     "euclidean": lambda: triplet.TripletLoss(
         "batch_hard", margin=0.5, distance="euclidean"
     ),
@@ -90,7 +90,7 @@ def assert_equal(got, want):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_equals_the_direct_step(name):
-    # Four, four, and an uneven two.
+    # Parts of four, four and two images.
     got = steps(make(name, 4), graph=False)
     assert_equal(got, steps(make(name, 0), graph=False))
 
@@ -135,7 +135,7 @@ def test_two_replicas_equal_one_device(two_replicas, name):
     images, labels = batch_of(0)
 
     def shard(context):
-        # Seven and three: parts of 3, 3, 1 and of 3.
+        # Shards of seven and three images: parts of 3, 3, 1 and of 3.
         i = context.replica_id_in_sync_group
         part = slice(0, 7) if i == 0 else slice(7, None)
         return tf.constant(images[part]), tf.constant(labels[part])
@@ -149,7 +149,7 @@ def test_two_replicas_equal_one_device(two_replicas, name):
 
 
 class Row(BatchLoss):
-    """Looks at the first row alone."""
+    """Depends on the first row only."""
 
     def compute(self, labels, embeddings, keys=None):
         del labels, keys
@@ -224,7 +224,7 @@ def test_half_precision_inside_the_network():
     assert cached.encoder(np.zeros([1, 6], np.float32)).dtype == tf.bfloat16
     want, _ = steps(direct, graph=False)
     got, _ = steps(cached, graph=False)
-    # bfloat16 keeps three digits.
+    # bfloat16 has three digits.
     for a, b in zip(got, want):
         np.testing.assert_allclose(a, b, atol=0.03 * np.abs(b).max())
 
@@ -263,7 +263,7 @@ def test_what_does_not_repeat_is_refused(layer, message):
     encoder = build_encoder(layer())
     with pytest.raises(ValueError, match=message):
         Learner(encoder, triplet.TripletLoss(), micro_batch=2)
-    # A step of the whole batch takes them.
+    # Without micro-batches, the layer is accepted.
     Learner(encoder, triplet.TripletLoss())
 
 

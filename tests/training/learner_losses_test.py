@@ -1,4 +1,4 @@
-"""Losses over pairs on two replicas equal one device, memory and all."""
+"""Losses over pairs on two replicas equal one device, also with memory."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ LOSSES = {
     "n_pairs": NPairsLoss,
     "multi_similarity": MultiSimilarityLoss,
 }
-# Those that train on two domains here; the others on one.
+# These losses train on two domains here, the others on one.
 WITH_SIDES = ("lifted", "margin", "n_pairs")
 
 
@@ -48,7 +48,7 @@ def weights(learner):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_two_replicas_equal_one_device(two_replicas, name):
-    """Two steps: in the second the memory holds the first's embeddings."""
+    """In the second step, the memory holds the embeddings of the first."""
     random = np.random.default_rng(0)
     images = random.normal(size=(16, 6)).astype(np.float32)
     labels = np.repeat(np.arange(4), 4).astype(np.int32)
@@ -74,7 +74,7 @@ def test_two_replicas_equal_one_device(two_replicas, name):
         two_replicas.run(step, args=(values,))
     for got, want, start in zip(weights(learner), weights(single), before):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-        # Everything has moved, a learned boundary too.
+        # All variables have changed, also a learned boundary.
         assert (want != start).any()
     wanted = {m.name: float(m.result()) for m in single.metrics}
     got = {m.name: float(m.result()) for m in learner.metrics}

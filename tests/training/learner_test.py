@@ -1,4 +1,4 @@
-"""N replicas equal one device: loss, gradients, uneven shards."""
+"""N replicas equal one device: loss, gradients and uneven shards."""
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_an_overflow_of_float16_adds_no_gradient(micro_batch):
     assert found["overflowed"] == 1 and np.isfinite(found["loss"])
     for got, want in zip(learner.encoder.get_weights(), before):
         np.testing.assert_array_equal(got, want)
-    # The next batch is another one.
+    # The step counts, so the next batch is a new one.
     assert learner.optimizer.iterations == 1
     learner._loss_scale = 1024.0
     found = learner.train_step((tf.constant(images), tf.constant(labels)))

@@ -1,4 +1,4 @@
-"""A loss's own variables: trained, saved, resumed, and then left behind."""
+"""Variables of a loss: trained, saved and restored, but not exported."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ LOSSES = (
     proxies.NormSoftmaxLoss,
 )
 BUILT = {
-    # Less steep than by default: rounding is not the point here.
+    # Less steep than the default, so that rounding errors stay small.
     proxies.ProxyNCALoss: {"scale": 1.5},
     proxies.ProxyAnchorLoss: {"alpha": 4.0},
     proxies.NormSoftmaxLoss: {"temperature": 0.3},
@@ -162,7 +162,7 @@ def train(learner, workdir, steps, collapse_every=0):
 
 
 def check_resume(make_one, workdir):
-    """Three and three steps equal six; returns the resumed learner."""
+    """Checks that 3 + 3 steps equal 6, and returns the resumed learner."""
     whole = train(make_one(), workdir / "whole", 6)
     stopped = train(make_one(), workdir / "parts", 3)
     resumed = train(make_one(), workdir / "parts", 6)
@@ -176,8 +176,8 @@ def check_resume(make_one, workdir):
 @pytest.mark.parametrize(
     "kind,replicas,loss_rate",
     [
-        # With a loss of its own rate on one device and on two; the others
-        # differ in the formula only.
+        # One loss is tested with its own rate on one device and on two. The
+        # others differ in the formula only.
         (proxies.ProxyAnchorLoss, 1, 2.0),
         (proxies.ProxyAnchorLoss, 2, 2.0),
         (proxies.NormSoftmaxLoss, 1, None),
@@ -201,7 +201,7 @@ def test_resumed_equals_uninterrupted(
 
 @pytest.mark.parametrize("lamb_steps", ["encoder", "loss"])
 def test_resumes_where_one_optimizer_is_of_tf_addons(tmp_path, lamb_steps):
-    """LAMB makes its variables late; the other one's come first."""
+    """LAMB creates its variables late, the other optimizer at once."""
 
     def make_one():
         learner = make(proxies.NormSoftmaxLoss)
@@ -216,7 +216,7 @@ def test_resumes_where_one_optimizer_is_of_tf_addons(tmp_path, lamb_steps):
     check_resume(make_one, tmp_path)
 
 
-def test_a_collapse_is_told_where_its_loss_is_not_known(tmp_path):
+def test_a_collapse_is_noticed_without_a_known_loss(tmp_path):
     learner = make(proxies.NormSoftmaxLoss, rate=1e-6)
     assert learner.batch_loss.loss_at_collapse is None
     healthy = make(proxies.NormSoftmaxLoss, rate=1e-6)
@@ -228,7 +228,7 @@ def test_a_collapse_is_told_where_its_loss_is_not_known(tmp_path):
         guards.CollapseError, match=r"step 2: .* loss \d+\.\d+\. Try"
     ) as caught:
         train(learner, tmp_path / "point", 3, collapse_every=1)
-    # What only triplets have is no advice here.
+    # The advice for the triplet loss does not apply here.
     assert "loss.mining" not in str(caught.value)
 
 

@@ -27,7 +27,7 @@ def drawn(seed, size, sides=False):
 
 
 def held(memory, step=10**6):
-    """The valid rows as a sorted list: their place does not matter."""
+    """Returns the valid rows, sorted because their place is irrelevant."""
     keys = memory.read(tf.constant(step))
     rows = zip(keys.labels.numpy(), keys.embeddings.numpy())
     return sorted(
@@ -173,7 +173,7 @@ def test_the_learner_adds_the_loss_against_past_batches(sides):
         want = float(loss(labels, fresh))
         want_past = 0.0
         if step >= 1:
-            # The last two batches, as anchors' keys: nothing else.
+            # The keys of the anchors are the last two batches, nothing else.
             old = [np.concatenate(part) for part in zip(*past[-2:])]
             batch_and_old = tf.concat([fresh, old[1]], 0)
             want_past = against(loss, labels, old[0], batch_and_old)
@@ -188,7 +188,7 @@ def test_the_learner_adds_the_loss_against_past_batches(sides):
 
 
 def against(loss, labels, old_labels, vectors):
-    """Batch hard of the first rows against the others, by two loops."""
+    """Computes batch hard of the first rows and the others, by two loops."""
     margin = loss.get_config()["margin"]
     vectors = np.float64(vectors)
     n = len(labels)
@@ -214,7 +214,7 @@ def test_gradient_is_of_both_losses_with_the_memory_constant():
     learner = make(size=24, warmup=0, rate=1.0)
     learner.train_step(tuple(map(tf.constant, batch_of(0))))
     before = [w.copy() for w in learner.encoder.get_weights()]
-    # Momentum would add the step before.
+    # Momentum would add the previous step.
     learner.compile(tf.keras.optimizers.SGD(1.0))
     images, labels = batch_of(1)
     keys = learner.memory.read(tf.constant(0))

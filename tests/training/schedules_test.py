@@ -1,4 +1,4 @@
-"""Rates at the steps that matter, and every optimizer by name."""
+"""Learning rates at the relevant steps, and every optimizer by name."""
 
 import numpy as np
 import pytest

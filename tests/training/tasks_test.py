@@ -1,4 +1,4 @@
-"""Tasks beside the metric loss: replicas, gradients, checkpoints, refusals."""
+"""Tasks besides the metric loss: replicas, gradients, checkpoints, errors."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def data(size=16):
     random = np.random.default_rng(0)
     marks = random.random((size, 2, 3)).astype(np.float32)
     marks[..., 2] = random.integers(0, 3, (size, 2))
-    # All that is annotated lies in one shard, or nearly so.
+    # All, or nearly all, annotations are in one shard.
     marks[:6] = np.nan
     attributes = random.integers(-1, 2, (size, 3)).astype(np.int8)
     attributes[7:12] = -1
@@ -136,7 +136,7 @@ def with_proxies():
 
 @pytest.mark.parametrize("build", [with_memory, with_proxies])
 def test_memory_and_proxies_beside_tasks_on_two_replicas(two_replicas, build):
-    """Two steps: in the second the memory holds the first's embeddings."""
+    """In the second step, the memory holds the embeddings of the first."""
     pixels, y = data()
     if build is with_memory:
         y["labels"] = np.stack([y["labels"], np.arange(16) % 2], 1)
@@ -164,7 +164,7 @@ def test_memory_and_proxies_beside_tasks_on_two_replicas(two_replicas, build):
         strict=True,
     ):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-        # Everything has moved, the heads and the proxies too.
+        # All variables have changed, also the heads and the proxies.
         assert (want.numpy() != start).any()
     wanted = {m.name: float(m.result()) for m in single.metrics}
     got = {m.name: float(m.result()) for m in learner.metrics}
@@ -248,7 +248,7 @@ def test_refusals():
 
 def test_a_collapse_is_seen_through_the_tasks_losses():
     class Spread:
-        """Embeddings all alike but for rounding, of high rank."""
+        """Returns nearly equal embeddings of high rank."""
 
         def __call__(self, pixels, training):
             random = np.random.default_rng(0)
