@@ -89,6 +89,7 @@ def test_a_run_of_an_earlier_version_keeps_its_draw(tmp_path, caplog):
     claim_folder(tmp_path, kept, resume=True)
     again = configs.from_json((tmp_path / "config.json").read_text())
     assert configs.difference(again, kept) == []
+    assert check_folder(tmp_path, config()) == kept
     with pytest.raises(ValueError, match="loss.margin"):
         check_folder(tmp_path, config(**{"loss.margin": 0.3}))
 

@@ -144,12 +144,13 @@ def check_folder(
     path = workdir / "config.json"
     if not path.exists():
         return config
-    text = path.read_text()
-    saved = configs.from_json(text)
-    earlier = configs.earlier_values(json.loads(text))
-    if earlier:
+    saved = configs.from_json(path.read_text())
+    # Only runs of earlier versions have that draw, and no record.
+    record = workdir / "products.json"
+    if saved.data.split_draw == "permutation" and not record.exists():
         config = config.copy_and_resolve_references()
-        config.update_from_flattened_dict(earlier)
+        config.data.split_draw = saved.data.split_draw
+        config.data.validation_fraction = saved.data.validation_fraction
         logging.warning(
             "The run in %s was begun by an earlier version. It keeps that "
             "version's draw of the held-out products, and has no validation "
