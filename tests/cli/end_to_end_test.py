@@ -102,7 +102,7 @@ def test_evaluate_writes_before_and_after(trained):
     path = trained / "report" / "evaluation-test.json"
     report = json.loads(path.read_text())
     assert 0 <= report["trained"]["overall"]["recall@3"] <= 1
-    assert report["baseline"]["overall"]["queries"] == 48
+    assert report["baseline"]["overall"]["queries"] == 40
     assert "every image queries all others" in " ".join(text.split())
 
 
