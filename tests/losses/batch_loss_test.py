@@ -21,6 +21,7 @@ LABELS = np.repeat(np.arange(4), 2).astype(np.int32)
 CONTRACT = {
     "in_pairs": bool,
     "needs_positives": bool,
+    "needs_negatives": bool,
     "takes_keys": bool,
     "takes_sides": bool,
     "has_variables": bool,
@@ -190,3 +191,27 @@ def test_one_hot_labels_of_unknown_width_raise():
 )
 def test_share_with_positive(labels, share):
     assert float(mining.share_with_positive(labels)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("sides", [False, True])
+def test_has_negative(sides):
+    """As often as the mask of the negatives is not empty."""
+    random, seen = np.random.default_rng(0), set()
+    for batch in [0, 1, 2, 2, 3, 3, 4, 4] * 10:
+        labels = random.integers(0, 2, [batch, 2])
+        if not sides:
+            labels = labels[:, 0]
+        _, negatives = mining.pair_masks(tf.constant(labels))
+        found = bool(mining.has_negative(tf.constant(labels)))
+        assert found == bool(negatives.numpy().any()), labels
+        seen.add(found)
+    assert seen == {False, True}
+
+
+def test_only_proxies_teach_without_negatives():
+    without = {kind for kind in KINDS if not build(kind).needs_negatives}
+    assert without == {
+        losses.NormSoftmaxLoss,
+        losses.ProxyAnchorLoss,
+        losses.ProxyNCALoss,
+    }

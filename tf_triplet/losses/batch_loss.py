@@ -112,6 +112,9 @@ class BatchLoss(tf.keras.losses.Loss):
         needs_positives: Whether the loss learns nothing from a batch in
             which no anchor has a positive. `Learner` then warns about such
             batches. Default: True.
+        needs_negatives: Whether the loss learns nothing useful from a batch
+            in which no anchor has a negative. `Learner` then skips such
+            batches. Default: True.
         takes_keys: Whether `compute` accepts `keys`. Default: False.
         takes_sides: Whether `compute` accepts `[batch, 2]` labels. Default:
             True.
@@ -171,6 +174,7 @@ class BatchLoss(tf.keras.losses.Loss):
 
     in_pairs: bool = False
     needs_positives: bool = True
+    needs_negatives: bool = True
     takes_keys: bool = False
     takes_sides: bool = True
     has_variables: bool = False

@@ -150,6 +150,11 @@ class EnsembleLoss(BatchLoss):
         return self._base.needs_positives
 
     @property
+    def needs_negatives(self) -> bool:
+        """Whether the base loss needs negatives in the batch."""
+        return self._base.needs_negatives
+
+    @property
     def takes_keys(self) -> bool:
         """Whether the base loss accepts `keys`."""
         return self._base.takes_keys

@@ -70,6 +70,25 @@ def share_with_positive(labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(found) / tf.maximum(count, 1.0)
 
 
+def has_negative(labels: tf.Tensor) -> tf.Tensor:
+    """Tells whether any anchor has a negative in the batch.
+
+    Args:
+        labels: `[batch]`, `[batch, 1]` or `[batch, 2]` integers.
+
+    Returns:
+        Scalar boolean, False for an empty batch.
+    """
+    products, sides = split_labels(labels)
+    several = tf.reduce_any(products != products[:1])
+    if sides is None:
+        return several
+    # If both sides are present and not all products are equal, then some
+    # query and some gallery image differ.
+    both = tf.reduce_any(sides == 0) & tf.reduce_any(sides == 1)
+    return several & both
+
+
 def assert_pairs(labels: tf.Tensor) -> tf.Operation:
     """Checks that rows 2i and 2i + 1 show the same product.
 

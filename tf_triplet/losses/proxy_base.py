@@ -27,6 +27,7 @@ class ProxyLoss(BatchLoss):
     """
 
     needs_positives = False
+    needs_negatives = False
     has_variables = True
     metric_names = ("accuracy", "own_proxy")
     _least_products = 1
