@@ -1,6 +1,7 @@
-"""Images in, minibatches out.
+"""Reads catalogs of images and turns them into minibatches.
 
-The public names stand in `__init__.pyi`; each is imported when first used.
+The public names are listed in `__init__.pyi`. Each is imported when it is
+first used.
 """
 
 import lazy_loader

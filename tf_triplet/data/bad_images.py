@@ -1,6 +1,6 @@
-"""Images that cannot be read, and how a batch goes on without them.
+"""Handles images that cannot be read without disturbing their batch.
 
-An error in one image must not end a run, nor move the other rows of its
+One bad image must not end a run, and must not move the other rows of its
 batch. `load_rows` therefore replaces the image by blanks, and `leave_out`
 drops it from the batch and reports its path.
 """

@@ -1,8 +1,8 @@
 """Which units and images one draw takes from its pool.
 
 The schedule names the pool, and how often it was drawn from before. Units
-and images follow random permutations that need no memory, so the table of
-rows is all that is stored.
+and images follow random permutations that need no memory, so only the table
+of rows is stored.
 
 The rules, for draws of P units:
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# What a key is for: one seed gives each purpose permutations of its own.
+# The purpose of a key. Each purpose has different permutations.
 UNITS, IMAGES, FILL, MIX = range(1, 5)
 
 

@@ -164,15 +164,9 @@ class GroupedSampler:
             products, categories, rows, singletons == "keep"
         )
         several = categories_per_batch > 0
-        pools = schedule.build_pools(
-            table.categories,
-            int(categories.max()) + 1,
-            self._units_per_draw,
-            fill=small_category == "fill",
-            several=several,
+        pools = self._build_pools(
+            table, int(categories.max()) + 1, small_category == "fill", several
         )
-        if several:
-            self._check_categories(pools)
         self.excluded_categories = pools.excluded
         self._schedule = schedule.Schedule(
             pool_count=len(pools.units.sizes),
@@ -216,14 +210,20 @@ class GroupedSampler:
             )
         return table
 
-    def _check_categories(self, pools: schedule.Pools) -> None:
+    def _build_pools(
+        self, table: schedule.Units, categories: int, fill: bool, several: bool
+    ) -> schedule.Pools:
+        pools = schedule.build_pools(
+            table.categories, categories, self._units_per_draw, fill, several
+        )
         eligible = len(pools.eligible)
-        if eligible < self._draws:
+        if several and eligible < self._draws:
             raise ValueError(
                 f"`categories_per_batch` is {self._draws} but only {eligible} "
                 f"categories have {self._units_per_draw} {self._unit_name} or "
                 "more. Lower it, or `units_per_batch`."
             )
+        return pools
 
     def pools(self, block: int) -> np.ndarray:
         """Returns the pools that a block of 4096 steps draws from.

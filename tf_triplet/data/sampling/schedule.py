@@ -234,13 +234,11 @@ class Schedule:
         """Draws the pools of one block of steps.
 
         Args:
-            block: The number of the block. It covers the steps from
-                `block * 4096` up to, but not including,
-                `(block + 1) * 4096`.
+            block: The number of the block, which begins at step
+                `block * BLOCK`.
 
         Returns:
-            `[4096]` int64 pools, or `[4096, C]` if C is greater than 1.
-            Pool 0 is "all categories", and c + 1 is category c.
+            `[BLOCK]` int64 pools, or `[BLOCK, C]` if C is greater than 1.
         """
         random = np.random.Generator(
             np.random.Philox(key=[self.seed & (2**64 - 1), block])

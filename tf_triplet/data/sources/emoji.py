@@ -113,8 +113,8 @@ def read_emoji(
         cache_dir: The folder of archives and images. By default, it is in the
             user's cache.
         show_progress: Whether to show the progress of preparing the images.
-        draw: "hash", or "permutation" for runs of earlier versions; see
-            `splits`.
+        draw: How products are held out: "hash", or "permutation" as in earlier
+            versions. See `tf_triplet.data.sources.splits`.
 
     Returns:
         7,585 images of 1,911 products, with splits "train" and "test".
@@ -208,7 +208,7 @@ def _prepare(
 def _products(archive: pathlib.Path) -> dict[str, dict[str, str]]:
     """Reads the id and category of each emoji, by the key of its code point.
 
-    `emoji.json` lists skin tones below their emoji, not as emoji of their own.
+    `emoji.json` lists skin tones below their emoji, not as separate emoji.
     """
     ((_, data),) = fetch.read_members(archive, ["package/emoji.json"])
     return {

@@ -35,8 +35,8 @@ def read_folder(
         test_fraction: The share of products that is held out where the
             folders are not splits.
         seed: The seed of that draw.
-        draw: "hash", or "permutation" for runs of earlier versions; see
-            `splits`.
+        draw: How products are held out: "hash", or "permutation" as in earlier
+            versions. See `tf_triplet.data.sources.splits`.
 
     Returns:
         The catalog of all images in these folders.

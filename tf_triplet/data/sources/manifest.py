@@ -67,8 +67,8 @@ def read_manifest(
         seed: The seed of that draw.
         columns: The names of extra columns to keep in `Catalog.extras`. Their
             values become strings, and a missing value becomes "".
-        draw: "hash", or "permutation" for runs of earlier versions; see
-            `splits`.
+        draw: How products are held out: "hash", or "permutation" as in earlier
+            versions. See `tf_triplet.data.sources.splits`.
 
     Returns:
         The catalog, with one image per row.

@@ -56,8 +56,8 @@ def read_rendered(
         test_fraction: The share of products in the "test" split.
         image_size: Side of the images, in pixels.
         show_progress: Whether to show the progress of drawing.
-        draw: "hash", or "permutation" for runs of earlier versions; see
-            `splits`.
+        draw: How products are held out: "hash", or "permutation" as in earlier
+            versions. See `tf_triplet.data.sources.splits`.
 
     Returns:
         The catalog, with splits "train" and "test".
@@ -240,8 +240,8 @@ def _clutter(
 ) -> np.ndarray:
     """Draws a `[size, size, 3]` background of boxes on a gradient."""
     colors = rng.uniform(0.15, 0.9, (2, 3))
-    slope = ((x * rng.uniform(-1, 1) + y) + 2) / 4
-    background = colors[0] + slope[..., None] * (colors[1] - colors[0])
+    ramp = ((x * rng.uniform(-1, 1) + y) + 2) / 4
+    background = colors[0] + ramp[..., None] * (colors[1] - colors[0])
     for _ in range(rng.integers(3, 8)):
         center = rng.uniform(-1, 1, 2)
         half = rng.uniform(0.05, 0.4, 2)
