@@ -6,9 +6,10 @@ config.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -132,12 +133,7 @@ def train(
         ...     )
         2
     """
-    manager = tf.train.CheckpointManager(
-        _checkpoint(learner),
-        str(workdir / "checkpoints"),
-        max_to_keep=2,
-        checkpoint_name="step",
-    )
+    manager = _checkpoint_manager(learner, workdir)
     start = 0
     if resume:
         # Outside the scope, the replicas' momentum is not restored.
@@ -163,7 +159,7 @@ def train(
     )
     if not verbose:
         run_callbacks.insert(0, cb.ProgressLog(settings.steps))
-    try:
+    with _named_bad_images(bad_images):
         learner.fit(
             batches(start),
             steps_per_epoch=settings.steps - start,
@@ -171,10 +167,6 @@ def train(
             callbacks=run_callbacks,
             verbose=verbose,
         )
-    except tf.errors.OpError as error:
-        if bad_images.on_bad_image == "stop" and bad_images.counts:
-            raise ValueError(bad_images.message) from error
-        raise
     step = int(learner.optimizer.iterations.numpy())
     cb.save_encoder(learner.encoder, workdir / "encoder_last.keras")
     if evaluate is None:
@@ -222,6 +214,29 @@ def _complete_files(encoder, step, workdir, evaluate, choice) -> None:
     behind = best.get("chosen_on") == "last" and best["step"] < step
     if evaluate is None and (not best or behind):
         cb.keep_last(encoder, step, workdir, choice)
+
+
+@contextlib.contextmanager
+def _named_bad_images(bad_images: pipeline.BadImages) -> Iterator[None]:
+    """Raises a ValueError that names the image that stopped the dataset."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if bad_images.on_bad_image == "stop" and bad_images.counts:
+            raise ValueError(bad_images.message) from error
+        raise
+
+
+def _checkpoint_manager(
+    learner: Learner, workdir: Path
+) -> tf.train.CheckpointManager:
+    """Manages the last two checkpoints of the run."""
+    return tf.train.CheckpointManager(
+        _checkpoint(learner),
+        str(workdir / "checkpoints"),
+        max_to_keep=2,
+        checkpoint_name="step",
+    )
 
 
 def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
