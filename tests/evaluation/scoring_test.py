@@ -1,5 +1,6 @@
 """Embedding and scoring a catalog, and the file between the two."""
 
+import fcntl
 import json
 
 import numpy as np
@@ -144,6 +145,19 @@ def test_the_file_gives_back_what_was_saved(embeddings, catalog, tmp_path, ids):
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(ValueError, match="not an embeddings file: it lacks"):
         evaluation.load_embeddings(tmp_path / "other.npz")
+
+
+def test_saving_embeddings_removes_what_a_killed_program_left(tmp_path):
+    catalog = reference.catalog(["a.png"], ["a"])
+    embeddings = evaluation.Embeddings(np.float32([[1, 0]]), np.array([0]))
+    (tmp_path / ".e.npz.1").write_bytes(b"incomplete")
+    others = {".e.npz.2", ".other.npz.1"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"of another program")
+    with open(tmp_path / ".e.npz.2") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # As a program that still writes.
+        evaluation.save_embeddings(tmp_path / "e.npz", embeddings, catalog)
+    assert {path.name for path in tmp_path.iterdir()} == {"e.npz", *others}
 
 
 def street_and_shop():

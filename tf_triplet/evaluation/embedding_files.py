@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -83,8 +86,10 @@ def save_embeddings(
     # NumPy needs pickle to read an object array, but not an array of strings.
     ids = ids.astype(str) if ids.dtype == object else ids
     # The file gets its name once it is complete, so it is never half written.
+    _remove_partial(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with open(partial, "wb") as file:
+        _lock(file)
         np.savez(
             file,
             vectors=embeddings.vectors,
@@ -95,6 +100,26 @@ def save_embeddings(
             source=np.array(source),
         )
     os.replace(partial, path)
+
+
+def _remove_partial(path: Path) -> None:
+    """Removes the incomplete files that killed programs left behind."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        # A program that still writes its file holds the lock.
+        with contextlib.suppress(OSError), open(partial, "rb") as file:
+            if _lock(file):
+                partial.unlink()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed, and returns whether it could."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # Some network file systems have no locks.
+        return False
+    return True
 
 
 def load_embeddings(path: str | Path) -> SavedEmbeddings:
