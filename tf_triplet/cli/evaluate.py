@@ -9,7 +9,12 @@
 Every image of the split queries all others, or one domain queries another. A
 query is a hit if an image of the same product is among its K nearest. The
 search is exact, and a query never finds itself. An option that is not given is
-taken from the run's config.
+taken from the run's config. If the table has domains, each of them also queries
+each other one.
+
+A query of a held-out split must not show a product that the run was trained on.
+--split=train and --split=all accept such queries and count them. A table that
+has changed since the training is accepted, and the report says what changed.
 
 --layer scores a layer before the embedding, which sometimes tells unseen
 products apart better. The layer's name is added to the names of the files. To
@@ -40,7 +45,7 @@ _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint",
     "best",
     ["best", "last", "none"],
-    "Which encoder to score: that of the best evaluation (best), that of the "
+    "Which encoder to score: that of the chosen step (best), that of the "
     "last step (last), or only the baseline (none).",
 )
 _BASELINE = flags.DEFINE_enum(
@@ -68,7 +73,8 @@ _LAYER = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "Split of the catalog to score, several (val+test), or all. Default: "
+    "Split of the catalog to score, several (val+test), or all. validation "
+    "stands for the products by which the run chose its step. Default: "
     "evaluation.split of the config.",
 )
 _QUERY_DOMAIN = flags.DEFINE_string(

@@ -16,6 +16,8 @@ from .scoring import (
     build_protocols,
     check_protocol,
     evaluate,
+    evaluate_domains,
+    named_domains,
 )
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "compute_embeddings",
     "embed_batches",
     "evaluate",
+    "evaluate_domains",
     "load_embeddings",
+    "named_domains",
     "save_embeddings",
 ]

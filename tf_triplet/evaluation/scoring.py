@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,6 +167,80 @@ def evaluate(
         if clustering
         else {},
     )
+
+
+def evaluate_domains(
+    embeddings: Embeddings,
+    catalog: Catalog,
+    ks: Sequence[int],
+    protocol: ProtocolSpec | None = None,
+    ties: str = "against",
+) -> dict[tuple[str, str], Evaluation]:
+    """Measures how well each domain finds its products in each other one.
+
+    Args:
+        embeddings: Embeddings of `catalog`.
+        catalog: The images. Images without a domain are left out.
+        ks: Values of K for Recall@K and Precision@K.
+        protocol: The protocol of `evaluate`. If it is `within_category`, the
+            pairs of domains are scored within categories too.
+        ties: How ties are counted, see `evaluate`.
+
+    Returns:
+        Metrics by pair of query domain and gallery domain. A pair without a
+        common product cannot be scored and is left out.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
+    >>> frame = pd.DataFrame({"path": list("abc"), "product_id": [1, 1, 2]})
+    >>> frame["domain"] = ["street", "shop", "shop"]
+    >>> catalog = Catalog.from_frame(frame, "tiny")
+    >>> vectors = np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32)
+    >>> embeddings = Embeddings(vectors, np.arange(3))
+    >>> results = evaluate_domains(embeddings, catalog, ks=[1])
+    >>> {pair: result.overall.recall for pair, result in results.items()}
+    {('shop', 'street'): {1: 1.0}, ('street', 'shop'): {1: 1.0}}
+    """
+    within = protocol is not None and protocol.name == "within_category"
+    name = "within_category" if within else "query_gallery"
+    readable = catalog.select(embeddings.rows)
+    results = {}
+    for pair in itertools.permutations(named_domains(readable), 2):
+        protocols = build_protocols(readable, ProtocolSpec(name, *pair))
+        metrics, _ = _score(embeddings.vectors, readable, protocols, ks, ties)
+        overall = retrieval_metrics.summarize(metrics, ks)
+        if overall.queries:
+            results[pair] = Evaluation(
+                catalog=catalog.name,
+                protocol=protocols[0].description,
+                ties=ties,
+                overall=overall,
+                gallery=max(len(one.gallery) for one in protocols),
+                skipped=embeddings.skipped,
+            )
+    return results
+
+
+def named_domains(catalog: Catalog) -> list[str]:
+    """Returns the names of a catalog's domains, without the empty name.
+
+    Args:
+        catalog: The images.
+
+    Returns:
+        The names in alphabetical order. Empty if the table has no domains.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> from tf_triplet.data import Catalog
+    >>> frame = pd.DataFrame({"path": ["a", "b"], "product_id": ["p", "p"]})
+    >>> named_domains(Catalog.from_frame(frame, "tiny"))
+    []
+    """
+    return [str(name) for name in catalog.domain_names if name]
 
 
 def build_protocols(catalog: Catalog, spec: ProtocolSpec) -> list[Protocol]:

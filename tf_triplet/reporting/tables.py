@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from rich.markup import escape
 from rich.table import Table
@@ -98,6 +99,87 @@ def category_table(
             *cells,
         )
     return table
+
+
+def domain_table(
+    pairs: Mapping[tuple[str, str], RetrievalMetrics],
+    baselines: Mapping[tuple[str, str], RetrievalMetrics] | None = None,
+    title: str = "",
+) -> Table:
+    """Makes a table of how well each domain finds products in each other one.
+
+    Two domains have one column per direction, with the number of queries and
+    all metrics. More domains have one row per query domain and one
+    column per gallery domain, with Recall@K of the smallest K.
+
+    Args:
+        pairs: Metrics by pair of query domain and gallery domain.
+        baselines: Metrics to compare with, by the same pairs. With them, each
+            cell shows the change in parentheses.
+        title: Title above the table.
+
+    Returns:
+        A table that `rich` can print. A pair without metrics shows a dash.
+    """
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    first = next(iter(pairs.values()))
+    if len(names) > 2:
+        metric = next(iter(first.named()))
+        return _domain_matrix(pairs, baselines, title, metric)
+    table = Table(title=escape(title) or None)
+    table.add_column("metric")
+    for pair in pairs:
+        table.add_column(escape(" -> ".join(pair)), justify="right")
+    counts = {
+        "queries": [f"{one.queries:,}" for one in pairs.values()],
+        "left out": [f"{one.left_out:,}" for one in pairs.values()],
+    }
+    for name, cells in counts.items():
+        table.add_row(name, *cells)
+    for name in first.named():
+        cells = [_pair_cell(pairs, baselines, pair, name) for pair in pairs]
+        table.add_row(format_metric(name), *cells)
+    return table
+
+
+def _domain_matrix(
+    pairs: Mapping[tuple[str, str], RetrievalMetrics],
+    baselines: Mapping[tuple[str, str], RetrievalMetrics] | None,
+    title: str,
+    metric: str,
+) -> Table:
+    names = sorted({name for pair in pairs for name in pair})
+    table = Table(
+        title=escape(f"{title}, {format_metric(metric)}".lstrip(", ")),
+        caption="rows query, columns are searched",
+    )
+    table.add_column("")
+    for name in names:
+        table.add_column(escape(name), justify="right")
+    for query in names:
+        table.add_row(
+            escape(query),
+            *(
+                _pair_cell(pairs, baselines, (query, gallery), metric)
+                for gallery in names
+            ),
+        )
+    return table
+
+
+def _pair_cell(
+    pairs: Mapping[tuple[str, str], RetrievalMetrics],
+    baselines: Mapping[tuple[str, str], RetrievalMetrics] | None,
+    pair: tuple[str, str],
+    metric: str,
+) -> str:
+    if pair not in pairs:
+        return "-"
+    value = pairs[pair].named()[metric]
+    if not baselines or pair not in baselines:
+        return format_value(value)
+    change = format_change(value - baselines[pair].named()[metric])
+    return f"{format_value(value)} ({change})"
 
 
 def format_metric(name: str) -> str:

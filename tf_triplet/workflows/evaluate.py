@@ -15,12 +15,16 @@ from tf_triplet.workflows.evaluation_report import (
     EvaluationReport,
     clean_file_name,
 )
+from tf_triplet.workflows.evaluation_scope import find_scope, select_split
 from tf_triplet.workflows.options import EvaluateOptions
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from tf_triplet.data.catalog import Catalog
+
+# With more domains, the pairs are not scored unless two domains are named.
+_MOST_DOMAINS = 16
 
 
 def evaluate(
@@ -32,8 +36,12 @@ def evaluate(
     """Scores a run's encoder on images that it was not trained on.
 
     Every image of the split queries all others, or one domain queries
-    another. The search is exact. The report and the embeddings are written
-    into the run's folder.
+    another. If the table has domains and none is named, each domain also
+    queries each other one. The search is exact. The report and the embeddings
+    are written into the run's folder.
+
+    A table that has changed since the training is accepted, and the report
+    says what has changed.
 
     Args:
         workdir: The folder of a run.
@@ -48,7 +56,9 @@ def evaluate(
     Raises:
         FileNotFoundError: If the folder holds no run, or no encoder yet.
         ValueError: If an option is wrong, if the catalog has no such split or
-            domain, or if no query has another image of its product to find.
+            domain, if no query has another image of its product to find, or
+            if a query of a held-out split shows a product that the run was
+            trained on.
 
     Example:
 
@@ -64,10 +74,12 @@ def evaluate(
     config = builders.load_config(workdir)
     options = (options or EvaluateOptions()).resolve(config)
     whole = builders.build_catalog(config)
-    catalog = whole.split(options.split)
+    record = builders.RunProducts.read(workdir)
+    catalog = select_split(whole, record, options.split)
     # A wrong domain raises now, not after minutes of embedding.
     evaluation.check_protocol(catalog, options.protocol_spec)
-    results, seconds, files = {}, {}, []
+    scope = find_scope(config, workdir, whole, catalog, record, options)
+    results, domains, seconds, files = {}, {}, {}, []
     for kind, build in _encoders(config, workdir, whole, options).items():
         start = time.monotonic()
         embeddings = builders.compute_embeddings(
@@ -81,15 +93,38 @@ def evaluate(
             options.ties,
             options.clustering,
         )
+        domains[kind] = _evaluate_domains(embeddings, catalog, options)
         seconds[kind] = round(time.monotonic() - start, 1)
         files.append(
             _save_embeddings(kind, embeddings, catalog, options, workdir)
         )
     report = EvaluationReport(
-        workdir, options, results, seconds, catalog, embeddings, tuple(files)
+        workdir=workdir,
+        options=options,
+        results=results,
+        domains=domains,
+        seconds=seconds,
+        scope=scope,
+        catalog=catalog,
+        embeddings=embeddings,
+        embedding_files=tuple(files),
     )
     report.write()
     return report
+
+
+def _evaluate_domains(
+    embeddings: evaluation.Embeddings,
+    catalog: Catalog,
+    options: EvaluateOptions,
+) -> dict[tuple[str, str], evaluation.Evaluation]:
+    """Scores all pairs of domains, unless two domains were asked for."""
+    few = len(evaluation.named_domains(catalog)) <= _MOST_DOMAINS
+    if options.query_domain or not few:
+        return {}
+    return evaluation.evaluate_domains(
+        embeddings, catalog, options.ks, options.protocol_spec, options.ties
+    )
 
 
 def _encoders(

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tf_triplet import evaluation
+from tf_triplet.workflows.evaluation_scope import (
+    EvaluationScope,
+    format_share,
+)
 from tf_triplet.workflows.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
 # Paths of unreadable images that are printed.
 _LISTED = 20
+# Domains that the headline names before it only counts them.
+_NAMED_DOMAINS = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +33,10 @@ class EvaluationReport:
         options: The options, all of them given.
         results: The evaluation of each encoder: `baseline`, `trained`, or
             both in this order.
+        domains: The evaluation of each pair of query domain and gallery
+            domain, by encoder. It is empty if two domains were asked for.
         seconds: Duration of each evaluation.
+        scope: What the metrics are of, and how the step was chosen.
         catalog: The images.
         embeddings: Their embeddings by the trained encoder, or by the
             baseline if no other was scored.
@@ -46,7 +55,9 @@ class EvaluationReport:
     workdir: Path
     options: EvaluateOptions
     results: dict[str, evaluation.Evaluation]
+    domains: dict[str, dict[tuple[str, str], evaluation.Evaluation]]
     seconds: dict[str, float]
+    scope: EvaluationScope
     catalog: Catalog
     embeddings: evaluation.Embeddings
     embedding_files: tuple[Path, ...]
@@ -67,6 +78,47 @@ class EvaluationReport:
         return self._main.overall.named()
 
     @property
+    def headline(self) -> str:
+        """What the metrics are of: catalog, encoder, protocol and domains."""
+        result = self._main
+        headline = f"{result.catalog}, {self._subject}: {result.protocol}"
+        names = evaluation.named_domains(self._readable)
+        if self.options.query_domain or not names:
+            return headline
+        if len(names) < len(self._readable.domain_names):
+            names.append("no domain")
+        if len(names) == 1:
+            return f"{headline}, of the domain {names[0]}"
+        if len(names) > _NAMED_DOMAINS:
+            return f"{headline}, of {len(names)} domains"
+        return (
+            f"{headline}, of the domains {', '.join(names[:-1])} and "
+            f"{names[-1]} together"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that a reader of the metrics must know."""
+        notes = list(self.scope.notes)
+        bad = len(self.embeddings.skipped)
+        if bad:
+            images = self.scope.images
+            notes.append(
+                f"{self._unreadable}: these metrics cover only the readable "
+                f"part, {format_share(images - bad, images)} of the split, "
+                "and must not be compared with others."
+            )
+        names = evaluation.named_domains(self._readable)
+        pairs = any(self.domains.values())
+        if len(names) > 1 and not self.options.query_domain and not pairs:
+            notes.append(
+                f"No pair of the {len(names)} domains was scored: they have no "
+                "product in common, or they are too many. Name two with "
+                "--query_domain and --gallery_domain."
+            )
+        return notes
+
+    @property
     def file(self) -> Path:
         """The JSON file of the metrics.
 
@@ -84,13 +136,24 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as types that JSON can hold."""
+        unreadable = len(self.embeddings.skipped)
         return {
-            "split": self.options.split,
+            **self.scope.to_dict(),
+            "headline": self.headline,
+            "unreadable": unreadable,
+            "unreadable_share": unreadable / self.scope.images,
+            "comparable": not unreadable,
+            "left_out": self._main.left_out,
+            "notes": self.notes,
             "checkpoint": self.options.checkpoint,
             "layer": self.options.layer,
             "baseline_kind": self.options.baseline,
             "seconds": self.seconds,
             **{kind: one.to_dict() for kind, one in self.results.items()},
+            "domains": {
+                " -> ".join(pair): self._pair_to_dict(pair)
+                for pair in self._main_domains
+            },
         }
 
     def write(self) -> Path:
@@ -115,7 +178,7 @@ class EvaluationReport:
         """
         from tf_triplet.reporting import neighbors
 
-        readable = self.catalog.select(self.embeddings.rows)
+        readable = self._readable
         protocols = evaluation.build_protocols(
             readable, self.options.protocol_spec
         )
@@ -140,7 +203,7 @@ class EvaluationReport:
         """
         from tf_triplet.reporting import projector
 
-        readable = self.catalog.select(self.embeddings.rows)
+        readable = self._readable
         path = self.workdir / "report" / f"projector-{self._stem}.html"
         points = projector.write_projector(
             path,
@@ -167,21 +230,60 @@ class EvaluationReport:
             console.print(
                 tables.category_table(result.overall, before, "By category")
             )
-        title = f"{result.catalog}, {self._subject}: {result.protocol}"
         console.print(
-            tables.overall_table(result.overall, before, title, self._caption)
+            tables.overall_table(
+                result.overall, before, self.headline, self._caption
+            )
         )
+        if self._main_domains:
+            pairs, earlier = (
+                {pair: one.overall for pair, one in found.items()}
+                for found in (
+                    self._main_domains,
+                    self.domains["baseline"] if both else {},
+                )
+            )
+            title = "One domain queries another"
+            console.print(tables.domain_table(pairs, earlier, title))
         for name, value in result.clustering.items():
             earlier = self.baseline.clustering[name] if both else None
             change = "" if earlier is None else f" (baseline {earlier:.4f})"
             console.print(f"{name.upper()} of k-means: {value:.4f}{change}")
         for path in result.skipped[:_LISTED]:
             console.print(f"skipped: {path}", markup=False)
+        for line in (*self.scope.lines(), *self.notes):
+            print(line)
         print(f"Metrics: {self.file}")
 
     @property
     def _main(self) -> evaluation.Evaluation:
         return self.trained or self.baseline
+
+    @property
+    def _main_domains(self) -> dict[tuple[str, str], evaluation.Evaluation]:
+        return self.domains["trained" if self.trained else "baseline"]
+
+    def _pair_to_dict(self, pair: tuple[str, str]) -> dict[str, Any]:
+        """Returns the metrics of a pair of domains, and the baseline's."""
+        result = self._main_domains[pair]
+        values = {**result.overall.to_dict(), "gallery": result.gallery}
+        if len(self.results) > 1:
+            baseline = self.domains["baseline"][pair]
+            values["baseline"] = baseline.overall.to_dict()
+        return values
+
+    @property
+    def _readable(self) -> Catalog:
+        return self.catalog.select(self.embeddings.rows)
+
+    @property
+    def _unreadable(self) -> str:
+        bad, images = len(self.embeddings.skipped), self.scope.images
+        noun = "image" if bad == 1 else "images"
+        return (
+            f"{bad:,} unreadable {noun} of {images:,} "
+            f"({format_share(bad, images)})"
+        )
 
     @property
     def _stem(self) -> str:
@@ -209,12 +311,13 @@ class EvaluationReport:
     def _caption(self) -> str:
         result = self._main
         caption = (
-            f"{result.queries:,} queries ({result.left_out:,} without a second "
-            f"image left out), {result.gallery:,} images searched, ties "
+            f"{result.queries:,} queries ({result.left_out:,} without another "
+            "image of their product to find left out), "
+            f"{result.gallery:,} images searched, ties "
             f"{result.ties}, {sum(self.seconds.values()):.0f} s"
         )
         if result.skipped:
-            caption += f", {len(result.skipped):,} unreadable images skipped"
+            caption += f", {self._unreadable} skipped"
         return caption
 
 

@@ -89,7 +89,7 @@ class EvaluateOptions:
     `evaluation` section of the run's config.
 
     Attributes:
-        checkpoint: The encoder, "best" (of the best evaluation) or "last" (of
+        checkpoint: The encoder, "best" (of the chosen step) or "last" (of
             the last step). "none" to score the baseline alone.
         layer: Layer of the encoder to score in place of its embedding, for
             instance "pool". Empty for the embedding itself.
@@ -99,6 +99,8 @@ class EvaluateOptions:
         components: Dimensions that the PCA-whitening keeps. By default, the
             embedding size of the run. Needs `baseline="neural_codes"`.
         split: Split of the catalog, several ("val+test"), or "all".
+            "validation" stands for the validation products of the run, unless
+            the catalog has a split of that name.
         protocol: Name of a `tf_triplet.retrieval.ProtocolSpec`.
         query_domain: Domain of the queries. Empty for all domains.
         gallery_domain: Domain of the images that are searched. Empty for all
