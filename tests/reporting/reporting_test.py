@@ -87,6 +87,22 @@ def test_tables_show_change_and_names_as_they_are():
     assert tables.format_value(float("nan")) == "-"
 
 
+def test_two_domains_are_columns_and_more_are_a_matrix():
+    after, before = metrics(0.01), metrics(3.0)
+    change = (
+        f"{after.recall[1]:.3f} ({after.recall[1] - before.recall[1]:+.3f})"
+    )
+    pair = ("a [1]", "b")
+    text = printed(tables.domain_table({pair: after}, {pair: before}, "Pairs"))
+    assert "a [1] -> b" in text and "MAP@R" in text and change in text
+    pairs = {("a", "b"): after, ("c", "a"): before}
+    text = printed(tables.domain_table(pairs, title="Pairs"))
+    rows = [line.replace("\u2502", " ").split() for line in text.splitlines()]
+    values = [f"{one.recall[1]:.3f}" for one in (after, before)]
+    assert ["a", "-", values[0], "-"] in rows
+    assert ["c", values[1], "-", "-"] in rows
+
+
 @pytest.mark.slow
 def test_projector_is_one_file_with_every_product(catalog, vectors, tmp_path):
     path = tmp_path / "map.html"
