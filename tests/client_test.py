@@ -1,6 +1,7 @@
 """What the client sends, understands and says."""
 
 import io
+import socket
 import time
 from concurrent import futures
 
@@ -44,11 +45,40 @@ def test_what_a_server_reads_is_sent_untouched(tmp_path, kind):
     assert client.read_image(path) == path.read_bytes()
 
 
-def test_nobody_there():
+def test_nobody_there(caplog):
+    start = time.monotonic()
     with pytest.raises(
-        client.QueryError, match="No gRPC server answers at localhost:1"
+        client.QueryError,
+        match=r"No gRPC server answers at localhost:1 within 2 s\. Start one",
     ):
-        client.query([b"x"], "localhost:1", timeout_s=5)
+        client.query([b"x"], "localhost:1", timeout_s=2)
+    assert 2 <= time.monotonic() - start < 4
+    told = "No gRPC server answers at localhost:1 yet. Waiting for up to 2 s."
+    assert told in caplog.text
+    start = time.monotonic()
+    with pytest.raises(client.QueryError, match="without http://. Received"):
+        client.query([b"x"], "http://localhost:1")
+    assert time.monotonic() - start < 1
+
+
+def test_a_server_that_is_starting_is_waited_for(exported, shop, caplog):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    image = client.read_image(shop.paths[1])
+    with futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.query, [image], f"localhost:{port}")
+        time.sleep(2)
+        assert not asked.done()
+        running, _, model = server.start(exported["exact"].parent, port=port)
+        (answer,) = asked.result(20)
+    assert answer[0].path == shop.paths[1]
+    assert "Waiting for up to 30 s." in caplog.text
+    caplog.clear()
+    client.query([image], f"localhost:{port}")
+    assert not caplog.text
+    running.stop(0).wait()
+    model.release()
 
 
 def test_somebody_who_does_not_answer():
@@ -125,6 +155,12 @@ def test_filters_and_columns(shop, tmp_path):
         assert {n.path for n in answer} == set(shop.paths[::2])
     none = {"only_category": "hats", "only_domain": "street"}
     assert client.query([image], address, **none) == [[]]
+    unknown = client.find_unknown_filters(image, server=address, **none)
+    assert unknown == {"only_domain": "street"}
+    # Both are known, but not together.
+    none = {"only_category": "bags", "only_domain": "shop"}
+    assert client.query([image], address, **none) == [[]]
+    assert client.find_unknown_filters(image, server=address, **none) == {}
     assert len(set(answer)) == 6  # A neighbor can be put into a set.
     running.stop(0).wait()
     model.release()

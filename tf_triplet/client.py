@@ -6,11 +6,13 @@ It works with TensorFlow Serving as well as with tf-triplet-serve.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from absl import logging
 
 from tf_triplet.data import transcode
 
@@ -22,6 +24,7 @@ __all__ = [
     "ImageError",
     "Neighbor",
     "QueryError",
+    "find_unknown_filters",
     "query",
     "query_files",
     "read_image",
@@ -30,6 +33,11 @@ __all__ = [
 MAX_MESSAGE_BYTES = 64 << 20
 _SEARCH = ("serving_default", "encode_and_search_exact")
 _OUTPUTS = ("product_ids", "scores", "paths")
+# Seconds without a server after which a message says so.
+_PATIENCE_S = 1.0
+# Milliseconds between two attempts to connect. gRPC would wait for up to two
+# minutes, and notice a server that has started too late.
+_RECONNECT_MS = 500
 # A score below that of any cosine pads an answer of fewer than k neighbors.
 _PADDING = -2
 
@@ -142,7 +150,8 @@ def query(
         model: Name of the model.
         signature: A signature that answers products. `encode_and_search_exact`
             searches by all dot products.
-        timeout_s: Seconds to wait for the answer.
+        timeout_s: Seconds to wait for the answer. A server that is still
+            starting is waited for as long, too.
         domain: Domain of the images, for a model with one branch per domain.
             Empty for the domain that queries. `None` sends none.
         category: Category of the images, for a model with one branch per
@@ -159,8 +168,8 @@ def query(
 
     Raises:
         ImageError: If the server refuses an image, a domain or a category.
-        QueryError: If there is no server, if it has no such model, or if the
-            signature answers no products.
+        QueryError: If there is no server in time, if it has no such model, or
+            if the signature answers no products.
 
     Example:
 
@@ -176,13 +185,18 @@ def query(
     options = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
     ]
+    deadline = time.monotonic() + timeout_s
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
     with _connect(server, options, ca_file) as channel:
+        _wait_for_server(channel, server, timeout_s)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        left = max(deadline - time.monotonic(), 0.0)
         try:
-            response = stub.Predict(request, timeout=timeout_s)
+            response = stub.Predict(request, timeout=left, wait_for_ready=True)
         except grpc.RpcError as error:
             kind = QueryError
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
@@ -235,6 +249,47 @@ def query_files(
         except ImageError as error:
             refused[path] = error
     return answers, refused
+
+
+def find_unknown_filters(
+    image: bytes,
+    only_domain: str = "",
+    only_category: str = "",
+    **options: Any,
+) -> dict[str, str]:
+    """Tells which filters match no image that is indexed.
+
+    A server answers an unknown name with no products, as it does if nothing
+    is indexed under two names together.
+
+    Args:
+        image: The bytes of any image that the server accepts.
+        only_domain: The domain of a query that found nothing.
+        only_category: The category of that query.
+        **options: Other arguments of `query`.
+
+    Returns:
+        Those of the filters that find nothing even alone, as
+        `{"only_category": name}`.
+
+    Raises:
+        QueryError: As `query`.
+
+    Example:
+
+    >>> from tf_triplet import client
+    >>> image = client.read_image("photo.jpg")  # doctest: +SKIP
+    >>> client.find_unknown_filters(
+    ...     image, only_category="hat"
+    ... )  # doctest: +SKIP
+    {'only_category': 'hat'}
+    """
+    given = {"only_domain": only_domain, "only_category": only_category}
+    return {
+        name: value
+        for name, value in given.items()
+        if value and not query([image], **{name: value}, **options)[0]
+    }
 
 
 def _build_request(
@@ -309,18 +364,48 @@ def _connect(
     return grpc.secure_channel(server, credentials, options)
 
 
+def _wait_for_server(
+    channel: grpc.Channel, server: str, timeout_s: float
+) -> None:
+    """Waits until a server accepts the connection."""
+    if server.startswith(("http://", "https://")):
+        raise QueryError(
+            f"`server` must be host:port, without http://. Received: {server!r}"
+        )
+    ready = grpc.channel_ready_future(channel)
+    patience = min(_PATIENCE_S, timeout_s)
+    try:
+        try:
+            ready.result(patience)
+            return
+        except grpc.FutureTimeoutError:
+            if timeout_s > patience:
+                logging.warning(
+                    "No gRPC server answers at %s yet. Waiting for up to %g s.",
+                    *(server, timeout_s),
+                )
+        ready.result(timeout_s - patience)
+    except grpc.FutureTimeoutError as error:
+        raise QueryError(
+            f"No gRPC server answers at {server} within {timeout_s:g} s. Start "
+            "one with tf-triplet-serve --workdir=..., or pass "
+            "--server=host:port (the port of gRPC, not of REST). A server "
+            "with TLS also needs --ca_file."
+        ) from error
+    finally:
+        ready.cancel()
+
+
 def _explain(error: grpc.RpcError, server: str, model: str) -> str:
     """Returns a message that says how to fix the error."""
-    if error.code() == grpc.StatusCode.UNAVAILABLE:
-        return (
-            f"No gRPC server answers at {server}. Start one with "
-            "tf-triplet-serve --workdir=..., or pass --server=host:port (the "
-            "port of gRPC, not of REST, and without http://). "
-            f"{error.details()}"
-        )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"{server} did not answer in time."
+        return (
+            f"{server} did not answer in time. Pass a longer --timeout_s if "
+            "the server is busy."
+        )
     text = f"{server} refused: {error.code().name}: {error.details()}"
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        text += " It is overloaded, or has just stopped. Try again."
     if "input size does not match signature" in (error.details() or ""):
         text += (
             " A model with branches needs --domain (empty: the domain that "

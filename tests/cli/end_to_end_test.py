@@ -141,8 +141,10 @@ def test_export_serve_query(trained, shop, index, tmp_path):
             f"--server={address}",
             "--only_category=none such",
             "--box=0,0,20,20",
+            code=2,
         )
         assert "Nothing found." in text
+        assert "No indexed image matches --only_category=none such." in text
         text = run(
             "query",
             f"--image={images}",
@@ -179,8 +181,13 @@ def test_export_serve_query(trained, shop, index, tmp_path):
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=60) == 0
-    text = run("query", f"--image={images}", f"--server={address}", code=2)
-    assert "No gRPC server answers at" in text
+    text = run(
+        *("query", f"--image={images}", f"--server={address}"),
+        "--timeout_s=2",
+        code=2,
+    )
+    assert f"No gRPC server answers at {address} yet. Waiting for" in text
+    assert f"No gRPC server answers at {address} within 2 s." in text
 
 
 @pytest.mark.parametrize("replicas", [0, 2])

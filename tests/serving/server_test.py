@@ -20,7 +20,13 @@ from tensorflow_serving.apis import (
 
 from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.servable import saved_model
-from tf_triplet.serving import loaded_model, prediction, server, server_config
+from tf_triplet.serving import (
+    loaded_model,
+    ports,
+    prediction,
+    server,
+    server_config,
+)
 from tf_triplet.serving.errors import RequestError
 
 Code = grpc.StatusCode
@@ -378,6 +384,60 @@ def test_a_port_must_be_free_on_every_address(exported):
         server.Server(config, server.Options("192.0.2.1", port=0))
     with pytest.raises(OSError, match="--host must be a name or address"):
         server.Server(config, server.Options("no.such.host.invalid", port=0))
+
+
+@pytest.mark.parametrize(
+    "family,taken,host",
+    [
+        (socket.AF_INET, "127.0.0.1", "0.0.0.0"),
+        (socket.AF_INET, "0.0.0.0", "localhost"),
+        (socket.AF_INET6, "::1", "0.0.0.0"),
+        (socket.AF_INET6, "::1", "localhost"),
+    ],
+)
+@pytest.mark.parametrize("which", ["port", "rest_port"])
+def test_ports_in_use_are_found_before_a_model_loads(
+    family, taken, host, which, tmp_path
+):
+    # Loading would fail: the folder holds no version.
+    config = server_config.one_model("visual", tmp_path)
+    with socket.socket(family) as other:
+        try:
+            other.bind((taken, 0))
+        except OSError:
+            pytest.skip("This machine has no IPv6.")
+        other.listen()
+        port = other.getsockname()[1]
+        options = server.Options(**{"host": host, "port": 0, which: port})
+        with pytest.raises(OSError, match=f"Port {port} of .* is in use"):
+            server.Server(config, options)
+    with pytest.raises(FileNotFoundError, match="holds no version"):
+        server.Server(config, options)
+
+
+def test_an_address_of_ipv6_is_served(exported):
+    try:
+        ports.check_port("::1", 0)
+    except OSError:
+        pytest.skip("This machine has no IPv6.")
+    running = server.Server(
+        server_config.one_model("visual", exported["exact"].parent),
+        server.Options(host="::1", port=0, rest_port=0, poll_seconds=0),
+    )
+    with grpc.insecure_channel(ports.join("::1", running.port)) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert metadata(stub).model_spec.version.value == 1
+    running.stop()
+
+
+def test_grpc_and_rest_need_two_ports(tmp_path):
+    config = server_config.one_model("visual", tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = server.Options(port=port, rest_port=port)
+    with pytest.raises(ValueError, match=f"must differ.*Received: {port} for"):
+        server.Server(config, options)
 
 
 def metadata(stub, name="visual", fields=("signature_def",), version=None):

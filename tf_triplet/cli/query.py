@@ -5,7 +5,9 @@
 A model with branches needs to know the domain of the images, --domain=street
 (--domain= for the domain that queries), or their category, --category=hats.
 Any model can search a part of the catalog: --only_category=hats or
---only_domain=shop.
+--only_domain=shop. A name that matches no indexed image is an error.
+
+A server that is still starting is waited for, up to --timeout_s.
 
 If a photo shows many things, --box=40,10,300,420 asks for that part of it.
 
@@ -16,11 +18,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from tf_triplet.cli import program
+
+if TYPE_CHECKING:
+    from tf_triplet import client
 
 _IMAGE = flags.DEFINE_list("image", [], "Image files, separated by commas.")
 _SERVER = flags.DEFINE_string(
@@ -69,7 +74,10 @@ _EXACT = flags.DEFINE_bool(
     "exact", False, "Search by all dot products in place of ScaNN."
 )
 _TIMEOUT = flags.DEFINE_float(
-    "timeout_s", 30.0, "Seconds to wait for the answer.", 0.001
+    "timeout_s",
+    30.0,
+    "Seconds to wait for the answer, and for a server that is starting.",
+    0.001,
 )
 _JSON = flags.DEFINE_bool("json", False, "Print JSON in place of tables.")
 
@@ -82,34 +90,46 @@ def main(argv: list[str]) -> None:
         raise ValueError("Pass --image=<image>[,<image>...].")
     from tf_triplet import client
 
-    answers, refused = client.query_files(
-        paths,
-        _read_box(paths),
-        server=_SERVER.value,
-        model=_MODEL.value,
-        signature="encode_and_search_exact"
+    box = _read_box(paths)
+    options = {
+        "server": _SERVER.value,
+        "model": _MODEL.value,
+        "signature": "encode_and_search_exact"
         if _EXACT.value
         else "serving_default",
-        timeout_s=_TIMEOUT.value,
-        domain=_DOMAIN.value,
-        category=_CATEGORY.value,
-        ca_file=_CA.value,
-        only_domain=_ONLY_DOMAIN.value,
-        only_category=_ONLY_CATEGORY.value,
-    )
+        "timeout_s": _TIMEOUT.value,
+        "domain": _DOMAIN.value,
+        "category": _CATEGORY.value,
+        "ca_file": _CA.value,
+        "only_domain": _ONLY_DOMAIN.value,
+        "only_category": _ONLY_CATEGORY.value,
+    }
+    answers, refused = client.query_files(paths, box, **options)
+    _show(answers)
+    errors = [f"{path}: {error}" for path, error in refused.items()]
+    empty = [path for path, answer in answers.items() if not answer]
+    if empty:
+        image = client.read_image(empty[0], box)
+        unknown = client.find_unknown_filters(image, **options)
+        errors += [
+            f"No indexed image matches --{name}={value}. Names are compared "
+            "exactly, with upper and lower case."
+            for name, value in unknown.items()
+        ]
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def _show(answers: dict[str, list[client.Neighbor]]) -> None:
     shown = {
         path: [dataclasses.asdict(n) for n in answer[: _ROWS.value]]
         for path, answer in answers.items()
     }
     if _JSON.value:
         print(json.dumps(shown, indent=2))
-    else:
-        for path, rows in shown.items():
-            _print_table(path, rows)
-    if refused:
-        raise ValueError(
-            "\n".join(f"{path}: {error}" for path, error in refused.items())
-        )
+        return
+    for path, rows in shown.items():
+        _print_table(path, rows)
 
 
 def _read_box(paths: list[str]) -> list[float] | None:

@@ -160,12 +160,15 @@ def _read_options() -> server.Options:
 
 
 def _print_addresses(running: server.Server, names: list[str]) -> None:
+    from tf_triplet.serving import ports
+
     for name in names:
         numbers = ", ".join(map(str, running.models.available(name)))
-        address = f"{_HOST.value}:{running.port}"
+        address = ports.join(_HOST.value, running.port)
         print(f"Serving {name} version {numbers} on {address}", flush=True)
     if running.rest_port is not None:
-        print(f"REST on {_HOST.value}:{running.rest_port}", flush=True)
+        address = ports.join(_HOST.value, running.rest_port)
+        print(f"REST on {address}", flush=True)
 
 
 def run() -> None:

@@ -7,10 +7,7 @@ give the same answers.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import socket
 from concurrent import futures
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from tf_triplet.servable import versions
 from tf_triplet.serving import (
     batching,
     grpc_services,
+    ports,
     prediction,
     rest,
     rest_server,
@@ -91,14 +89,12 @@ class Server:
 
         Raises:
             FileNotFoundError: A model has no version.
-            ValueError: No version of a model loads, or a label names a
-                version that is not loaded.
-            OSError: A port is in use.
+            ValueError: No version of a model loads, a label names a version
+                that is not loaded, or both ports are the same.
+            OSError: A port is in use. This is found before a model is loaded.
         """
         # Checked first, because a large model takes minutes to load.
-        check_port(options.host, options.port)
-        if options.rest_port is not None:
-            check_port(options.host, options.rest_port)
+        ports.check_ports(options.host, options.port, options.rest_port)
         self._metrics, self._scheduler = server_metrics.Metrics(), None
         if options.batching is not None:
             self._scheduler = batching.BatchScheduler(
@@ -206,7 +202,7 @@ class Server:
             management, running
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, running)
-        address = f"{options.host}:{options.port}"
+        address = ports.join(options.host, options.port)
         try:
             if options.tls is None:
                 return running, running.add_insecure_port(address)
@@ -230,55 +226,6 @@ class Server:
             )
         self._metrics.observe(f"{prefix}processed_batch_size", value=filled)
         self._metrics.observe(f"{prefix}padding_size", value=filled - rows)
-
-
-def check_port(host: str, port: int) -> None:
-    """Checks that a port can be bound on every address of a host.
-
-    gRPC needs only one of them. If another program has the port on
-    127.0.0.1, gRPC serves `localhost` on ::1 alone, and clients may reach the
-    other program.
-
-    Args:
-        host: A name or address of this machine.
-        port: The port.
-
-    Raises:
-        OSError: Another program has the port, or the host is not this
-            machine.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise OSError(
-            f"--host must be a name or address of this machine, or 0.0.0.0 "
-            f"for all its addresses. Received: {host!r} ({error.strerror})"
-        ) from error
-    errors = [_bind_error(*one) for one in found]
-    for (*_, address), error in zip(found, errors):
-        if error is not None and error.errno == errno.EADDRINUSE:
-            raise OSError(
-                f"Port {port} of {address[0]} is in use. Pass another port, "
-                "or 0 for a free one."
-            ) from error
-    # Some addresses may fail: not every machine has IPv6.
-    if all(errors):
-        raise OSError(
-            f"--host={host}, port {port}, cannot be bound: "
-            f"{errors[0].strerror}. Pass an address of this machine, or "
-            "0.0.0.0 for all its addresses."
-        ) from errors[0]
-
-
-def _bind_error(family, kind, protocol, _, address) -> OSError | None:
-    with contextlib.closing(socket.socket(family, kind, protocol)) as tried:
-        # A port whose last connections have just closed can be bound.
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(address)
-        except OSError as error:
-            return error
-    return None
 
 
 def start(
