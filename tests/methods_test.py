@@ -1,7 +1,5 @@
 """Every method by its name in a config: trained, scored, exported, asked."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -127,7 +125,8 @@ def recipe(network, replicas, changes):
     config = configs.base_config()
     config.data.source = "rendered"
     config.data.image_size = 32
-    config.data.rendered.products = 16
+    # Enough for some validation products.
+    config.data.rendered.products = 48
     config.data.rendered.images_per_product = 4
     config.model.backbone = "imported"
     config.model.path = network
@@ -198,11 +197,11 @@ def test_trained_scored_exported_asked(network, tmp_path, method, replicas):
     if config.data.source == "manifest":
         annotate(config, tmp_path)
     workdir = tmp_path / "run"
-    workflows.train(config, workdir)
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    metrics = json.loads(lines[-1])
-    assert metrics["step"] == config.training.steps
-    assert 0 <= metrics["eval/recall@1"] <= 1
+    result = workflows.train(config, workdir)
+    assert result.step == config.training.steps
+    # Without steps there is nothing to choose.
+    if config.training.steps:
+        assert 0 <= result.metrics["recall@1"] <= 1
     encoder = builders.load_encoder(workdir)
     training = catalog_of(config)
     start = builders.build_network(
