@@ -26,7 +26,7 @@ import tiny_runs
 
 from tf_triplet.builders import load_config
 from tf_triplet.evaluation import load_embeddings
-from tf_triplet.servable import fingerprint, versions
+from tf_triplet.servable import fingerprint, scann_index, versions
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,8 @@ class Programs:
         return time.monotonic() - start
 
     def kill(self, kill, workdir, usual):
-        """Kills a program, or returns False if it ends before the kill."""
+        """Kills a program; if it ends before that, returns its duration."""
+        start = time.monotonic()
         process = self.start(kill.verb, workdir)
         try:
             code = process.wait(kill.moment * usual)
@@ -127,13 +128,13 @@ class Programs:
             code = process.wait(PATIENCE)
             # A program that has just ended its work still ends with 0.
             expected = (-kill.signal, 128 + kill.signal, 0)
-            killed = True
+            duration = None
         else:
-            expected, killed = (0,), False
+            expected, duration = (0,), time.monotonic() - start
         text = self.log.read_text()
         assert code in expected, f"{kill} ends with {code}:\n{text}"
         assert "Traceback" not in text, f"{kill}:\n{text}"
-        return killed
+        return duration
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +168,9 @@ def disturb(programs, verb, usual, workdirs, ended=lambda: None):
     for kill in plan(KILLS):
         if kill.verb != verb:
             continue
-        while not programs.kill(kill, workdirs[-1], usual):
+        while duration := programs.kill(kill, workdirs[-1], usual):
             # It was slower when its duration was measured.
-            usual *= 0.8
+            usual = 0.9 * duration
             ended()
     programs.finish(verb, workdirs[-1])
 
@@ -249,6 +250,7 @@ def check_versions(workdir, whole, verb):
     table = Path(load_config(workdir).data.path)
     row = pd.read_csv(table).iloc[100]
     image = (table.parent / row["path"]).read_bytes()
+    scann_index.register_op()
     for number in numbers:
         loaded = tf.saved_model.load(str(folder / str(number)))
         answer = loaded.signatures["serving_default"](
