@@ -105,6 +105,12 @@ def test_the_paths_of_the_table_are_kept(images):
     assert catalog.select([2, 0]).path_values.tolist() == values[::-2]
 
 
+def test_absolute_paths_of_the_table_are_kept(images):
+    path = _write(images, f"path,product_id\n{images}/images/a.jpg,x\n")
+    catalog = manifest.read_manifest(path)
+    assert catalog.path_values.tolist() == [f"{images}/images/a.jpg"]
+
+
 def test_absolute_paths_and_urls_are_not_changed(images):
     path = _write(
         images,

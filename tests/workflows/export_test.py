@@ -118,7 +118,7 @@ def test_a_nightly_refresh_embeds_only_what_changed(shop):
     truth = -np.sort(-(want.vectors @ want.vectors.T))[:, :3]
     np.testing.assert_allclose(answer["scores"], truth, atol=1e-5)
     first_paths = answer["paths"].numpy()[:, 0].astype(str)
-    assert (first_paths == catalog.paths).mean() > 0.99
+    assert (first_paths == catalog.path_values).mean() > 0.99
     # Once more: nothing is new.
     assert counts(embed(folder, str(path))[1]) == (400, 0, 0, 0)
 
@@ -360,7 +360,7 @@ def test_the_next_version_takes_split_and_checkpoint_of_the_last(again):
     # A manifest of its own is indexed whole.
     third = publish(again, catalog=again / "shop.csv").record
     assert third["images"] == 12
-    assert publish(again).record["images"] == 4
+    assert publish(again, allow_smaller_catalog=True).record["images"] == 4
     assert publish(again, new_encoder=True).record["images"] == 12
 
 
@@ -396,7 +396,7 @@ def test_one_at_a_time(again):
 
 
 def test_columns_that_there_are_not(again):
-    with pytest.raises(ValueError, match="no extra column 'color'. It has"):
+    with pytest.raises(ValueError, match="no extra column 'color'. Its ex"):
         publish(again, columns=("color",))
     config = builders.load_config(again)
     config.data.source = "rendered"

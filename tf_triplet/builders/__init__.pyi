@@ -53,6 +53,7 @@ from .run_products import (
     TableDifference,
     compare_digests,
     digest_products,
+    digest_rows,
     table_fingerprint,
 )
 from .training_split import (
@@ -90,6 +91,7 @@ __all__ = [
     "compute_embeddings",
     "copy_weights",
     "digest_products",
+    "digest_rows",
     "earlier_products",
     "embed_batches",
     "encoder_path",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import ml_collections
@@ -65,7 +67,8 @@ def build_catalog(
         return _read_own(config, columns)
     seed, fraction, draw = data.split_seed, data.test_fraction, data.split_draw
     if data.source in BENCHMARKS:
-        return BENCHMARKS[data.source][0](data.path)
+        catalog = BENCHMARKS[data.source][0](data.path)
+        return dataclasses.replace(catalog, root=str(pathlib.Path(data.path)))
     if data.source == "emoji":
         from tf_triplet.data.sources import emoji
 

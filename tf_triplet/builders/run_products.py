@@ -220,19 +220,37 @@ def digest_products(catalog: Catalog) -> dict[str, str]:
     Returns:
         16 hexadecimal digits by normalized id, in the order of the catalog.
     """
+    return digest_rows(
+        catalog,
+        zip(
+            _path_values(catalog),
+            catalog.category_names[catalog.categories],
+            catalog.domain_names[catalog.domains],
+            catalog.split_names[catalog.splits],
+        ),
+    )
+
+
+def digest_rows(
+    catalog: Catalog, rows: Iterable[Sequence[str]]
+) -> dict[str, str]:
+    """Computes a hash of what the images of each product have.
+
+    Args:
+        catalog: `[n]` images.
+        rows: `[n]` values of any number of columns.
+
+    Returns:
+        16 hexadecimal digits by normalized id, in the order of the catalog.
+        They do not depend on the order of a product's images.
+    """
     names = ids.normalize_ids(catalog.product_ids)
-    digests = {name: [] for name in names}
-    for row in zip(
-        names[catalog.products],
-        _path_values(catalog),
-        catalog.category_names[catalog.categories],
-        catalog.domain_names[catalog.domains],
-        catalog.split_names[catalog.splits],
-    ):
-        digests[row[0]].append(json.dumps(row[1:]))
+    found = {name: [] for name in names}
+    for name, row in zip(names[catalog.products], rows):
+        found[name].append(json.dumps(row))
     return {
         name: hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()[:16]
-        for name, rows in digests.items()
+        for name, rows in found.items()
     }
 
 

@@ -1,7 +1,8 @@
 """Flags that tf-triplet-export and tf-triplet-index share.
 
 A flag that is not given takes its value from the version before
-(tf-triplet-index), or from the run's config (tf-triplet-export).
+(tf-triplet-index), or from the run's config (tf-triplet-export). The last
+three are about this publication alone.
 """
 
 from __future__ import annotations
@@ -68,6 +69,25 @@ _MIN_RECALL = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_KEEP_VERSIONS = flags.DEFINE_integer(
+    "keep_versions",
+    None,
+    "Keep this many of the newest versions, and remove older ones after "
+    "publishing. A version that a tf-triplet-serve on this machine has loaded "
+    "stays. Default: keep all.",
+    lower_bound=1,
+)
+_ALLOW_UNREADABLE = flags.DEFINE_bool(
+    "allow_unreadable",
+    False,
+    "Publish although more than 5 % of the images cannot be read.",
+)
+_ALLOW_SMALLER_CATALOG = flags.DEFINE_bool(
+    "allow_smaller_catalog",
+    False,
+    "Publish although there are fewer than half of the images of the version "
+    "before.",
+)
 
 
 def parse(**more: object) -> tuple[str, workflows.ExportOptions]:
@@ -94,5 +114,8 @@ def parse(**more: object) -> tuple[str, workflows.ExportOptions]:
         storage=_STORAGE.value,
         group_by_product=_GROUP_BY_PRODUCT.value,
         min_recall=_MIN_RECALL.value,
+        keep_versions=_KEEP_VERSIONS.value,
+        allow_unreadable=_ALLOW_UNREADABLE.value,
+        allow_smaller_catalog=_ALLOW_SMALLER_CATALOG.value,
         **more,
     )

@@ -7,9 +7,13 @@ encoder and another index, without any training. Embeddings are cached in
 new images, and a run that was stopped continues where it was.
 
 An option that is not given is the same as in the version before, except that
-the whole --catalog is indexed unless --split is given. Nothing is published if
-the version before has another encoder, or if the index finds too few of the
-exact nearest neighbors.
+the whole --catalog is indexed unless --split is given. The products that are
+new, gone or changed since the version before are printed.
+
+Nothing is published if the version before has another encoder, if more than
+5 % of the images cannot be read, if there are fewer than half of the images of
+the version before, or if the index finds too few of the exact nearest
+neighbors. --allow_unreadable and --allow_smaller_catalog publish nevertheless.
 
 In Python: tf_triplet.workflows.export(workdir, options, same_encoder=True).
 """
@@ -26,9 +30,10 @@ flags.adopt_module_key_flags(export_flags)
 _CATALOG = flags.DEFINE_string(
     "catalog",
     "",
-    "Manifest to index, a .csv or .parquet file with the columns path and "
-    "product_id, and optionally category, domain and others. Default: the "
-    "catalog of the run.",
+    "What to index: a manifest, a .csv or .parquet file with the columns path "
+    "and product_id, and optionally category, domain and others; or a folder "
+    "that has one folder of images per product. Default: the catalog of the "
+    "run.",
 )
 
 

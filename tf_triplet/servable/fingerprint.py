@@ -1,10 +1,14 @@
 """The fingerprint of a version: what it was made of.
 
 It is the file assets.extra/fingerprint.json in the folder of the version.
+Beside it, assets.extra/products.json.gz holds a hash of each indexed product,
+so that the next version can tell what has changed. It has one short entry per
+product, which is little beside the vectors of the product's images.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -13,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from tf_triplet.version import __version__
 
 FILE = "assets.extra/fingerprint.json"
+PRODUCTS = "assets.extra/products.json.gz"
+_PRODUCTS_FORMAT = 1
 _PIXEL_PACKAGES = ("tensorflow", "pillow")
 _PACKAGES = (*_PIXEL_PACKAGES, "keras", "numpy", "scann")
 
@@ -80,9 +87,76 @@ def write(folder: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:
-    """Reads the fingerprint of a version, or `None` if it has none."""
+    """Reads the fingerprint of a version, or `None` if it has none.
+
+    Args:
+        folder: The folder of the version.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
     path = Path(folder) / FILE
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Restore it from a backup, or remove "
+            f"the version {folder}."
+        ) from error
+
+
+def write_products(folder: str | Path, digests: Mapping[str, str]) -> None:
+    """Writes a hash of each product of a version.
+
+    Args:
+        folder: The folder of the version.
+        digests: Hashes by normalized product id.
+    """
+    path = Path(folder) / PRODUCTS
+    path.parent.mkdir(exist_ok=True)
+    record = {"format": _PRODUCTS_FORMAT, "products": dict(digests)}
+    data = json.dumps(record, ensure_ascii=False).encode()
+    # Without a time, the same products give the same file.
+    path.write_bytes(gzip.compress(data, mtime=0))
+
+
+def read_products(folder: str | Path) -> dict[str, str] | None:
+    """Reads the hashes of the products of a version.
+
+    Args:
+        folder: The folder of the version.
+
+    Returns:
+        Hashes by normalized product id. `None` if the version has none that
+        can be read, as those of earlier versions of this package.
+    """
+    path = Path(folder) / PRODUCTS
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(gzip.decompress(path.read_bytes()))
+        if record["format"] == _PRODUCTS_FORMAT:
+            return dict(record["products"])
+        why = f"its format is {record['format']}"
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        why = str(error)
+    # What has changed is good to know, and no reason to publish nothing.
+    logging.warning("%s cannot be read: %s", path, why)
+    return None
+
+
+def names_source_text(record: Mapping[str, Any]) -> bool:
+    """Tells whether a version knows its encoder by the text of the code.
+
+    Versions before `PIXEL_VERSION` do. Their hash of an encoder cannot be
+    compared with that of today.
+
+    Args:
+        record: The fingerprint of the version.
+    """
+    return "encoder" in record and "pixels" not in record
 
 
 def check_same_encoder(folder: str | Path, encoder: str) -> None:

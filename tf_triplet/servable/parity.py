@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -80,17 +82,11 @@ def check(
     Raises:
         ParityError: An embedding differs, or the recall is too low.
     """
-    if index == "scann":
-        scann_index.register_op()
-    loaded = tf.saved_model.load(str(directory))
-    try:
+    with _loaded(directory, index) as loaded:
         largest_difference = _compare_embeddings(
             loaded.signatures["encode"],
             sent_images(paths, rows, boxes),
-            {
-                name: [str(values[row]) for row in rows]
-                for name, values in (more_inputs or {}).items()
-            },
+            _chosen(more_inputs, rows),
             embeddings[rows],
             [paths[row] for row in rows],
             tolerance,
@@ -109,10 +105,57 @@ def check(
         return Parity(
             len(rows), largest_difference, len(queries), share, k, warmed_up
         )
+
+
+def check_encoder(
+    directory: str | Path,
+    paths: Sequence[str],
+    embeddings: np.ndarray,
+    rows: np.ndarray,
+    *,
+    index: str,
+    boxes: np.ndarray | None = None,
+    tolerance: float = TOLERANCE,
+    more_inputs: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Checks only that an exported model embeds images as given.
+
+    The arguments are those of `check`.
+
+    Raises:
+        ParityError: An embedding differs.
+    """
+    with _loaded(directory, index) as loaded:
+        _compare_embeddings(
+            loaded.signatures["encode"],
+            sent_images(paths, rows, boxes),
+            _chosen(more_inputs, rows),
+            embeddings[rows],
+            [paths[row] for row in rows],
+            tolerance,
+        )
+
+
+@contextlib.contextmanager
+def _loaded(directory: str | Path, index: str) -> Iterator[Any]:
+    if index == "scann":
+        scann_index.register_op()
+    loaded = tf.saved_model.load(str(directory))
+    try:
+        yield loaded
     finally:
         # Otherwise the index would stay in memory until the process ends.
         if hasattr(loaded, "release"):
             loaded.release()
+
+
+def _chosen(
+    inputs: Mapping[str, Sequence[str]] | None, rows: np.ndarray
+) -> dict[str, list[str]]:
+    return {
+        name: [str(values[row]) for row in rows]
+        for name, values in (inputs or {}).items()
+    }
 
 
 def sent_images(

@@ -16,8 +16,9 @@ from tf_triplet.workflows.demo import demo
 from tf_triplet.workflows.embed_catalog import EmbeddingCounts, embed_catalog
 from tf_triplet.workflows.evaluate import evaluate
 from tf_triplet.workflows.evaluation_report import EvaluationReport
-from tf_triplet.workflows.export import Published, export
+from tf_triplet.workflows.export import export
 from tf_triplet.workflows.options import EvaluateOptions, ExportOptions
+from tf_triplet.workflows.published import Published
 from tf_triplet.workflows.study import (
     Method,
     choose_methods,

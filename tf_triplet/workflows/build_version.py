@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,14 @@ class VersionContents:
         encoder: The encoder to serve.
         vectors: `[n, dim]` float32 embeddings of the catalog's images.
         catalog: `[n]` images to index.
+        keys: `[n]` keys of their content, from `embedding_cache.image_key`.
     """
 
     config: ml_collections.ConfigDict
     encoder: tf.keras.Model
     vectors: np.ndarray
     catalog: Catalog
+    keys: Sequence[bytes]
 
     @functools.cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -60,6 +62,20 @@ class VersionContents:
             name: evaluation.branch_names(name, self.catalog)
             for name in catalog_search.FILTERS
         }
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """A hash of the images and answers of each product, by its id."""
+        answers = [
+            self.catalog.path_values,
+            *self.filters.values(),
+            *self.columns.values(),
+        ]
+        rows = zip(*(map(str, values) for values in answers))
+        return builders.digest_rows(
+            self.catalog,
+            ((key.hex(), *row) for key, row in zip(self.keys, rows)),
+        )
 
     @property
     def branch_inputs(self) -> dict[str, np.ndarray]:
@@ -116,6 +132,7 @@ def build_version(
             "packages": fingerprint.package_versions(),
         }
         fingerprint.write(folder, record)
+        fingerprint.write_products(folder, contents.digests)
     return target / str(versions.list_versions(target)[-1]), record
 
 
@@ -138,7 +155,7 @@ def _write_model(
             contents.encoder,
             contents.vectors,
             catalog.row_product_ids,
-            catalog.paths,
+            catalog.path_values,
             inputs=builders.input_spec(config),
             k=config.export.k,
             index=config.export.index,
@@ -217,7 +234,7 @@ def _check(
         index=export.index,
         min_recall=export.min_recall,
         boxes=contents.boxes,
-        tolerance=_tolerance(record),
+        tolerance=tolerance(record),
         more_inputs=contents.branch_inputs,
         products=contents.grouped_by,
     )
@@ -228,10 +245,13 @@ def _check(
     return dataclasses.asdict(measured)
 
 
-def _tolerance(record: Mapping[str, Any]) -> float:
-    """Returns the largest difference of an embedding's component.
+def tolerance(record: Mapping[str, Any]) -> float:
+    """Returns how much a component of an embedding may differ.
 
     It forgives another batch size, but not another precision.
+
+    Args:
+        record: The fingerprint of a version.
     """
     from tf_triplet.servable import parity
 
@@ -248,7 +268,7 @@ def _describe(contents: VersionContents) -> dict[str, Any]:
     catalog, export = contents.catalog, contents.config.export
     answered = {
         "product_ids": catalog.row_product_ids,
-        "paths": catalog.paths,
+        "paths": catalog.path_values,
         **contents.columns,
         **{f"{by}_filter": names for by, names in contents.filters.items()},
     }

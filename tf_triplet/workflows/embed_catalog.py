@@ -7,7 +7,7 @@ only the images that are new or have changed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +114,7 @@ def embed_catalog(
     workdir = Path(workdir)
     config = builders.load_config(workdir)
     which = (checkpoint, layer, precision)
-    return embed_with(
+    embeddings, counts, _ = embed_with(
         config,
         builders.load_encoder(workdir, *which),
         builders.encoder_sha256(config, workdir, *which),
@@ -122,6 +122,7 @@ def embed_catalog(
         workdir / CACHE,
         progress,
     )
+    return embeddings, counts
 
 
 def embed_with(
@@ -131,7 +132,8 @@ def embed_with(
     catalog: Catalog,
     cache_folder: Path,
     progress: bool = True,
-) -> tuple[evaluation.Embeddings, EmbeddingCounts]:
+    check: Callable[[Catalog, np.ndarray], None] | None = None,
+) -> tuple[evaluation.Embeddings, EmbeddingCounts, list[bytes]]:
     """Does what `embed_catalog` does, with objects that are there already.
 
     Args:
@@ -141,9 +143,12 @@ def embed_with(
         catalog: The images.
         cache_folder: Folder of the caches of all encoders.
         progress: Whether to show the progress.
+        check: Called with the catalog and `[n]` booleans, true for images that
+            cannot be read. It is called before and after images are embedded,
+            and raises an error if they are too many.
 
     Returns:
-        As `embed_catalog`.
+        As `embed_catalog`, and the key of each embedding in the cache.
 
     Raises:
         ValueError: As `embed_catalog`, or if the cache holds the embeddings
@@ -152,6 +157,8 @@ def embed_with(
     from tf_triplet.servable import embedding_cache
 
     images = _Images(config, encoder, catalog, progress)
+    if check is not None:
+        check(catalog, np.array([key is None for key in images.keys]))
     dim = int(encoder.output_shape[-1])
     with embedding_cache.EmbeddingCache(cache_folder, sha256, dim) as cache:
         known, vectors = cache.lookup(images.keys)
@@ -174,6 +181,8 @@ def embed_with(
         repeated=len(repeated),
         unreadable=int((~ready).sum()),
     )
+    if check is not None:
+        check(catalog, ~ready)
     if not ready.any():
         raise ValueError(
             f"No image of catalog {catalog.name!r} could be embedded. "
@@ -181,7 +190,8 @@ def embed_with(
         )
     rows = np.flatnonzero(ready)
     skipped = tuple(map(str, catalog.paths[~ready]))
-    return evaluation.Embeddings(vectors[rows], rows, skipped), counts
+    embeddings = evaluation.Embeddings(vectors[rows], rows, skipped)
+    return embeddings, counts, [images.keys[row] for row in rows]
 
 
 class _Images:

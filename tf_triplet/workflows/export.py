@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,14 +19,12 @@ import ml_collections
 import numpy as np
 
 from tf_triplet import builders
+from tf_triplet.workflows import publish_checks
 from tf_triplet.workflows.build_version import VersionContents, build_version
-from tf_triplet.workflows.embed_catalog import (
-    CACHE,
-    EmbeddingCounts,
-    embed_catalog,
-    embed_with,
-)
+from tf_triplet.workflows.embed_catalog import CACHE, embed_catalog, embed_with
 from tf_triplet.workflows.options import ExportOptions
+from tf_triplet.workflows.publish_checks import LastVersion
+from tf_triplet.workflows.published import Published, count_changes
 
 if TYPE_CHECKING:
     from tf_triplet.data.catalog import Catalog
@@ -33,62 +32,6 @@ if TYPE_CHECKING:
 # Fields of `config.export` that the next version of the same encoder keeps.
 KEPT = ("index", "k", "columns", "domains", "storage", "group_by_product")
 KEPT += ("min_recall", "precision", "split")
-# Paths of unreadable images that are printed.
-_LISTED = 20
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Published:
-    """A version that was published.
-
-    Attributes:
-        folder: The folder of the version.
-        record: Its fingerprint, as in `assets.extra/fingerprint.json`: what
-            is indexed, and what was measured.
-        skipped: Paths of images that could not be read.
-
-    Example:
-
-    >>> from tf_triplet import workflows
-    >>> published = workflows.export("runs/shop")  # doctest: +SKIP
-    >>> published.record["parity"]["recall"]  # doctest: +SKIP
-    0.9975
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    skipped: tuple[str, ...]
-
-    def describe(self) -> str:
-        """Returns what was published and measured, as a few lines of text."""
-        record = self.record
-        lines = [f"skipped: {path}" for path in self.skipped[:_LISTED]]
-        work = dict(record["work"])
-        work.pop("pictures", None)
-        lines.append(EmbeddingCounts(**work).describe())
-        parity = record["parity"]
-        lines.append(
-            f"{record['images']} images of {record['products']} products; "
-            f"served = evaluated to {parity['largest_difference']:.1e} on "
-            f"{parity['images']} images; {record['index']} finds "
-            f"{parity['recall']:.4f} of the exact {parity['k']} nearest."
-        )
-        tuning = record["tuning"]
-        if tuning.get("leaves"):
-            lines.append(
-                f"ScaNN searches {tuning['leaves_to_search']} of "
-                f"{tuning['leaves']} leaves and scores {tuning['reorder']} "
-                "candidates again."
-            )
-        if "precision" in record:
-            from tf_triplet.servable import precision_cost
-
-            lines.append(precision_cost.describe(record["precision"]))
-        if "recall_cost" in tuning:
-            lines.append(
-                f"int8 storage costs {tuning['recall_cost']:.4f} of recall."
-            )
-        return "\n".join([*lines, f"Published: {self.folder}"])
 
 
 def export(
@@ -118,9 +61,11 @@ def export(
     Raises:
         FileNotFoundError: If the folder holds no run, or no encoder yet.
         ValueError: If an option is wrong; if `same_encoder` is set and the
-            version before has another encoder; if another process publishes
-            into the same folder; or if the written model does not answer what
-            evaluation measured. Nothing is published then.
+            version before has another encoder; if too many images cannot be
+            read, or the catalog is less than half of that of the version
+            before, and `options` does not allow it; if another process
+            publishes into the same folder; or if the written model does not
+            answer what evaluation measured. Nothing is published then.
 
     Example:
 
@@ -130,39 +75,44 @@ def export(
     >>> published.folder  # doctest: +SKIP
     PosixPath('runs/shop/models/product_search/1')
     """
-    from tf_triplet.servable import fingerprint
-
     workdir = Path(workdir)
     options = options or ExportOptions()
     config = builders.load_config(workdir)
     target = workdir / "models" / config.export.name
     with _lock(target):
-        last = _last_version(target) if same_encoder else None
-        which = _apply(options, config, last)
+        last = LastVersion.find(target)
+        kept = last if same_encoder else None
+        which = _apply(options, config, kept.record if kept else {})
         sha256 = builders.encoder_sha256(config, workdir, *which)
-        if last is not None:
-            fingerprint.check_same_encoder(last, sha256)
+        if kept is not None:
+            publish_checks.check_same_encoder(kept, sha256)
         catalog = _read_catalog(config, options)
+        compared = kept or _if_same_part(last, config)
         encoder = builders.load_encoder(workdir, *which)
-        embeddings, counts = embed_with(
-            config, encoder, sha256, catalog, workdir / CACHE, progress
+        embeddings, counts, keys = embed_with(
+            *(config, encoder, sha256, catalog, workdir / CACHE, progress),
+            check=functools.partial(_check_catalog, options, compared),
         )
-        catalog = catalog.select(embeddings.rows)
+        indexed = catalog.select(embeddings.rows)
+        contents = VersionContents(
+            config, encoder, embeddings.vectors, indexed, keys
+        )
+        if kept is not None:
+            publish_checks.check_answers(contents, kept)
+        changes = last and last.compare(contents.digests)
         record = {
-            "checkpoint": which.checkpoint,
-            "layer": which.layer,
-            "export": {name: config.export[name] for name in KEPT},
-            "catalog": catalog.name,
-            "encoder": sha256,
+            **_describe_run(contents, workdir, which, sha256),
             "work": {**dataclasses.asdict(counts), "pictures": counts.images},
+            "since_version": last and last.number,
+            "changes": count_changes(changes),
         }
         if which.precision != "float32":
             record["precision"] = _cost_of_precision(
-                config, workdir, which, embeddings.vectors, catalog, progress
+                config, workdir, which, embeddings.vectors, indexed, progress
             )
-        contents = VersionContents(config, encoder, embeddings.vectors, catalog)
         folder, record = build_version(contents, target, record)
-    return Published(folder, record, embeddings.skipped)
+        removed, left = _prune(target, options)
+    return Published(folder, record, embeddings.skipped, changes, removed, left)
 
 
 class _Encoder(NamedTuple):
@@ -174,23 +124,23 @@ class _Encoder(NamedTuple):
 
 
 def _apply(
-    options: ExportOptions, config: ml_collections.ConfigDict, last: Path | None
+    options: ExportOptions,
+    config: ml_collections.ConfigDict,
+    kept: Mapping[str, Any],
 ) -> _Encoder:
     """Writes the options into `config.export`; returns the encoder.
 
     Args:
         options: What is given.
         config: The run's config, which is changed.
-        last: Folder of the version whose settings come before the config's.
+        kept: Fingerprint of the version whose settings come before those of
+            the config; empty for none.
 
     Returns:
         The encoder to publish.
     """
-    from tf_triplet.servable import fingerprint
-
-    record = (fingerprint.read(last) if last else None) or {}
     given = options.given()
-    for values in (record.get("export", {}), given):
+    for values in (kept.get("export", {}), given):
         for name, value in values.items():
             if name in KEPT:
                 # JSON has lists where the config has tuples.
@@ -198,31 +148,21 @@ def _apply(
                 config.export[name] = value
     builders.validate(config)
     return _Encoder(
-        given.get("checkpoint", record.get("checkpoint")) or "best",
-        given.get("layer", record.get("layer")) or "",
+        given.get("checkpoint", kept.get("checkpoint")) or "best",
+        given.get("layer", kept.get("layer")) or "",
         config.export.precision,
     )
-
-
-def _last_version(target: Path) -> Path | None:
-    from tf_triplet.servable import versions
-
-    known = versions.list_versions(target)
-    return target / str(known[-1]) if known else None
 
 
 def _read_catalog(
     config: ml_collections.ConfigDict, options: ExportOptions
 ) -> Catalog:
     """Returns the images to index: those of the split and the domains."""
-    columns = tuple(config.export.columns)
     if options.catalog:
-        from tf_triplet.data.sources import manifest
-
-        catalog = manifest.read_manifest(options.catalog, columns=columns)
+        catalog = _read_given(options.catalog, tuple(config.export.columns))
         catalog = catalog.split(options.split or "all")
     else:
-        catalog = builders.build_catalog(config, columns)
+        catalog = builders.build_catalog(config, tuple(config.export.columns))
         catalog = catalog.split(config.export.split)
     domains = list(config.export.domains)
     unknown = set(domains) - set(catalog.domain_names)
@@ -236,6 +176,78 @@ def _read_catalog(
         return catalog
     names = catalog.domain_names[catalog.domains]
     return catalog.select(np.flatnonzero(np.isin(names, domains)))
+
+
+def _read_given(path: str | Path, columns: tuple[str, ...]) -> Catalog:
+    """Reads a manifest, or a folder that has one folder per product."""
+    from tf_triplet.data.sources import folder, manifest
+
+    if not Path(path).is_dir():
+        return manifest.read_manifest(path, columns=columns)
+    if columns:
+        raise ValueError(
+            "Only a manifest has extra columns. Received: --columns="
+            f"{','.join(columns)} with the folder {str(path)!r}. Pass "
+            "--columns= to answer none, or a manifest as --catalog."
+        )
+    return folder.read_folder(path)
+
+
+def _if_same_part(
+    last: LastVersion | None, config: ml_collections.ConfigDict
+) -> LastVersion | None:
+    """Returns the last version if it indexes the same splits and domains."""
+    if last is None:
+        return None
+    before = last.record.get("export", {})
+    same = before.get("split") == config.export.split and set(
+        before.get("domains", ())
+    ) == set(config.export.domains)
+    return last if same else None
+
+
+def _check_catalog(
+    options: ExportOptions,
+    last: LastVersion | None,
+    catalog: Catalog,
+    unreadable: np.ndarray,
+) -> None:
+    if not options.allow_unreadable:
+        publish_checks.check_readable(catalog, unreadable)
+    if last is not None and not options.allow_smaller_catalog:
+        publish_checks.check_size(catalog.select(~unreadable), last)
+
+
+def _describe_run(
+    contents: VersionContents, workdir: Path, which: _Encoder, sha256: str
+) -> dict[str, Any]:
+    """Returns the part of the fingerprint that tells what is published."""
+    from tf_triplet.servable import fingerprint
+
+    trained = builders.RunProducts.read(workdir)
+    return {
+        "checkpoint": which.checkpoint,
+        "layer": which.layer,
+        "export": {name: contents.config.export[name] for name in KEPT},
+        "catalog": contents.catalog.name,
+        "encoder": sha256,
+        "pixels": fingerprint.describe_pixels(),
+        "trained_products": None
+        if trained is None
+        else int(trained.was_trained(contents.catalog).sum()),
+    }
+
+
+def _prune(
+    target: Path, options: ExportOptions
+) -> tuple[tuple[int, ...], dict[int, str]]:
+    """Removes old versions; returns which, and why others stay."""
+    from tf_triplet.servable import versions
+
+    if options.keep_versions is None:
+        return (), {}
+    removed, left = versions.prune(target, options.keep_versions)
+    return tuple(removed), left
 
 
 def _cost_of_precision(

@@ -29,10 +29,10 @@ class ExportOptions:
             instance "pool". Empty for the embedding itself.
         precision: Arithmetic of the encoder: "float32", "bfloat16" or
             "int8".
-        catalog: Manifest (.csv or .parquet) to index. By default, the catalog
-            of the run.
+        catalog: What to index: a manifest (.csv or .parquet), or a folder that
+            has one folder per product. By default, the catalog of the run.
         split: Split of the catalog to index, several ("val+test"), or "all".
-            A manifest given as `catalog` is indexed whole by default.
+            A `catalog` that is given is indexed whole by default.
         domains: Domains to index. Empty for all domains.
         index: "scann", or "exact" for a model without custom ops.
         k: Number of neighbors in an answer.
@@ -41,6 +41,13 @@ class ExportOptions:
         group_by_product: Whether an answer names each product only once.
         min_recall: Share of the exact nearest neighbors that ScaNN must find,
             in [0, 1]. Nothing is published if it finds fewer.
+        keep_versions: Number of the newest versions to keep; older ones are
+            removed after publishing, except those that a server on this
+            machine has loaded. By default, all are kept.
+        allow_unreadable: Whether to publish although more than 5 % of the
+            images cannot be read.
+        allow_smaller_catalog: Whether to publish although there are fewer than
+            half of the images of the version before.
 
     Example:
 
@@ -61,6 +68,9 @@ class ExportOptions:
     storage: str | None = None
     group_by_product: bool | None = None
     min_recall: float | None = None
+    keep_versions: int | None = None
+    allow_unreadable: bool | None = None
+    allow_smaller_catalog: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("domains", "columns"):
@@ -71,6 +81,11 @@ class ExportOptions:
                 )
             if values is not None:
                 object.__setattr__(self, name, tuple(values))
+        if self.keep_versions is not None and self.keep_versions < 1:
+            raise ValueError(
+                "`keep_versions` must be at least 1, because the newest "
+                f"version always stays. Received: {self.keep_versions}"
+            )
 
     def given(self) -> dict[str, object]:
         """Returns the fields that are not `None`, by name."""

@@ -273,4 +273,6 @@ def _resolve_paths(catalog: Catalog, manifest: pathlib.Path) -> Catalog:
             "Paths are relative to the manifest's folder. Looked for: "
             f"{local[0]!r}"
         )
-    return dataclasses.replace(catalog, paths=paths, root=folder)
+    # An absolute path is an answer as it is, even below the folder.
+    root = "" if absolute.all() else folder
+    return dataclasses.replace(catalog, paths=paths, root=root)
