@@ -1,7 +1,7 @@
 """Keras callbacks that notice a training that cannot succeed.
 
 `NaNGuard` looks at the loss, `CollapseGuard` at the embeddings, and
-`PositivesGuard` at the batches.
+`PositivesGuard` and `SkippedBatchesGuard` at the batches.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from tf_triplet.training.callbacks import StepCounter
 
 # Number of steps in a row with overflowed float16 gradients that end a run.
 _OVERFLOWS = 20
+# Number of skipped batches in a row that end a run.
+_SKIPPED = 100
 # Embeddings have collapsed if their mean distance is at most this, and either
 # their effective rank is at most the second number, or the loss differs from
 # its value at a collapse by at most the third, as a share of that value.
@@ -237,6 +239,7 @@ class PositivesGuard(tf.keras.callbacks.Callback):
         super().__init__()
         self._every, self._patience = every, patience
         self._steps = self._failed_checks = 0
+        self._skipped = 0
         self._warned = False
         self._last = 1.0
         # Keras then passes tensors, and does not wait for every step to copy
@@ -272,3 +275,61 @@ class PositivesGuard(tf.keras.callbacks.Callback):
             self._steps,
             self.model.batch_loss.name,
         )
+
+
+class SkippedBatchesGuard(tf.keras.callbacks.Callback):
+    """Warns once of batches that cannot teach, and ends a run of only such.
+
+    `Learner.fit` adds this callback.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        """Starts without a warning.
+
+        Args:
+            every: Number of steps between checks.
+        """
+        super().__init__()
+        self._every = every
+        self._steps = self._skipped = self._in_a_row = 0
+        self._warned = False
+        self._supports_tf_logs = True  # As in `PositivesGuard`.
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        # An earlier `fit` of the same learner may have skipped batches.
+        self._skipped = self.model.skipped_batches
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._steps += 1
+        if self._steps % self._every == 0:
+            self._check(self._every)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self._check(self._steps % self._every)
+
+    def _check(self, steps: int) -> None:
+        """Looks at the last steps.
+
+        Args:
+            steps: Number of steps since the last check.
+        """
+        new = self.model.skipped_batches - self._skipped
+        self._skipped += new
+        self._in_a_row = self._in_a_row + new if new >= steps else 0
+        if new and not self._warned:
+            self._warned = True
+            logging.warning(
+                "%d of the last %d batches could not teach and were skipped, "
+                "because they were empty or all their images were of one "
+                "product. `skipped_batches` in metrics.jsonl counts them.",
+                new,
+                steps,
+            )
+        if self._in_a_row >= _SKIPPED:
+            raise ValueError(
+                f"The last {self._in_a_row} batches could not teach, because "
+                "they were empty or all their images were of one product. "
+                "Draw more products for a batch "
+                "(sampling.units_per_batch), or fewer batches of one category "
+                "(sampling.single_category_probability)."
+            )

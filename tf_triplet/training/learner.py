@@ -4,19 +4,26 @@ With N replicas, the embeddings and labels of all replicas are gathered, every
 replica computes the loss of the whole batch, and takes 1/N of it. `all_gather`
 is differentiable, and the optimizer adds up the gradients of the replicas. So
 the loss and the gradients equal those of one device with the same batch,
-however the batch is divided among the replicas.
+however the batch is divided among the replicas. A batch that cannot teach is
+skipped on all of them (`teachable`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tf_triplet.losses import mining
 from tf_triplet.losses.batch_loss import BatchLoss
-from tf_triplet.training import gradient_cache, learner_checks, loss_scaling
-from tf_triplet.training.guards import PositivesGuard
+from tf_triplet.training import (
+    gradient_cache,
+    learner_checks,
+    loss_scaling,
+    teachable,
+)
+from tf_triplet.training.guards import PositivesGuard, SkippedBatchesGuard
 from tf_triplet.training.memory import CrossBatchMemory
 from tf_triplet.training.tasks import Tasks
 
@@ -28,6 +35,9 @@ class Learner(tf.keras.Model):
     `BatchLoss`. Besides the loss and its own metrics, it reports
     `with_positive`, the share of anchors that have a positive in their batch,
     and warns if that stays at 0 (for losses with `needs_positives`).
+
+    A batch that is empty or, for losses with `needs_negatives`, lacks them is
+    skipped: the step is counted, and nothing is updated.
 
     Example:
         >>> import numpy as np
@@ -106,6 +116,7 @@ class Learner(tf.keras.Model):
         self._memory_weight = memory_weight
         self._micro_batch = micro_batch
         self._loss_scale = loss_scaling.default_loss_scale(encoder)
+        self._skipped = teachable.SkippedBatches()
         self._means = {
             name: tf.keras.metrics.Mean(name) for name in self._metric_names()
         }
@@ -157,7 +168,7 @@ class Learner(tf.keras.Model):
         self.loss_optimizer = loss_optimizer
 
     def fit(self, *args: Any, **kwargs: Any) -> tf.keras.callbacks.History:
-        """Trains as `keras.Model.fit` does, and warns of missing positives.
+        """Trains as `keras.Model.fit` does, and warns of useless batches.
 
         Args:
             *args: Arguments of `keras.Model.fit`.
@@ -169,9 +180,11 @@ class Learner(tf.keras.Model):
         given = kwargs.get("callbacks")
         complete = isinstance(given, tf.keras.callbacks.CallbackList)
         # `callbacks` is the sixth argument, if it is given by position.
-        if self._can_lack_positives and len(args) < 6 and not complete:
-            callbacks = tf.nest.flatten(given or [])
-            kwargs["callbacks"] = [*callbacks, PositivesGuard()]
+        if len(args) < 6 and not complete:
+            callbacks = [*tf.nest.flatten(given or []), SkippedBatchesGuard()]
+            if self._can_lack_positives:
+                callbacks.append(PositivesGuard())
+            kwargs["callbacks"] = callbacks
         return super().fit(*args, **kwargs)
 
     @property
@@ -207,6 +220,11 @@ class Learner(tf.keras.Model):
         return list(self._means.values())
 
     @property
+    def skipped_batches(self) -> int:
+        """Number of batches that could not teach and were skipped."""
+        return int(self._skipped)
+
+    @property
     def optimized_variables(self) -> list[tf.Variable]:
         """The variables that `optimizer` updates, in its order."""
         own = self.loss_variables if self.loss_optimizer is None else []
@@ -224,6 +242,35 @@ class Learner(tf.keras.Model):
         if self.loss_parameters is None:
             return []
         return self.loss_parameters.trainable_variables
+
+    def make_train_function(self, force: bool = False) -> Callable:
+        """Compiles a step that skips a batch that cannot teach.
+
+        Args:
+            force: Whether to compile again what `fit` has compiled before.
+
+        Returns:
+            A function from an iterator over batches to the metrics by name.
+        """
+        if self.train_function is None or force:
+            self.train_function = teachable.compile_step(
+                self, self._can_teach, self._skip
+            )
+        return self.train_function
+
+    def _can_teach(self, shares) -> tf.Tensor:
+        """Tells whether a batch can teach, by the labels of all replicas."""
+        if self._tasks is not None:
+            shares = [share["labels"] for share in shares]
+        return teachable.can_teach(
+            shares, self._scope, self.batch_loss.needs_negatives
+        )
+
+    def _skip(self) -> None:
+        """Counts a step without an update, also for the schedules."""
+        for optimizer in filter(None, (self.optimizer, self.loss_optimizer)):
+            optimizer.iterations.assign_add(1)
+        self._skipped.add()
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Performs one step, in two passes if there is a `micro_batch`.
@@ -249,26 +296,31 @@ class Learner(tf.keras.Model):
                 "without labels."
             )
         groups = [self.trained.trainable_variables, self.loss_variables]
-        gradients = self._gradients(x, y, groups)
+        x, rows = teachable.fill_empty(x)
+        gradients = self._gradients(x, y, rows, groups)
         if self._loss_scale != 1.0:
             gradients, overflowed = loss_scaling.zero_overflow(gradients)
             self._observe({"overflowed": overflowed})
         self._apply(groups, gradients)
         return self.get_metrics_result()
 
-    def _gradients(self, x, y, groups) -> list:
+    def _gradients(self, x, y, rows, groups) -> list:
         """Returns the gradients of the encoder's and the loss's variables."""
+
+        def compute_loss(outputs):
+            return self.compute_loss(x, y, teachable.keep_rows(outputs, rows))
+
         if self._micro_batch:
             return gradient_cache.gradients(
                 self.encoder,
                 x,
-                lambda embeddings: self.compute_loss(x, y, embeddings),
+                compute_loss,
                 groups[1],
                 self._micro_batch,
                 self._loss_scale,
             )
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(x, y, self.trained(x, training=True))
+            loss = compute_loss(self.trained(x, training=True))
             if self.trained.losses:  # Keras's regularizers.
                 replicas = self.distribute_strategy.num_replicas_in_sync
                 loss += tf.add_n(self.trained.losses) / replicas
@@ -315,8 +367,8 @@ class Learner(tf.keras.Model):
             y, y_pred = targets["labels"], outputs["embeddings"]
         y = tf.convert_to_tensor(y)
         if self._scope == "global" and replicas > 1:
-            y = _gather(context, y)
-            y_pred = _gather(context, y_pred)
+            y = teachable.gather(context, y)
+            y_pred = teachable.gather(context, y_pred)
         loss, metrics = self._metric_loss(y, y_pred)
         if self._tasks is None:
             self._observe({"loss": loss, **metrics})
@@ -345,13 +397,3 @@ class Learner(tf.keras.Model):
         """Updates the running means of the metrics."""
         for name, value in values.items():
             self._means[name].update_state(tf.stop_gradient(value))
-
-
-def _gather(context, values: tf.Tensor) -> tf.Tensor:
-    """Concatenates the rows of all replicas.
-
-    In a graph, `all_gather` loses the static shape, which distinguishes
-    `[batch]` labels from `[batch, 2]`; so it is restored.
-    """
-    gathered = context.all_gather(values, axis=0)
-    return tf.ensure_shape(gathered, [None, *values.shape[1:]])
