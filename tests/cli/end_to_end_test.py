@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -224,7 +225,10 @@ def test_killed_and_resumed_equals_uninterrupted(
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_interrupted_training_saves_and_goes_on(shop, tmp_path):
+@pytest.mark.parametrize(
+    "number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_interrupted_training_saves_and_goes_on(shop, tmp_path, number, code):
     workdir = tmp_path / "run"
     changed = flags(shop, **{"training.steps": 100_000})
     process = subprocess.Popen(
@@ -237,14 +241,19 @@ def test_interrupted_training_saves_and_goes_on(shop, tmp_path):
     while not (workdir / "checkpoints" / "checkpoint").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, text[-2000:]
-    assert "run again to go on" in text
-    step = int(text.split("Stopped at step ")[1].split(";")[0])
+    # So that `train && evaluate && export` ends here.
+    assert process.returncode == code, text[-2000:]
+    told = re.search(
+        r"Stopped at step (\d+) of 100000\. The same command continues", text
+    )
+    assert told and "Traceback" not in text and "Trained" not in text
+    step = int(told[1])
     state = tf.train.latest_checkpoint(workdir / "checkpoints")
     assert state.endswith(f"-{step}")
-    assert (workdir / "encoder.keras").exists()
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert not [row for row in rows if "eval/" in row]
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,17 @@ def test_a_mistake_keeps_it_too_where_that_is_asked_for(monkeypatch):
     monkeypatch.setenv("TF_TRIPLET_DEBUG", "1")
     with pytest.raises(ValueError, match="a mistake"):
         raising(ValueError("a mistake"))([])
+
+
+def test_ctrl_c_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        raising(KeyboardInterrupt())([])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_the_exit_code_of_a_program_stays(capsys):
+    with pytest.raises(SystemExit) as caught:
+        raising(SystemExit(143))([])
+    assert caught.value.code == 143
+    assert not capsys.readouterr().err

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -25,7 +26,8 @@ def friendly(main: Callable) -> Callable:
     `ValueError`, `OSError` and their subclasses have messages for the user,
     and so has a full disk: the message is printed, and the exit code is 2.
     Any other exception is a defect and keeps its traceback. If the environment
-    variable `TF_TRIPLET_DEBUG` is set, every exception does.
+    variable `TF_TRIPLET_DEBUG` is set, every exception does. Ctrl-C ends in
+    one line, too, and the exit code is 130.
 
     Args:
         main: A function of the command line's arguments.
@@ -47,6 +49,13 @@ def friendly(main: Callable) -> Callable:
             logging.debug("", exc_info=True)
             print(f"error: {text}", file=sys.stderr)
             code = 2
+        except KeyboardInterrupt:
+            if os.environ.get("TF_TRIPLET_DEBUG"):
+                raise
+            print("Interrupted.", file=sys.stderr)
+            code = 128 + signal.SIGINT
+        except SystemExit as ended:
+            code = ended.code
         # The traceback, which is gone by now, held tf.data iterators. Their
         # threads call Python, so they would hang at the interpreter's end.
         gc.collect()

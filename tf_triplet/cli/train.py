@@ -22,8 +22,9 @@ Neural codes (pretrained features, whitened by PCA), without any training:
   --config.training.steps=0 --config.model.whitening=128 \\
       --config.model.embedding_size=128
 
-Ctrl-C saves a checkpoint and ends the run. The same command again continues
-it; --config.training.steps may then be higher.
+Ctrl-C saves a checkpoint and ends the run with exit code 130, and SIGTERM with
+143. The same command again continues it; --config.training.steps may then be
+higher.
 
 A tenth of the training products are set aside as validation products, and the
 step that is best on them is kept. Train again on all of them, for as many
@@ -130,6 +131,12 @@ def main(argv: list[str]) -> None:
         accept_new_catalog=_ACCEPT_NEW_CATALOG.value,
         refit=_REFIT.value,
     )
+    if result.signal:
+        print(
+            f"Stopped at step {result.step} of {config.training.steps}. The "
+            "same command continues the run."
+        )
+        sys.exit(128 + result.signal)
     done = "Trained" if config.training.steps else "Built without training"
     print(f"{result.how}\n{done}: {result.encoder}")
 

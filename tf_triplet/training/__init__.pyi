@@ -1,5 +1,6 @@
 from .callbacks import (
     StepChoice,
+    TrainingStopped,
 )
 from .distribution import (
     build_strategy,
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "StepChoice",
     "Tasks",
+    "TrainingStopped",
     "build_optimizer",
     "build_schedule",
     "build_strategy",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -189,6 +190,7 @@ class Evaluator(StepCounter):
         writer: MetricsWriter,
         monitor: str,
         choice: StepChoice,
+        stop: GracefulStop,
     ):
         """Sets what to evaluate, and when.
 
@@ -200,12 +202,21 @@ class Evaluator(StepCounter):
             writer: Receives the metrics.
             monitor: Name of the metric by which the best encoder is chosen.
             choice: What best.json says about the choice.
+            stop: Tells whether a signal ends the run. An evaluation is then
+                skipped, or broken off if it is under way.
         """
         super().__init__()
         self._evaluate, self._every = evaluate, every
         self._workdir, self._writer = Path(workdir), writer
         self._monitor, self._choice = monitor, choice
+        self._stop = stop
         self._last = -1
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        # A signal may have skipped the evaluation of the step that was saved.
+        if self._every and self.step and self.step % self._every == 0:
+            if not has_evaluation(self._workdir, self.step):
+                self.run()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self._every and self.step % self._every == 0:
@@ -217,10 +228,14 @@ class Evaluator(StepCounter):
     def run(self) -> None:
         """Evaluates the encoder, unless this step was evaluated already."""
         step = self.step
-        if step == self._last:
+        if step == self._last or self._stop.signal is not None:
+            return
+        try:
+            with self._stop.interrupting():
+                metrics = self._evaluate(self.model.encoder)
+        except EvaluationInterrupted:
             return
         self._last = step
-        metrics = self._evaluate(self.model.encoder)
         self._writer.write(step, {f"eval/{k}": v for k, v in metrics.items()})
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         logging.info("step %d: %s", step, shown)
@@ -232,6 +247,23 @@ class Evaluator(StepCounter):
             self._workdir,
             self._choice,
         )
+
+
+def has_evaluation(workdir: Path, step: int) -> bool:
+    """Tells whether metrics.jsonl has the evaluation of a step.
+
+    Args:
+        workdir: Folder of the run.
+        step: The step.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return False
+    rows = map(json.loads, path.read_text().splitlines())
+    return any(
+        row["step"] == step and any(name.startswith("eval/") for name in row)
+        for row in rows
+    )
 
 
 def keep_best(
@@ -314,6 +346,39 @@ def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
     os.replace(partial, path)
 
 
+class TrainingStopped(Exception):
+    """A signal has ended the training, after a checkpoint was saved.
+
+    Attributes:
+        step: The last step.
+        steps: Number of steps of the whole run.
+        signal: The number of the signal.
+
+    Example:
+        >>> from tf_triplet.training import TrainingStopped
+        >>> str(TrainingStopped(step=7, steps=40, signal=15))
+        'Stopped at step 7 of 40. The same command continues the run.'
+    """
+
+    def __init__(self, step: int, steps: int, signal: int):
+        """Sets what the message says.
+
+        Args:
+            step: The last step.
+            steps: Number of steps of the whole run.
+            signal: The number of the signal.
+        """
+        super().__init__(
+            f"Stopped at step {step} of {steps}. The same command continues "
+            "the run."
+        )
+        self.step, self.steps, self.signal = step, steps, signal
+
+
+class EvaluationInterrupted(Exception):
+    """A signal has arrived during an evaluation."""
+
+
 class GracefulStop(StepCounter):
     """Ends the run after the current step on SIGINT or SIGTERM.
 
@@ -328,6 +393,20 @@ class GracefulStop(StepCounter):
         super().__init__()
         self.signal: int | None = None
         self._previous = {}
+        self._interrupting = False
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Breaks off what runs inside, by an `EvaluationInterrupted`.
+
+        An evaluation takes minutes, and whoever stops a container waits for
+        seconds only.
+        """
+        self._interrupting = True
+        try:
+            yield
+        finally:
+            self._interrupting = False
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -342,6 +421,8 @@ class GracefulStop(StepCounter):
             "Stopping after this step. A second signal stops the run at once."
         )
         self.model.stop_training = True
+        if self._interrupting:
+            raise EvaluationInterrupted
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         # Again, in case something else in this step has reset the flag.

@@ -98,9 +98,11 @@ def train(
             of fewer products than `learner`.
 
     Returns:
-        The last step. It is below `settings.steps` if a signal ended the run.
+        The last step.
 
     Raises:
+        TrainingStopped: SIGINT or SIGTERM ended the run. A checkpoint is saved
+            first, and an evaluation is skipped.
         DivergedError: The loss or the gradients are not finite.
         CollapseError: The embeddings have collapsed.
         ValueError: An image cannot be read, and bad images stop the run.
@@ -142,7 +144,7 @@ def train(
     choice = choice or cb.StepChoice()
     if start >= settings.steps:
         logging.info("The run is complete: step %d.", start)
-        _complete_files(learner.encoder, start, workdir, evaluate, choice)
+        _complete(learner, manager, workdir, evaluate, settings, choice)
         return start
     if verbose is None:
         verbose = int(sys.stdout.isatty())
@@ -172,7 +174,7 @@ def train(
     if evaluate is None:
         cb.keep_last(learner.encoder, step, workdir, choice)
     if stop.signal is not None:
-        logging.warning("Stopped at step %d. Run again to continue.", step)
+        raise cb.TrainingStopped(step, settings.steps, stop.signal)
     if bad_images.counts:
         logging.warning(
             "%d images could not be read and were skipped.",
@@ -204,11 +206,30 @@ def finish_untrained(
     cb.save_encoder(encoder, last)
 
 
-def _complete_files(encoder, step, workdir, evaluate, choice) -> None:
-    """Saves what a kill after the last checkpoint has left out."""
+def _complete(learner, manager, workdir, evaluate, settings, choice) -> None:
+    """Makes up for what a stop after the last checkpoint has left out."""
+    encoder, step = learner.encoder, int(learner.optimizer.iterations.numpy())
     last = workdir / "encoder_last.keras"
-    if not last.exists():
+    checkpoint = Path(f"{manager.latest_checkpoint}.index")
+    # A run that was stopped has left the encoder of an earlier step.
+    if (
+        not last.exists()
+        or last.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
+    ):
         cb.save_encoder(encoder, last)
+    if evaluate is not None and not cb.has_evaluation(workdir, step):
+        writer = cb.MetricsWriter(workdir, settings.log_every, step)
+        evaluator = cb.Evaluator(
+            evaluate,
+            settings.evaluate_every,
+            workdir,
+            writer,
+            settings.monitor,
+            choice,
+            cb.GracefulStop(),
+        )
+        evaluator.set_model(learner)
+        evaluator.run()
     best = cb.read_best(workdir)
     # A finished run of an earlier version keeps the encoder that it chose.
     behind = best.get("chosen_on") == "last" and best["step"] < step
@@ -324,7 +345,6 @@ def _callbacks(
         guards.NaNGuard(),
         writer,
         cb.Checkpointer(manager, settings.checkpoint_every),
-        stop,
     ]
     if evaluate is not None:
         evaluator = cb.Evaluator(
@@ -334,8 +354,9 @@ def _callbacks(
             writer,
             settings.monitor,
             choice,
+            stop,
         )
-        chain.insert(2, evaluator)
+        chain.append(evaluator)
     if settings.collapse_every:
         images = collapse_images
         if images is None:
@@ -351,4 +372,5 @@ def _callbacks(
             settings.stop_on_collapse,
         )
         chain.insert(0, guard)
-    return stop, chain
+    # Last, so that signals are handled until all others have ended.
+    return stop, [*chain, stop]

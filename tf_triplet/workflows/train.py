@@ -78,7 +78,8 @@ def train(
             place of the first.
 
     Returns:
-        The metrics on the validation products, and where the encoder is.
+        The metrics on the validation products, and where the encoder is. If
+        a signal has stopped the run, `signal` is its number.
 
     Raises:
         ValueError: If a field of the config is wrong, if the folder holds a
@@ -96,9 +97,14 @@ def train(
     """
     workdir = Path(workdir)
     init_from = str(Path(init_from).resolve()) if init_from else ""
-    step = _run(config, workdir, resume, init_from, accept_new_catalog)
-    if refit and step >= config.training.steps:
-        train_again(workdir, config, _run)
+    from tf_triplet.training import TrainingStopped
+
+    try:
+        step = _run(config, workdir, resume, init_from, accept_new_catalog)
+        if refit and step >= config.training.steps:
+            train_again(workdir, config, _run)
+    except TrainingStopped as stopped:
+        return TrainResult.of_stopped(workdir, stopped.step, stopped.signal)
     return TrainResult.read(workdir)
 
 

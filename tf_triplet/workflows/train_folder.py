@@ -35,8 +35,11 @@ class TrainResult:
             stopped the run.
         metrics: Metrics of the last evaluation of the validation products,
             for instance `recall@1`. Empty if the run has none.
-        best_step: The step whose encoder was kept.
+        best_step: The step whose encoder was kept; 0 if a signal has stopped
+            the run before any was.
         how: One sentence that says how this step was chosen.
+        signal: Number of the signal that has stopped the run, or 0. The same
+            call continues it.
 
     Example:
 
@@ -58,11 +61,31 @@ class TrainResult:
     metrics: dict[str, float]
     best_step: int
     how: str
+    signal: int = 0
 
     @property
     def encoder(self) -> Path:
         """File of the encoder that was kept, for Keras to load."""
         return self.workdir / "encoder.keras"
+
+    @classmethod
+    def of_stopped(
+        cls, workdir: str | Path, step: int, signal: int
+    ) -> TrainResult:
+        """Reads what a run has left that a signal has stopped.
+
+        Args:
+            workdir: The folder of the run.
+            step: The last step.
+            signal: Number of the signal.
+
+        Returns:
+            The result. No encoder may have been kept yet.
+        """
+        workdir = Path(workdir)
+        kept = (workdir / "best.json").exists()
+        best = cls.read(workdir) if kept else cls(workdir, step, {}, 0, "")
+        return dataclasses.replace(best, step=step, signal=signal)
 
     @classmethod
     def read(cls, workdir: str | Path) -> TrainResult:
