@@ -210,6 +210,8 @@ def test_no_step_is_chosen_where_none_is_made():
     split = split_for_training(still, catalog())
     assert split.validation is None and "is not trained" in split.how
     assert split.products.train == ()
+    again = split_again(still, catalog(), split.products)
+    assert again.products == split.products
     whitened = config(**{"training.steps": 0, "model.whitening": 8})
     split = split_for_training(whitened, catalog())
     assert set(split.products.train) == set(NAMES[10:])

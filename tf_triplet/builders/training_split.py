@@ -100,12 +100,7 @@ def split_for_training(
     elif not config.data.validation_fraction:
         reason = "`data.validation_fraction` is 0"
     if reason:
-        split = _apply(config, catalog, _keep_last(record, reason))
-        if config.training.steps or config.model.whitening:
-            return split
-        # Pretrained features have learned from no product.
-        untrained = dataclasses.replace(split.products, train=(), images=0)
-        return dataclasses.replace(split, products=untrained)
+        return _apply(config, catalog, _keep_last(record, reason))
     name = _own_split(config, catalog)
     if name:
         chosen = _of_own_split(catalog, training, name, earlier)
@@ -196,6 +191,9 @@ def _apply(
         digests=run_products.digest_products(catalog),
     )
     training = run_products.relabel(training, names, order)
+    if not (config.training.steps or config.model.whitening):
+        # Pretrained features have learned from no product.
+        record = dataclasses.replace(record, train=(), images=0)
     return TrainingSplit(training, validation, record.how, record)
 
 
