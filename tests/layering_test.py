@@ -29,6 +29,7 @@ LEVELS = {
     "servable": 2,
     "reporting": 2,
     "client": 2,
+    "grpc_channel": 0,
     "serving": 3,
     "builders": 3,
     "workflows": 4,

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from absl import logging
 
+from tf_triplet import grpc_channel
 from tf_triplet.data import transcode
+from tf_triplet.grpc_channel import QueryError
 
 if TYPE_CHECKING:
     from tensorflow_serving.apis import predict_pb2
@@ -33,17 +34,11 @@ __all__ = [
 MAX_MESSAGE_BYTES = 64 << 20
 _SEARCH = ("serving_default", "encode_and_search_exact")
 _OUTPUTS = ("product_ids", "scores", "paths")
-# Seconds without a server after which a message says so.
-_PATIENCE_S = 1.0
 # Milliseconds between two attempts to connect. gRPC would wait for up to two
 # minutes, and notice a server that has started too late.
 _RECONNECT_MS = 500
 # A score below that of any cosine pads an answer of fewer than k neighbors.
 _PADDING = -2
-
-
-class QueryError(ValueError):
-    """The server could not be reached, or refused the request."""
 
 
 class ImageError(QueryError):
@@ -191,8 +186,8 @@ def query(
     deadline = time.monotonic() + timeout_s
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-    with _connect(server, options, ca_file) as channel:
-        _wait_for_server(channel, server, timeout_s)
+    with grpc_channel.connect(server, options, ca_file) as channel:
+        grpc_channel.wait_for_server(channel, server, timeout_s)
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         left = max(deadline - time.monotonic(), 0.0)
         try:
@@ -201,7 +196,9 @@ def query(
             kind = QueryError
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 kind = ImageError
-            raise kind(_explain(error, server, model)) from error
+            raise kind(
+                grpc_channel.explain_error(error, server, model)
+            ) from error
     return _read_response(response, request.model_spec.signature_name, model)
 
 
@@ -353,66 +350,3 @@ def _read_response(
         ]
         for image in range(len(scores))
     ]
-
-
-def _connect(
-    server: str, options: list[tuple[str, int]], ca_file: str | Path | None
-) -> grpc.Channel:
-    if ca_file is None:
-        return grpc.insecure_channel(server, options)
-    credentials = grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
-    return grpc.secure_channel(server, credentials, options)
-
-
-def _wait_for_server(
-    channel: grpc.Channel, server: str, timeout_s: float
-) -> None:
-    """Waits until a server accepts the connection."""
-    if server.startswith(("http://", "https://")):
-        raise QueryError(
-            f"`server` must be host:port, without http://. Received: {server!r}"
-        )
-    ready = grpc.channel_ready_future(channel)
-    patience = min(_PATIENCE_S, timeout_s)
-    try:
-        try:
-            ready.result(patience)
-            return
-        except grpc.FutureTimeoutError:
-            if timeout_s > patience:
-                logging.warning(
-                    "No gRPC server answers at %s yet. Waiting for up to %g s.",
-                    *(server, timeout_s),
-                )
-        ready.result(timeout_s - patience)
-    except grpc.FutureTimeoutError as error:
-        raise QueryError(
-            f"No gRPC server answers at {server} within {timeout_s:g} s. Start "
-            "one with tf-triplet-serve --workdir=..., or pass "
-            "--server=host:port (the port of gRPC, not of REST). A server "
-            "with TLS also needs --ca_file."
-        ) from error
-    finally:
-        ready.cancel()
-
-
-def _explain(error: grpc.RpcError, server: str, model: str) -> str:
-    """Returns a message that says how to fix the error."""
-    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return (
-            f"{server} did not answer in time. Pass a longer --timeout_s if "
-            "the server is busy."
-        )
-    text = f"{server} refused: {error.code().name}: {error.details()}"
-    if error.code() == grpc.StatusCode.UNAVAILABLE:
-        text += " It is overloaded, or has just stopped. Try again."
-    if "input size does not match signature" in (error.details() or ""):
-        text += (
-            " A model with branches needs --domain (empty: the domain that "
-            "queries) or --category. A model without branches takes neither."
-        )
-    if error.code() == grpc.StatusCode.NOT_FOUND:
-        text += (
-            f" The server's config names its models. Received: --model={model}"
-        )
-    return text

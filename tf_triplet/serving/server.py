@@ -19,7 +19,6 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from tf_triplet import client
 from tf_triplet.servable import versions
 from tf_triplet.serving import (
     batching,
@@ -69,7 +68,7 @@ class Options:
     batching: batching.Parameters | None = None
     metrics_path: str | None = server_metrics.PATH
     tls: server_config.Tls | None = None
-    max_message_bytes: int = client.MAX_MESSAGE_BYTES
+    max_message_bytes: int = 64 << 20
     labels_of_unavailable: bool = False
 
 

@@ -1,9 +1,11 @@
 from .callbacks import (
-    StepChoice,
     TrainingStopped,
 )
 from .distribution import (
     build_strategy,
+)
+from .evaluator import (
+    StepChoice,
 )
 from .guards import (
     CollapseError,

@@ -17,6 +17,7 @@ from absl import logging
 
 from tf_triplet.data import pipeline
 from tf_triplet.training import callbacks as cb
+from tf_triplet.training import evaluator as evaluating
 from tf_triplet.training import growth, guards
 from tf_triplet.training.learner import Learner
 
@@ -71,7 +72,7 @@ def train(
     resume: bool = True,
     verbose: int | None = None,
     *,
-    choice: cb.StepChoice | None = None,
+    choice: evaluating.StepChoice | None = None,
     collapse_images: tf.Tensor | dict[str, tf.Tensor] | None = None,
     build_smaller: Callable[[int], Learner] | None = None,
 ) -> int:
@@ -141,7 +142,7 @@ def train(
         # Outside the scope, the replicas' momentum is not restored.
         with learner.distribute_strategy.scope():
             start = _restore(manager, learner, build_smaller)
-    choice = choice or cb.StepChoice()
+    choice = choice or evaluating.StepChoice()
     if start >= settings.steps:
         logging.info("The run is complete: step %d.", start)
         _complete(learner, manager, workdir, evaluate, settings, choice)
@@ -170,9 +171,9 @@ def train(
             verbose=verbose,
         )
     step = int(learner.optimizer.iterations.numpy())
-    cb.save_encoder(learner.encoder, workdir / "encoder_last.keras")
+    evaluating.save_encoder(learner.encoder, workdir / "encoder_last.keras")
     if evaluate is None:
-        cb.keep_last(learner.encoder, step, workdir, choice)
+        evaluating.keep_last(learner.encoder, step, workdir, choice)
     if stop.signal is not None:
         raise cb.TrainingStopped(step, settings.steps, stop.signal)
     if bad_images.counts:
@@ -186,7 +187,7 @@ def train(
 def finish_untrained(
     build: Callable[[], tf.keras.Model],
     workdir: Path,
-    choice: cb.StepChoice,
+    choice: evaluating.StepChoice,
     resume: bool = True,
 ) -> None:
     """Completes a run of 0 steps, with the same encoders as after training.
@@ -202,8 +203,8 @@ def finish_untrained(
         logging.info("The run is complete: step 0.")
         return
     encoder = build()
-    cb.keep_last(encoder, 0, workdir, choice)
-    cb.save_encoder(encoder, last)
+    evaluating.keep_last(encoder, 0, workdir, choice)
+    evaluating.save_encoder(encoder, last)
 
 
 def _complete(learner, manager, workdir, evaluate, settings, choice) -> None:
@@ -216,10 +217,10 @@ def _complete(learner, manager, workdir, evaluate, settings, choice) -> None:
         not last.exists()
         or last.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
     ):
-        cb.save_encoder(encoder, last)
-    if evaluate is not None and not cb.has_evaluation(workdir, step):
+        evaluating.save_encoder(encoder, last)
+    if evaluate is not None and not evaluating.has_evaluation(workdir, step):
         writer = cb.MetricsWriter(workdir, settings.log_every, step)
-        evaluator = cb.Evaluator(
+        evaluator = evaluating.Evaluator(
             evaluate,
             settings.evaluate_every,
             workdir,
@@ -230,11 +231,11 @@ def _complete(learner, manager, workdir, evaluate, settings, choice) -> None:
         )
         evaluator.set_model(learner)
         evaluator.run()
-    best = cb.read_best(workdir)
+    best = evaluating.read_best(workdir)
     # A finished run of an earlier version keeps the encoder that it chose.
     behind = best.get("chosen_on") == "last" and best["step"] < step
     if evaluate is None and (not best or behind):
-        cb.keep_last(encoder, step, workdir, choice)
+        evaluating.keep_last(encoder, step, workdir, choice)
 
 
 @contextlib.contextmanager
@@ -347,7 +348,7 @@ def _callbacks(
         cb.Checkpointer(manager, settings.checkpoint_every),
     ]
     if evaluate is not None:
-        evaluator = cb.Evaluator(
+        evaluator = evaluating.Evaluator(
             evaluate,
             settings.evaluate_every,
             workdir,

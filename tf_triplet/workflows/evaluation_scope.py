@@ -235,9 +235,9 @@ def _find_step(
         return ChosenStep(
             step, "last", "It is the last step, as `checkpoint=last` asks."
         )
-    from tf_triplet.training import callbacks  # It imports TensorFlow.
+    from tf_triplet.training import evaluator  # It imports TensorFlow.
 
-    best = callbacks.read_best(workdir)
+    best = evaluator.read_best(workdir)
     if not best:
         return ChosenStep(
             None,

@@ -1,0 +1,205 @@
+"""Evaluates during a training, and keeps the best or the last encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
+
+from tf_triplet.training.callbacks import (
+    EvaluationInterrupted,
+    GracefulStop,
+    MetricsWriter,
+    StepCounter,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepChoice:
+    """What best.json says about the choice of the step.
+
+    Attributes:
+        products: Number of validation products; 0 if the last step is kept.
+        sentence: One sentence that says how the step is chosen.
+
+    Example:
+        >>> from tf_triplet.training import StepChoice
+        >>> StepChoice(products=20, sentence="Chosen by recall@1.").products
+        20
+    """
+
+    products: int = 0
+    sentence: str = ""
+
+
+class Evaluator(StepCounter):
+    """Evaluates the encoder regularly and keeps the best one."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[tf.keras.Model], dict[str, float]],
+        every: int,
+        workdir: Path,
+        writer: MetricsWriter,
+        monitor: str,
+        choice: StepChoice,
+        stop: GracefulStop,
+    ):
+        """Sets what to evaluate, and when.
+
+        Args:
+            evaluate: Computes the metrics of an encoder.
+            every: Number of steps between evaluations; 0 evaluates only at
+                the end of the run.
+            workdir: Folder of the run.
+            writer: Receives the metrics.
+            monitor: Name of the metric by which the best encoder is chosen.
+            choice: What best.json says about the choice.
+            stop: Tells whether a signal ends the run. An evaluation is then
+                skipped, or broken off if it is under way.
+        """
+        super().__init__()
+        self._evaluate, self._every = evaluate, every
+        self._workdir, self._writer = Path(workdir), writer
+        self._monitor, self._choice = monitor, choice
+        self._stop = stop
+        self._last = -1
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        # A signal may have skipped the evaluation of the step that was saved.
+        if self._every and self.step and self.step % self._every == 0:
+            if not has_evaluation(self._workdir, self.step):
+                self.run()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self._every and self.step % self._every == 0:
+            self.run()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.run()
+
+    def run(self) -> None:
+        """Evaluates the encoder, unless this step was evaluated already."""
+        step = self.step
+        if step == self._last or self._stop.signal is not None:
+            return
+        try:
+            with self._stop.interrupting():
+                metrics = self._evaluate(self.model.encoder)
+        except EvaluationInterrupted:
+            return
+        self._last = step
+        self._writer.write(step, {f"eval/{k}": v for k, v in metrics.items()})
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
+        logging.info("step %d: %s", step, shown)
+        keep_best(
+            self.model.encoder,
+            step,
+            self._monitor,
+            metrics[self._monitor],
+            self._workdir,
+            self._choice,
+        )
+
+
+def has_evaluation(workdir: Path, step: int) -> bool:
+    """Tells whether metrics.jsonl has the evaluation of a step.
+
+    Args:
+        workdir: Folder of the run.
+        step: The step.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return False
+    rows = map(json.loads, path.read_text().splitlines())
+    return any(
+        row["step"] == step and any(name.startswith("eval/") for name in row)
+        for row in rows
+    )
+
+
+def keep_best(
+    encoder: tf.keras.Model,
+    step: int,
+    monitor: str,
+    value: float,
+    workdir: Path,
+    choice: StepChoice,
+) -> None:
+    """Saves the encoder to encoder.keras if it is better than the last one.
+
+    Args:
+        encoder: The encoder to save.
+        step: Step of the run.
+        monitor: Name of the metric that is compared.
+        value: Its value for this encoder; larger is better.
+        workdir: Folder of the run, in which best.json holds the best value.
+        choice: What best.json says about the choice of the step.
+    """
+    if read_best(workdir).get("value", -math.inf) >= value:
+        return
+    save_encoder(encoder, workdir / "encoder.keras")
+    values = {"step": step, "monitor": monitor, "value": value}
+    _write_best(workdir, "validation", values, choice)
+
+
+def read_best(workdir: Path) -> dict:
+    """Reads best.json; returns an empty dictionary if there is none.
+
+    Args:
+        workdir: Folder of the run.
+    """
+    best = workdir / "best.json"
+    return json.loads(best.read_text()) if best.exists() else {}
+
+
+def keep_last(
+    encoder: tf.keras.Model, step: int, workdir: Path, choice: StepChoice
+) -> None:
+    """Saves the encoder of the last step to encoder.keras.
+
+    Args:
+        encoder: The encoder to save.
+        step: The last step of the run.
+        workdir: Folder of the run.
+        choice: What best.json says about the choice of the step.
+    """
+    save_encoder(encoder, workdir / "encoder.keras")
+    _write_best(workdir, "last", {"step": step}, choice)
+
+
+def _write_best(
+    workdir: Path, chosen_on: str, values: dict, choice: StepChoice
+) -> None:
+    text = json.dumps(
+        {
+            **values,
+            "chosen_on": chosen_on,
+            "validation_products": choice.products,
+            "sentence": choice.sentence,
+        },
+        indent=2,
+    )
+    partial = workdir / "best.partial"
+    partial.write_text(text + "\n")
+    os.replace(partial, workdir / "best.json")
+
+
+def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
+    """Saves an encoder, so that the file is never incomplete.
+
+    Args:
+        encoder: The encoder to save.
+        path: The `.keras` file.
+    """
+    # The move is atomic.
+    partial = path.with_name("partial-" + path.name)
+    encoder.save(partial)
+    os.replace(partial, path)
