@@ -119,8 +119,8 @@ def _sampling() -> ml_collections.ConfigDict:
     # The pairs of a product share no image, and a minibatch may hold several
     # of them, as in the paper.
     sampling.units = "pairs"
-    # P, the number of products or pairs in a minibatch, at least 1. The paper
-    # uses 64 pairs.
+    # P, the number of products or pairs in a minibatch, at least 2 (with a
+    # loss over proxies, 1). The paper uses 64 pairs.
     sampling.units_per_batch = 64
     # K, the number of images of each product, at least 2. It has no effect on
     # pairs, which always bring 2.

@@ -173,3 +173,51 @@ def test_a_bmp_with_a_palette_gives_the_pixels_that_a_client_sends(tmp_path):
     np.testing.assert_array_equal(
         pixels[0], preprocessing.load_image(sent, SIZE)
     )
+
+
+def test_a_batch_that_has_lost_most_of_its_images_is_empty(files):
+    for path in files[:6]:
+        open(path, "w").close()
+    whole = {len(labels) for _, labels in train(build(files), take=60)}
+    # Of six images, two may be left out with their product's other image.
+    assert whole <= {0, 3, 4, 5, 6} and 0 in whole and whole - {0, 6}
+    for pixels, labels in train(build(files), "pairs", take=60):
+        assert len(labels) in (0, 4, 6) and len(pixels) == len(labels)
+
+
+def test_too_large_a_share_of_bad_images_ends_the_batches(files):
+    """Half of the images go while training goes on."""
+    bad = pipeline.BadImages("skip", max_share=0.25)
+    catalog = build(files)
+    sampler = GroupedSampler(
+        catalog.products, catalog.categories, units_per_batch=3, seed=5
+    )
+    batches = iter(
+        pipeline.training_batches(
+            catalog, sampler, SIZE, Augmentation(), bad_images=bad
+        )
+    )
+    for _ in range(3):
+        next(batches)
+    for path in files[:6]:
+        open(path, "w").close()
+    with pytest.raises(tf.errors.OpError):
+        for _ in range(100):
+            next(batches)
+    assert "of 12 training images" in bad.error
+    assert "the file is empty" in bad.error
+
+
+def test_a_share_within_the_limit_does_not_end_the_batches(files):
+    spoil(files)
+    bad = pipeline.BadImages("skip", max_share=0.25)
+    assert len(train(build(files), take=300, bad_images=bad)) == 300
+    assert len(bad.counts) == 3 and not bad.error
+
+
+def test_evaluation_is_never_ended_by_the_share(files):
+    for path in files[1:]:
+        open(path, "w").close()
+    bad = pipeline.BadImages("skip", max_share=0.0)
+    rows, _ = evaluated(build(files), bad_images=bad)
+    assert rows.tolist() == [0] and len(bad.counts) == 11

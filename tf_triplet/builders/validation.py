@@ -213,6 +213,11 @@ def _check_loss(config: ml_collections.ConfigDict) -> None:
             f"needs `sampling.units=pairs`. Received: {sampling.units!r}. Set "
             f"it, or take {instead}."
         )
+    if needs.needs_negatives and sampling.units_per_batch < 2:
+        raise ValueError(
+            "`sampling.units_per_batch` must be at least 2, or no image of a "
+            f"minibatch has a negative. Received: {sampling.units_per_batch}"
+        )
     rate = config.optimizer.loss_learning_rate
     if rate and not needs.has_variables:
         raise ValueError(

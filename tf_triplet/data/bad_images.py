@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,12 @@ from absl import logging
 
 from tf_triplet.data import preprocessing, transcode
 
+if TYPE_CHECKING:
+    from tf_triplet.data.bad_share import BadShare
+
 ON_BAD_IMAGE = ("skip", "stop")
+# Number of images of which a warning says why they cannot be read.
+_EXPLAINED = 50
 
 
 @dataclasses.dataclass
@@ -26,8 +32,11 @@ class BadImages:
 
     Attributes:
         on_bad_image: What happens at such an image. "skip" logs one warning
-            for each image, and "stop" raises an error.
+            for each of the first images, and "stop" raises an error.
         counts: How often each path could not be read.
+        max_share: With "skip", the share of unreadable images above which
+            `training_batches` ends with an error. None: no share does.
+        error: Why the images have ended the training; empty if they have not.
 
     Raises:
         ValueError: If `on_bad_image` is neither "skip" nor "stop".
@@ -42,6 +51,8 @@ class BadImages:
 
     on_bad_image: str = "skip"
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    max_share: float | None = None
+    error: str = ""
 
     def __post_init__(self):
         if self.on_bad_image not in ON_BAD_IMAGE:
@@ -57,12 +68,32 @@ class BadImages:
             path: The path of the image.
         """
         self.counts[path] = self.counts.get(path, 0) + 1
-        if self.counts[path] == 1 and self.on_bad_image == "skip":
+        if self.counts[path] > 1 or self.on_bad_image == "stop":
+            return
+        count = len(self.counts)
+        if count <= _EXPLAINED:
             logging.warning(
                 "Skipping an image that cannot be read (%d so far): %s",
-                len(self.counts),
+                count,
                 reason(path),
             )
+        if count == _EXPLAINED:
+            logging.warning(
+                "Further images that cannot be read are skipped and counted, "
+                "but not named. tf-triplet-train --check lists them all."
+            )
+
+    def end(self, error: str) -> None:
+        """Ends the dataset with an error, and records it.
+
+        Args:
+            error: The text of the error.
+
+        Raises:
+            ValueError: Always.
+        """
+        self.error = error
+        raise ValueError(error)
 
     @property
     def message(self) -> str:
@@ -135,6 +166,9 @@ def leave_out(
     bad: BadImages,
     together: int,
     *columns: tf.Tensor,
+    step: tf.Tensor | int = 0,
+    share: BadShare | None = None,
+    least_share: float = 0.0,
 ) -> list[tf.Tensor]:
     """Drops the rows of bad images and reports their paths.
 
@@ -144,24 +178,35 @@ def leave_out(
         bad: Records the bad images.
         together: The number of neighboring rows that are dropped together.
         *columns: `[batch, ...]` tensors.
+        step: The number of the batch, for `share`.
+        share: Ends the dataset if too many images are bad. None: nothing
+            does.
+        least_share: If a smaller share of the rows would be left, all rows
+            are dropped.
 
     Returns:
         The columns without these rows.
     """
 
-    def report(flags, names):
-        for name in names[~flags]:
-            bad.report(name.decode())
+    def report(flags, names, number):
+        found = [name.decode() for name in names[~flags]]
+        for name in found:
+            bad.report(name)
         if bad.on_bad_image == "stop":
-            raise ValueError(bad.message)
+            bad.end(bad.message)
+        if share is not None:
+            share.add(int(number), found)
+            if share.message:
+                bad.end(share.message)
         return np.bool_(True)
 
     def drop():
         with tf.control_dependencies(
-            [tf.numpy_function(report, [good, paths], tf.bool)]
+            [tf.numpy_function(report, [good, paths, step], tf.bool)]
         ):
             groups = tf.reduce_all(tf.reshape(good, [-1, together]), -1)
-            kept = tf.repeat(groups, together)
+            left = tf.reduce_mean(tf.cast(groups, tf.float32))
+            kept = tf.repeat(groups & (left >= least_share), together)
             return [tf.boolean_mask(column, kept) for column in columns]
 
     kept = tf.cond(

@@ -2,7 +2,8 @@
 
 An image that cannot be read is left out of its batch, together with its
 partner if rows come in pairs. The other rows keep their labels and order, and
-`BadImages` reports the path of the image.
+`BadImages` reports the path of the image. A training batch of which less than
+half would be left is delivered empty.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import tensorflow as tf
 from tf_triplet.data import preprocessing, transcode
 from tf_triplet.data.augmentation import Augmentation, augment_annotated
 from tf_triplet.data.bad_images import BadImages, leave_out, load_rows
+from tf_triplet.data.bad_share import BadShare
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sampling import Sampler
 
 TARGETS = ("attributes", "landmarks")
+# A training batch that has lost more is not worth a step: its statistics and
+# its negatives are those of another batch size.
+_LEAST_SHARE = 0.5
 
 
 def read_bytes(path: tf.Tensor) -> tf.Tensor:
@@ -135,7 +140,8 @@ def training_batches(
         resize: Resize method where it is not drawn at random.
         use_boxes: Whether to use the boxes of the catalog.
         bad_images: Records images that cannot be read. By default, they are
-            skipped.
+            skipped. If it has a `max_share`, a larger share of them ends the
+            dataset with an error.
         sides: `[rows]` 0 (query) or 1 (gallery), for losses that keep two
             domains apart.
         branches: `[rows]` int32, the branch of the encoder for each image.
@@ -143,7 +149,8 @@ def training_batches(
 
     Returns:
         A dataset of (images, labels). b is smaller than the batch size of
-        the sampler where images were skipped.
+        the sampler where images were skipped, and 0 where they were more than
+        half of the batch.
 
         - Images are `[b, image_size, image_size, 3]` float32 pixels in
           [0, 1]. With branches, they are a dictionary of these `pixels` and
@@ -179,7 +186,11 @@ def training_batches(
     _check_targets(catalog, targets)
     bad = bad_images or BadImages("skip")
     table = _Table.build(catalog, use_boxes, sides, branches, targets)
-    batch = sampler.batch_size
+    batch, share = sampler.batch_size, None
+    if bad.max_share is not None:
+        # A sampler of your own may not know how many images it draws from.
+        images = getattr(sampler, "images", len(catalog))
+        share = BadShare(bad.max_share, batch, images)
 
     def load(row, path, box, landmarks):
         pixels = preprocessing.decode_image(read_bytes(path))
@@ -196,7 +207,16 @@ def training_batches(
 
     def finish(row, path, pixels, landmarks, good):
         rows, pixels, landmarks = leave_out(
-            good, path, bad, rows_together, row[:, 0], pixels, landmarks
+            good,
+            path,
+            bad,
+            rows_together,
+            row[:, 0],
+            pixels,
+            landmarks,
+            step=row[0, 1] // batch,
+            share=share,
+            least_share=_LEAST_SHARE,
         )
         return table.inputs(rows, pixels), table.targets(rows, landmarks)
 

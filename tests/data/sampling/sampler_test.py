@@ -1,5 +1,7 @@
 """Batches of row numbers: what every batch holds, and exact restarts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -168,6 +170,45 @@ def test_too_few_products_are_an_error():
         GroupedSampler(
             np.arange(3).repeat(2), np.zeros(6, int), units_per_batch=64
         )
+
+
+@pytest.mark.parametrize("units", ["products", "pairs"])
+@pytest.mark.parametrize("products", [2, 3, 7, 30])
+@pytest.mark.parametrize("several", [0, 2])
+def test_the_advice_for_too_few_products_is_valid(units, products, several):
+    labels, categories = np.arange(products).repeat(2), np.zeros(2 * products)
+    categories[:6] = 1
+    arguments = dict(units=units, categories_per_batch=several)
+    if several and products == 3:
+        categories[:2] = 0
+    table = (labels, categories.astype(int) if products > 2 else labels)
+    with pytest.raises(ValueError, match="is 64 but there are only") as error:
+        GroupedSampler(*table, units_per_batch=64, **arguments)
+    advice = re.search(r"sampling.units_per_batch=(\d+)\)", str(error.value))
+    sampler = GroupedSampler(
+        *table, units_per_batch=int(advice[1]), **arguments
+    )
+    # Batches of two products have negatives.
+    assert len(np.unique(labels[sampler.batch(0)])) >= 2
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 0, 1], [0, 1, 2]])
+def test_fewer_than_two_products_are_an_error(labels):
+    with pytest.raises(ValueError, match="at least two products. Received: "):
+        GroupedSampler(
+            np.array(labels), np.zeros(len(labels), int), units_per_batch=1
+        )
+
+
+def test_images_are_those_that_are_ever_drawn():
+    products = np.array([0, 0, 0, 1, 2, 2])
+    sampler = GroupedSampler(products, np.zeros(6, int), units_per_batch=2)
+    assert sampler.images == 5
+    sides = np.array([0, 1, 1, 0, 0, 1])
+    sampler = GroupedSampler(
+        products, np.zeros(6, int), units_per_batch=2, sides=sides
+    )
+    assert sampler.images == 5
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.8, 1.0])

@@ -102,6 +102,7 @@ class GroupedSampler:
             are neighbors. With pairs, rows 2i and 2i + 1 are a query and its
             positive.
         units: The number of products, or of pairs per epoch.
+        images: The number of images that are ever drawn.
         steps_per_epoch: The number of batches in which pool 0 visits every
             unit.
         dropped_singletons: The number of products that are left out because
@@ -196,19 +197,41 @@ class GroupedSampler:
             products, categories, rows, self._pairs, keep_singletons
         )
         self.units = len(table)
+        drawn = np.unique(table.products)
+        self.images = int(sum(side.sizes[drawn].sum() for side in rows))
         self.dropped_singletons = table.dropped_products
         self.steps_per_epoch = -(-self.units // self._units_per_batch)
+        left_out = (
+            f"({self.dropped_singletons} products with one image "
+            f"{'or of one domain ' if len(rows) == 2 else ''}are left out)"
+        )
+        if len(drawn) < 2:
+            raise ValueError(
+                "Training compares images of different products, so it needs "
+                f"at least two products. Received: {len(drawn)} {left_out}. "
+                "Add products with two images."
+            )
         if self.units < self._units_per_batch:
-            one_side = "or of one domain " if len(rows) == 2 else ""
+            lower = self._advise(table)
             raise ValueError(
                 f"`units_per_batch` is {self._units_per_batch} but there are "
                 f"only {self.units} {self._unit_name} to draw from "
-                f"({self.dropped_singletons} products with one image "
-                f"{one_side}are left out). Lower it "
-                "(--config.sampling.units_per_batch="
-                f"{max(1, self.units // 4)}), or add products with two images."
+                f"{left_out}. Lower it (--config.sampling.units_per_batch="
+                f"{lower}), or add products with two images."
             )
         return table
+
+    def _advise(self, table: schedule.Units) -> int:
+        """Returns a number of units per batch that these units allow."""
+        if self._draws == 1:
+            return max(2, self.units // 4)
+        sizes = np.bincount(table.categories)
+        fitting = [
+            each
+            for each in range(1, self.units // (4 * self._draws) + 1)
+            if (sizes >= each).sum() >= self._draws
+        ]
+        return max(fitting, default=1) * self._draws
 
     def _build_pools(
         self, table: schedule.Units, categories: int, fill: bool, several: bool
