@@ -92,6 +92,7 @@ def test_train_evaluate_export(shop):
     report = json.loads(
         (workdir / "report" / "evaluation-test.json").read_text()
     )
-    assert report["trained"]["overall"]["queries"] == 24
+    # The hash holds out 5 of the 12 products.
+    assert report["trained"]["overall"]["queries"] == 20
     text = run("export", f"--workdir={workdir}", "--index=exact", "--k=3")
     assert "served = evaluated" in " ".join(text.split())
