@@ -65,7 +65,7 @@ def train_again(
 
 
 def restore_first(workdir: Path) -> None:
-    """Takes the first encoder back, because the first run goes on.
+    """Makes the first encoder `encoder.keras` again, as the run goes on.
 
     Args:
         workdir: The folder of a run.
@@ -83,7 +83,7 @@ def restore_first(workdir: Path) -> None:
 def _keep_only(
     folder: Path, config: ml_collections.ConfigDict, step: int, table: str
 ) -> None:
-    """Deletes a second run unless it has the same aim."""
+    """Deletes the second run if it was begun for another step or table."""
     aim = {"step": step, "table": table, "config": configs.to_json(config)}
     path = folder / "aim.json"
     if not path.exists() or json.loads(path.read_text()) != aim:
@@ -95,10 +95,11 @@ def _keep_only(
 def _keep_encoder(
     workdir: Path, folder: Path, record: builders.RunProducts, best: dict
 ) -> None:
-    """Replaces the encoder; whoever is killed in between can do it again."""
+    """Replaces the encoder; after a kill, a second call completes it."""
     if not best.get("refit"):
         _copy(workdir / _KEPT, workdir / _FIRST)
-    # First what was trained on: too much is better said than too little.
+    # The record comes first. After a kill it names too many products as
+    # trained on, and never too few.
     dataclasses.replace(record, refit=True).write(workdir)
     products = len(record.train) + len(record.validation)
     sentence = (
