@@ -109,6 +109,10 @@ def test_a_new_set_of_validation_products_forgets_the_best_value(tmp_path):
     assert (
         len(fewer.validation.product_ids) == len(first.products.validation) - 1
     )
+    # A complete run is not evaluated again.
+    store_products(tmp_path, fewer, goes_on=False)
+    assert (tmp_path / "best.json").exists()
+    first.products.write(tmp_path)
     store_products(tmp_path, fewer)
     assert not (tmp_path / "best.json").exists()
 

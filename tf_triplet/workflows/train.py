@@ -147,12 +147,13 @@ def _run(
     _check_branches(config, split, held_out)
     strategy = distribution.build_strategy(config.training.replicas)
     claim_folder(workdir, config, resume)
-    store_products(workdir, split)
+    goes_on = last_step(workdir) < (stop_at or config.training.steps)
+    store_products(workdir, split, goes_on)
     write_versions(workdir)
     if not config.training.steps:
         _build_untrained(config, workdir, resume, split)
         return 0
-    if begun and last_step(workdir) < config.training.steps:
+    if goes_on:
         restore_first(workdir)
     return _train_encoder(config, workdir, resume, strategy, split, stop_at)
 

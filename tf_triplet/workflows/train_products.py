@@ -107,20 +107,23 @@ def decide_products(
     return split
 
 
-def store_products(workdir: Path, split: TrainingSplit) -> None:
+def store_products(
+    workdir: Path, split: TrainingSplit, goes_on: bool = True
+) -> None:
     """Writes `products.json`.
 
-    If the validation products have changed, the best value so far is of
-    others, so it is forgotten.
+    If a run goes on with other validation products, the best value so far
+    does not compare with the next ones, so it is forgotten.
 
     Args:
         workdir: The folder of the run.
         split: The images of the run.
+        goes_on: Whether there are steps left.
     """
     if split.products is None:
         return
     former = builders.RunProducts.read(workdir)
-    if former is not None and former.validation:
+    if goes_on and former is not None and former.validation:
         before, now = (
             [(name, record.digests.get(name)) for name in record.validation]
             for record in (former, split.products)
