@@ -186,11 +186,7 @@ def training_batches(
     _check_targets(catalog, targets)
     bad = bad_images or BadImages("skip")
     table = _Table.build(catalog, use_boxes, sides, branches, targets)
-    batch, share = sampler.batch_size, None
-    if bad.max_share is not None:
-        # A sampler of your own may not know how many images it draws from.
-        images = getattr(sampler, "images", len(catalog))
-        share = BadShare(bad.max_share, batch, images)
+    batch, share = sampler.batch_size, _watch_share(bad, sampler, catalog)
 
     def load(row, path, box, landmarks):
         pixels = preprocessing.decode_image(read_bytes(path))
@@ -229,6 +225,17 @@ def training_batches(
     )
     loaded = load_rows(rows, load, blanks)
     return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
+
+
+def _watch_share(
+    bad: BadImages, sampler: Sampler, catalog: Catalog
+) -> BadShare | None:
+    """Creates what watches the share of unreadable images, if it is limited."""
+    if bad.max_share is None:
+        return None
+    # A sampler of your own may not know how many images it draws from.
+    images = getattr(sampler, "images", len(catalog))
+    return BadShare(bad.max_share, sampler.batch_size, images)
 
 
 @dataclasses.dataclass(frozen=True)
