@@ -1,8 +1,6 @@
-"""Metrics, checkpoints, evaluation, signals and the collapse guard."""
+"""Metrics, evaluation, the collapse guard, and what a resume goes on from."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -138,100 +136,6 @@ def test_best_encoder_is_of_the_best_evaluation(tmp_path):
             np.testing.assert_array_equal(got, want)
     logged = [r["eval/recall@1"] for r in rows(tmp_path) if len(r) == 2]
     assert logged == [0.2, 0.9, 0.4]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_ends(tmp_path, number):
-    learner = make()
-
-    class Interrupt(tf.keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 4:
-                os.kill(os.getpid(), number)
-
-    before = signal.getsignal(number)
-    chain = run._callbacks
-
-    def with_interrupt(*arguments):
-        stop, callbacks = chain(*arguments)
-        return stop, [*callbacks, Interrupt()]
-
-    evaluated = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_callbacks", with_interrupt)
-        with pytest.raises(
-            run.cb.TrainingStopped, match=r"^Stopped at step [56] of 9\. "
-        ) as stopped:
-            train(tmp_path, learner=learner, evaluate=evaluated.append)
-    assert stopped.value.signal == number
-    assert not evaluated and not (tmp_path / "best.json").exists()
-    assert signal.getsignal(number) is before
-    whole, _ = train(tmp_path / "whole")
-    resumed, last = train(tmp_path)
-    assert last == 9
-    for got, want in zip(resumed.get_weights(), whole.get_weights()):
-        np.testing.assert_array_equal(got, want)
-
-
-@pytest.mark.parametrize("at", [6, 9])
-def test_a_signal_in_an_evaluation_ends_it_and_the_next_run_makes_up_for_it(
-    tmp_path, at
-):
-    def evaluate(encoder):
-        step = int(learner.optimizer.iterations.numpy())
-        if step == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise AssertionError("The evaluation went on.")
-        return {"recall@1": step / 10}
-
-    learner = make()
-    with pytest.raises(run.cb.TrainingStopped, match=f"at step {at} of 9"):
-        train(
-            tmp_path / "stopped",
-            learner=learner,
-            evaluate=evaluate,
-            evaluate_every=3,
-            checkpoint_every=100,
-        )
-
-    def undisturbed(encoder):
-        return {"recall@1": int(learner.optimizer.iterations.numpy()) / 10}
-
-    for name in ("stopped", "whole"):
-        learner = make()
-        train(
-            tmp_path / name,
-            learner=learner,
-            evaluate=undisturbed,
-            evaluate_every=3,
-            checkpoint_every=100,
-        )
-    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
-    for name in ("best.json", "encoder.keras", "encoder_last.keras"):
-        assert (tmp_path / "stopped" / name).exists()
-    best = json.loads((tmp_path / "stopped" / "best.json").read_text())
-    assert best["step"] == 9
-    for name in ("encoder", "encoder_last"):
-        got, want = (
-            tf.keras.models.load_model(tmp_path / folder / f"{name}.keras")
-            for folder in ("stopped", "whole")
-        )
-        for a, b in zip(got.get_weights(), want.get_weights()):
-            np.testing.assert_array_equal(a, b)
-
-
-def test_the_last_encoder_of_a_stopped_run_is_replaced(tmp_path):
-    train(tmp_path, steps=6)
-    old = (tmp_path / "encoder_last.keras").read_bytes()
-    train(tmp_path)
-    # A kill between the last checkpoint and the encoder leaves the old one.
-    (tmp_path / "encoder_last.keras").write_bytes(old)
-    os.utime(tmp_path / "encoder_last.keras", (0, 0))
-    learner, _ = train(tmp_path)
-    model = tf.keras.models.load_model(tmp_path / "encoder_last.keras")
-    weights = learner.encoder.get_weights()
-    for got, want in zip(model.get_weights(), weights):
-        np.testing.assert_array_equal(got, want)
 
 
 def collapsed():

@@ -1,6 +1,3 @@
-from .callbacks import (
-    TrainingStopped,
-)
 from .distribution import (
     build_strategy,
 )
@@ -25,6 +22,9 @@ from .memory import (
 from .schedules import (
     build_optimizer,
     build_schedule,
+)
+from .stops import (
+    TrainingStopped,
 )
 from .tasks import (
     Tasks,

@@ -12,11 +12,13 @@ from pathlib import Path
 import tensorflow as tf
 from absl import logging
 
-from tf_triplet.training.callbacks import (
-    EvaluationInterrupted,
-    GracefulStop,
-    MetricsWriter,
-    StepCounter,
+from tf_triplet.training import run_files
+from tf_triplet.training.callbacks import MetricsWriter, StepCounter
+from tf_triplet.training.stops import EvaluationInterrupted, GracefulStop
+
+_LOST_BEST = (
+    "Restore it from a backup, or delete it: the best step is then chosen "
+    "among the evaluations that follow."
 )
 
 
@@ -54,7 +56,8 @@ class Evaluator(StepCounter):
         """Sets what to evaluate, and when.
 
         Args:
-            evaluate: Computes the metrics of an encoder.
+            evaluate: Computes the metrics of an encoder. Without `monitor`
+                among them, nothing is kept, and the evaluation does not count.
             every: Number of steps between evaluations; 0 evaluates only at
                 the end of the run.
             workdir: Folder of the run.
@@ -95,7 +98,8 @@ class Evaluator(StepCounter):
         except EvaluationInterrupted:
             return
         self._last = step
-        self._writer.write(step, {f"eval/{k}": v for k, v in metrics.items()})
+        if self._monitor not in metrics:
+            return
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         logging.info("step %d: %s", step, shown)
         keep_best(
@@ -106,6 +110,8 @@ class Evaluator(StepCounter):
             self._workdir,
             self._choice,
         )
+        # Last, so that a step that has this line needs no evaluation any more.
+        self._writer.write(step, {f"eval/{k}": v for k, v in metrics.items()})
 
 
 def has_evaluation(workdir: Path, step: int) -> bool:
@@ -115,13 +121,9 @@ def has_evaluation(workdir: Path, step: int) -> bool:
         workdir: Folder of the run.
         step: The step.
     """
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return False
-    rows = map(json.loads, path.read_text().splitlines())
     return any(
         row["step"] == step and any(name.startswith("eval/") for name in row)
-        for row in rows
+        for row in run_files.read_rows(workdir / "metrics.jsonl")
     )
 
 
@@ -155,9 +157,12 @@ def read_best(workdir: Path) -> dict:
 
     Args:
         workdir: Folder of the run.
+
+    Raises:
+        ValueError: The file is damaged.
     """
-    best = workdir / "best.json"
-    return json.loads(best.read_text()) if best.exists() else {}
+    path = workdir / "best.json"
+    return run_files.read_json(path, _LOST_BEST) if path.exists() else {}
 
 
 def keep_last(
@@ -187,9 +192,7 @@ def _write_best(
         },
         indent=2,
     )
-    partial = workdir / "best.partial"
-    partial.write_text(text + "\n")
-    os.replace(partial, workdir / "best.json")
+    run_files.write_text(workdir / "best.json", text + "\n")
 
 
 def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
@@ -198,8 +201,16 @@ def save_encoder(encoder: tf.keras.Model, path: Path) -> None:
     Args:
         encoder: The encoder to save.
         path: The `.keras` file.
+
+    Raises:
+        run_files.DiskFullError: The disk is full.
     """
     # The move is atomic.
     partial = path.with_name("partial-" + path.name)
-    encoder.save(partial)
-    os.replace(partial, path)
+    try:
+        with run_files.writing(path):
+            # In other threads, Keras takes the suffix for the old format.
+            encoder.save(partial, save_format="keras_v3")
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -18,8 +18,19 @@ from absl import logging
 from tf_triplet.data import pipeline
 from tf_triplet.training import callbacks as cb
 from tf_triplet.training import evaluator as evaluating
-from tf_triplet.training import growth, guards
+from tf_triplet.training import guards, run_files
+from tf_triplet.training.checkpoints import Checkpoints
 from tf_triplet.training.learner import Learner
+from tf_triplet.training.stops import GracefulStop, TrainingStopped
+
+_LAST = "encoder_last.keras"
+_NOTHING_CHOSEN = evaluating.StepChoice(
+    0,
+    "The last step is kept and none is chosen, because too few of the "
+    "validation images could be read.",
+)
+# Number of batches among which one has images to look at for a collapse.
+_TRIED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +93,8 @@ def train(
         learner: The compiled learner, created under its strategy's scope.
         batches: Returns the endless dataset of batches from a given step on.
         evaluate: Computes the metrics of an encoder on validation images,
-            including `settings.monitor`. If it is None, the encoder of the
-            last step is kept.
+            including `settings.monitor`, unless too few of them can be read.
+            If it is None, the encoder of the last step is kept.
         bad_images: The unreadable images that the dataset collects.
         workdir: Folder of the run, for checkpoints, metrics and encoders.
         settings: The numbers of the run.
@@ -102,11 +113,13 @@ def train(
         The last step.
 
     Raises:
-        TrainingStopped: SIGINT or SIGTERM ended the run. A checkpoint is saved
-            first, and an evaluation is skipped.
+        TrainingStopped: SIGINT or SIGTERM has ended the run. A checkpoint was
+            saved first, and an evaluation was skipped.
         DivergedError: The loss or the gradients are not finite.
         CollapseError: The embeddings have collapsed.
-        ValueError: An image cannot be read, and bad images stop the run.
+        ValueError: Images cannot be read, and bad images stop the run or are
+            too many; or no checkpoint can be read.
+        run_files.DiskFullError: The disk is full.
 
     Example:
         >>> import pathlib, tempfile
@@ -136,51 +149,33 @@ def train(
         ...     )
         2
     """
-    manager = _checkpoint_manager(learner, workdir)
-    start = 0
+    run_files.remove_partial(workdir)
+    checkpoints, start = Checkpoints(learner, workdir), 0
     if resume:
         # Outside the scope, the replicas' momentum is not restored.
         with learner.distribute_strategy.scope():
-            start = _restore(manager, learner, build_smaller)
-    choice = choice or evaluating.StepChoice()
-    if start >= settings.steps:
-        logging.info("The run is complete: step %d.", start)
-        _complete(learner, manager, workdir, evaluate, settings, choice)
-        return start
-    if verbose is None:
-        verbose = int(sys.stdout.isatty())
-    stop, run_callbacks = _callbacks(
-        learner,
-        batches,
-        evaluate,
-        workdir,
-        settings,
-        manager,
-        start,
-        choice,
-        collapse_images,
+            start = checkpoints.restore(build_smaller)
+    else:
+        checkpoints.delete()
+    run = _Run(
+        learner, evaluate, workdir, settings, choice or evaluating.StepChoice()
     )
-    if not verbose:
-        run_callbacks.insert(0, cb.ProgressLog(settings.steps))
-    with _named_bad_images(bad_images):
-        learner.fit(
-            batches(start),
-            steps_per_epoch=settings.steps - start,
-            epochs=1,
-            callbacks=run_callbacks,
-            verbose=verbose,
-        )
-    step = int(learner.optimizer.iterations.numpy())
-    evaluating.save_encoder(learner.encoder, workdir / "encoder_last.keras")
-    if evaluate is None:
-        evaluating.keep_last(learner.encoder, step, workdir, choice)
-    if stop.signal is not None:
-        raise cb.TrainingStopped(step, settings.steps, stop.signal)
-    if bad_images.counts:
-        logging.warning(
-            "%d images could not be read and were skipped.",
-            len(bad_images.counts),
-        )
+    with run.stop, _explained(bad_images, checkpoints):
+        if start < settings.steps:
+            callbacks = run.callbacks(checkpoints, start)
+            if settings.collapse_every:
+                callbacks[:0] = _collapse_guard(
+                    learner, settings, collapse_images, batches
+                )
+            run.fit(batches(start), start, callbacks, verbose)
+        else:
+            logging.info("The run is complete: step %d.", start)
+            run.catch_up(start)
+        step = int(learner.optimizer.iterations.numpy())
+        run.save_encoders(checkpoints, step)
+    if run.stop.signal is not None:
+        raise TrainingStopped(step, settings.steps, run.stop.signal)
+    _report_losses(learner, bad_images)
     return step
 
 
@@ -198,7 +193,7 @@ def finish_untrained(
         choice: What best.json says about the choice of the step.
         resume: Whether to keep a complete run. Otherwise it starts again.
     """
-    last = workdir / "encoder_last.keras"
+    last = workdir / _LAST
     if resume and last.exists():
         logging.info("The run is complete: step 0.")
         return
@@ -207,171 +202,152 @@ def finish_untrained(
     evaluating.save_encoder(encoder, last)
 
 
-def _complete(learner, manager, workdir, evaluate, settings, choice) -> None:
-    """Makes up for what a stop after the last checkpoint has left out."""
-    encoder, step = learner.encoder, int(learner.optimizer.iterations.numpy())
-    last = workdir / "encoder_last.keras"
-    checkpoint = Path(f"{manager.latest_checkpoint}.index")
-    # A run that was stopped has left the encoder of an earlier step.
-    if (
-        not last.exists()
-        or last.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
+class _Run:
+    """What the parts of a run share."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        evaluate: Callable[[tf.keras.Model], dict[str, float]] | None,
+        workdir: Path,
+        settings: Settings,
+        choice: evaluating.StepChoice,
     ):
-        evaluating.save_encoder(encoder, last)
-    if evaluate is not None and not evaluating.has_evaluation(workdir, step):
-        writer = cb.MetricsWriter(workdir, settings.log_every, step)
-        evaluator = evaluating.Evaluator(
-            evaluate,
-            settings.evaluate_every,
-            workdir,
+        self._learner, self._evaluate = learner, evaluate
+        self._workdir, self._settings = workdir, settings
+        self._choice = choice
+        self.stop = GracefulStop()
+
+    def callbacks(self, checkpoints: Checkpoints, start: int) -> list:
+        """Returns the callbacks in the order in which they must run."""
+        settings = self._settings
+        writer = cb.MetricsWriter(self._workdir, settings.log_every, start)
+        # The checkpoint comes before the evaluation, which takes longer. What
+        # a kill in between leaves out, the next start makes up for.
+        chain = [
+            guards.NaNGuard(),
             writer,
-            settings.monitor,
-            choice,
-            cb.GracefulStop(),
+            cb.Checkpointer(checkpoints, settings.checkpoint_every),
+        ]
+        if self._evaluate is not None:
+            chain.append(self._evaluator(writer))
+        return [*chain, self.stop]
+
+    def _evaluator(self, writer: cb.MetricsWriter) -> evaluating.Evaluator:
+        return evaluating.Evaluator(
+            self._evaluate,
+            self._settings.evaluate_every,
+            self._workdir,
+            writer,
+            self._settings.monitor,
+            self._choice,
+            self.stop,
         )
-        evaluator.set_model(learner)
-        evaluator.run()
-    best = evaluating.read_best(workdir)
-    # A finished run of an earlier version keeps the encoder that it chose.
-    behind = best.get("chosen_on") == "last" and best["step"] < step
-    if evaluate is None and (not best or behind):
-        evaluating.keep_last(encoder, step, workdir, choice)
+
+    def fit(
+        self,
+        dataset: tf.data.Dataset,
+        start: int,
+        callbacks: list,
+        verbose: int | None,
+    ) -> None:
+        """Trains from step `start` on, or up to the step of a signal."""
+        steps = self._settings.steps
+        if verbose is None:
+            verbose = int(sys.stdout.isatty())
+        if not verbose:
+            callbacks = [cb.ProgressLog(steps), *callbacks]
+        self._learner.fit(
+            dataset,
+            steps_per_epoch=steps - start,
+            epochs=1,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+    def catch_up(self, step: int) -> None:
+        """Evaluates the last step, if a kill has prevented that."""
+        if self._evaluate is None:
+            return
+        if not evaluating.has_evaluation(self._workdir, step):
+            every = self._settings.log_every
+            writer = cb.MetricsWriter(self._workdir, every, step)
+            evaluator = self._evaluator(writer)
+            evaluator.set_model(self._learner)
+            evaluator.run()
+
+    def save_encoders(self, checkpoints: Checkpoints, step: int) -> None:
+        """Saves the encoders that do not belong to this step yet."""
+        encoder, last = self._learner.encoder, self._workdir / _LAST
+        # After a kill, the encoder of an earlier stop may still be there.
+        if not last.exists() or _is_older(last, checkpoints.latest):
+            evaluating.save_encoder(encoder, last)
+        if self.stop.signal is not None:
+            return
+        best = evaluating.read_best(self._workdir)
+        choice = self._choice if self._evaluate is None else _NOTHING_CHOSEN
+        # A finished run of an earlier version keeps the encoder it chose.
+        behind = best.get("chosen_on") == "last" and best["step"] < step
+        if not best or behind:
+            evaluating.keep_last(encoder, step, self._workdir, choice)
+
+
+def _is_older(path: Path, checkpoint: Path | None) -> bool:
+    if checkpoint is None:
+        return False
+    saved = checkpoint.with_name(f"{checkpoint.name}.index").stat()
+    return path.stat().st_mtime_ns < saved.st_mtime_ns
 
 
 @contextlib.contextmanager
-def _named_bad_images(bad_images: pipeline.BadImages) -> Iterator[None]:
-    """Raises a ValueError that names the image that stopped the dataset."""
+def _explained(
+    bad_images: pipeline.BadImages, checkpoints: Checkpoints
+) -> Iterator[None]:
+    """Raises a ValueError that names the images that ended the dataset."""
     try:
         yield
     except tf.errors.OpError as error:
-        if bad_images.on_bad_image == "stop" and bad_images.counts:
-            raise ValueError(bad_images.message) from error
+        if bad_images.error:
+            message = f"{bad_images.error} {checkpoints.describe()}"
+            raise ValueError(message) from error
         raise
 
 
-def _checkpoint_manager(
-    learner: Learner, workdir: Path
-) -> tf.train.CheckpointManager:
-    """Manages the last two checkpoints of the run."""
-    return tf.train.CheckpointManager(
-        _checkpoint(learner),
-        str(workdir / "checkpoints"),
-        max_to_keep=2,
-        checkpoint_name="step",
-    )
-
-
-def _checkpoint(learner: Learner) -> tf.train.Checkpoint:
-    """Collects everything that a resumed run needs."""
-    parts = {
-        "encoder": learner.encoder,
-        "network": learner.network,
-        "optimizer": learner.optimizer,
-        "loss_parameters": learner.loss_parameters,
-        "loss_optimizer": learner.loss_optimizer,
-        "memory": learner.memory,
-    }
-    return tf.train.Checkpoint(
-        **{name: part for name, part in parts.items() if part is not None}
-    )
-
-
-def _restore(
-    manager: tf.train.CheckpointManager,
+def _collapse_guard(
     learner: Learner,
-    build_smaller: Callable[[int], Learner] | None,
-) -> int:
-    """Restores the latest checkpoint, if any, and returns its step."""
-    path = manager.latest_checkpoint
-    if not path:
-        return 0
-    products = growth.count_in_checkpoint(path)
-    if build_smaller and products < growth.count_in_loss(learner):
-        former = build_smaller(products)
-        if not (_build_optimizers(former) and _build_optimizers(learner)):
-            raise ValueError(
-                f"{learner.batch_loss.name} has variables of each product, "
-                "and this optimizer creates its own at the first step only, "
-                "so the run cannot go on with more products. Restore the "
-                "table, or choose another --workdir."
-            )
-        _checkpoint(former).restore(path).assert_consumed()
-        growth.copy_grown(former, learner)
-    elif _build_optimizers(learner):
-        manager.checkpoint.restore(path).assert_consumed()
-    else:
-        status = manager.checkpoint.restore(path)
-        status.assert_existing_objects_matched()
-    step = int(learner.optimizer.iterations.numpy())
-    logging.info("Resuming at step %d.", step)
-    return step
+    settings: Settings,
+    images: tf.Tensor | dict[str, tf.Tensor] | None,
+    batches: Callable[[int], tf.data.Dataset],
+) -> list[guards.CollapseGuard]:
+    """Returns the guard, or an empty list if there is nothing to look at."""
+    if images is None:
+        # The first batches may have lost their images.
+        for images, _ in batches(0).take(_TRIED):
+            if len(tf.nest.flatten(images)[0]) > 1:
+                break
+        else:
+            return []
+    at_collapse = learner.batch_loss.loss_at_collapse
+    if learner.memory is not None:
+        # The logged loss then includes the comparison with the memory.
+        at_collapse = None
+    guard = guards.CollapseGuard(
+        tf.nest.map_structure(lambda values: values[:32], images),
+        settings.collapse_every,
+        at_collapse,
+        settings.stop_on_collapse,
+    )
+    return [guard]
 
 
-def _build_optimizers(learner: Learner) -> bool:
-    """Creates all variables of both optimizers, and returns whether it can."""
-    built = _build_optimizer(learner.optimizer, learner.optimized_variables)
-    if learner.loss_optimizer is not None:
-        built &= _build_optimizer(
-            learner.loss_optimizer, learner.loss_variables
+def _report_losses(learner: Learner, bad_images: pipeline.BadImages) -> None:
+    if bad_images.counts:
+        logging.warning(
+            "%d images could not be read and were skipped.",
+            len(bad_images.counts),
         )
-    return built
-
-
-def _build_optimizer(optimizer, variables) -> bool:
-    """Creates the optimizer's variables, and returns whether all exist."""
-    if hasattr(optimizer, "build"):
-        optimizer.build(variables)
-        return True
-    # Optimizers of TF Addons create their variables at the first step. Each
-    # is restored when it is created.
-    optimizer.iterations  # noqa: B018
-    return False
-
-
-def _callbacks(
-    learner,
-    batches,
-    evaluate,
-    workdir,
-    settings,
-    manager,
-    start,
-    choice,
-    collapse_images,
-) -> tuple[cb.GracefulStop, list]:
-    """Creates the callbacks in the order in which they must run."""
-    writer = cb.MetricsWriter(workdir, settings.log_every, start)
-    stop = cb.GracefulStop()
-    chain = [
-        guards.NaNGuard(),
-        writer,
-        cb.Checkpointer(manager, settings.checkpoint_every),
-    ]
-    if evaluate is not None:
-        evaluator = evaluating.Evaluator(
-            evaluate,
-            settings.evaluate_every,
-            workdir,
-            writer,
-            settings.monitor,
-            choice,
-            stop,
+    if learner.skipped_batches:
+        logging.warning(
+            "%d minibatches could not teach and were skipped.",
+            learner.skipped_batches,
         )
-        chain.append(evaluator)
-    if settings.collapse_every:
-        images = collapse_images
-        if images is None:
-            images, _ = next(iter(batches(0).take(1)))
-        at_collapse = learner.batch_loss.loss_at_collapse
-        if learner.memory is not None:
-            # The logged loss then includes the comparison with the memory.
-            at_collapse = None
-        guard = guards.CollapseGuard(
-            tf.nest.map_structure(lambda values: values[:32], images),
-            settings.collapse_every,
-            at_collapse,
-            settings.stop_on_collapse,
-        )
-        chain.insert(0, guard)
-    # Last, so that signals are handled until all others have ended.
-    return stop, [*chain, stop]

@@ -183,7 +183,9 @@ def _train_encoder(
     training = split.training
     sampler = builders.build_sampler(config, training)
     print(_describe(split, sampler, strategy))
-    bad_images = pipeline.BadImages(config.data.on_bad_image)
+    bad_images = pipeline.BadImages(
+        config.data.on_bad_image, max_share=config.data.max_bad_share
+    )
     branches = builders.build_branches(config, training)
     batches = _batches(config, training, sampler, branches, bad_images)
     _check_whole_pairs(config, sampler, strategy)

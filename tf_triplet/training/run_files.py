@@ -1,0 +1,124 @@
+"""Files in a run's folder: written whole or not at all, and named if they fail.
+
+Nothing here needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_FULL = ("No space left on device", "Disk quota exceeded")
+# The files that are written under another name first.
+_PARTIAL = ("partial-*.keras", "*.partial")
+
+
+class DiskFullError(OSError):
+    """A file could not be written, because the disk is full."""
+
+    def __init__(self, path: Path):
+        """Sets the message.
+
+        Args:
+            path: The file or checkpoint that could not be written.
+        """
+        super().__init__(
+            f"The disk is full, so {path} could not be written. Free some "
+            "space; the same command continues the run."
+        )
+        self.errno = errno.ENOSPC
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file in the error of a full disk.
+
+    Python's error of a write names no file, and TensorFlow's is of another
+    kind and names a temporary one.
+
+    Args:
+        path: The file or checkpoint that is written.
+
+    Raises:
+        DiskFullError: The disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if any(text in str(error) for text in _FULL):
+            raise DiskFullError(path) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file, the whole content or nothing.
+
+    Args:
+        path: The file. Its suffix is replaced by `.partial` meanwhile.
+        text: The content.
+
+    Raises:
+        DiskFullError: The disk is full.
+    """
+    partial = path.with_suffix(".partial")
+    with writing(path):
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Reads a file that holds a dictionary.
+
+    Args:
+        path: The file.
+        advice: How to go on if the file is damaged, a sentence.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        reason = f"it holds {type(found).__name__} in place of a dictionary"
+    except ValueError as error:
+        reason = str(error) if path.stat().st_size else "it is empty"
+    raise ValueError(f"{path} is damaged: {reason}. {advice}")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads the lines of metrics.jsonl, without those that are damaged.
+
+    Args:
+        path: The file, which need not exist.
+
+    Returns:
+        One dictionary per line, each with a `step`.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"])})
+        except (ValueError, KeyError, TypeError):
+            continue  # A kill or a full disk has cut this line short.
+    return rows
+
+
+def remove_partial(workdir: Path) -> None:
+    """Removes what a kill or a full disk has left unfinished.
+
+    Args:
+        workdir: Folder of a run that no other process writes to.
+    """
+    for pattern in _PARTIAL:
+        for path in workdir.glob(pattern):
+            path.unlink()
