@@ -3,6 +3,7 @@
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -144,3 +145,11 @@ def test_what_keras_cannot_load_names_the_file_and_the_flag(tmp_path):
     (tmp_path / "net.h5").write_bytes(b"no model")
     with pytest.raises(ValueError, match="net.h5: .*--import=<module>"):
         safe_loading.load_model(tmp_path / "net.h5")
+
+
+def test_all_modules_with_layers_are_registered():
+    """A new module with layers must be listed, or models do not load."""
+    folder = Path(safe_loading.__file__).parent
+    registers = "register_keras_serializable("
+    found = {p.stem for p in folder.glob("*.py") if registers in p.read_text()}
+    assert found == set(safe_loading.LAYER_MODULES)

@@ -364,7 +364,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was(tmp_path, shop, caplog):
     assert (workdir / "encoder.keras").read_bytes() == kept
     assert best(workdir) == chosen
 
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "absl")
     same.training.steps = 6
     workflows.train(same, workdir)
     messages = [record.getMessage() for record in caplog.records]

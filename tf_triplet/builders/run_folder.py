@@ -97,9 +97,10 @@ def load_encoder(
 ) -> tf.keras.Model:
     """Loads the encoder of a run.
 
-    Plain `tf.keras.models.load_model` also opens an encoder without branches,
-    learned pooling and landmark features; for these, import
-    `tf_triplet.models` first.
+    Plain `tf.keras.models.load_model` also opens an encoder that has Keras's
+    own layers only. For one with branches, import `tf_triplet.models.branches`
+    first; with "gem" or "rmac" pooling, `tf_triplet.models.pooling`; with
+    landmark features, `tf_triplet.models.multitask`.
 
     Args:
         workdir: The folder of the run.
@@ -119,7 +120,6 @@ def load_encoder(
         ValueError: If the encoder uses code that is not trusted, or has no
             such layer.
     """
-    # Importing `encoders` has registered the layers of gem and rmac.
     encoder = safe_loading.load_model(
         encoder_path(workdir, checkpoint), **extensions.model_options(trust)
     )

@@ -24,6 +24,9 @@ from typing import Any
 import tensorflow as tf
 from keras.src.saving import serialization_lib
 
+# The modules that register layers of this package. Importing one registers
+# them.
+LAYER_MODULES = ("branches", "multitask", "pooling")
 # The modules whose classes a model may always name.
 _CLASS_MODULES = ("keras", "tf_triplet.models")
 # Those whose functions it may: activations, such as `tf.nn.gelu`.
@@ -58,6 +61,8 @@ def load_model(
         ValueError: If the file is refused, or if Keras cannot load it.
     """
     path = Path(path)
+    for name in LAYER_MODULES:
+        importlib.import_module(f"tf_triplet.models.{name}")
     objects = {}
     if _is_archive(path):
         if safe_mode:

@@ -172,7 +172,7 @@ def train(
             logging.info("The run is complete: step %d.", start)
             run.catch_up(start)
         step = int(learner.optimizer.iterations.numpy())
-        run.save_encoders(checkpoints, step)
+        run.save_encoders(checkpoints, step, trained=start < step)
     if run.stop.signal is not None:
         raise TrainingStopped(step, settings.steps, run.stop.signal)
     _report_losses(learner, bad_images)
@@ -276,7 +276,9 @@ class _Run:
             evaluator.set_model(self._learner)
             evaluator.run()
 
-    def save_encoders(self, checkpoints: Checkpoints, step: int) -> None:
+    def save_encoders(
+        self, checkpoints: Checkpoints, step: int, trained: bool
+    ) -> None:
         """Saves the encoders that do not belong to this step yet."""
         encoder, last = self._learner.encoder, self._workdir / _LAST
         # After a kill, the encoder of an earlier stop may still be there.
@@ -286,9 +288,11 @@ class _Run:
             return
         best = evaluating.read_best(self._workdir)
         choice = self._choice if self._evaluate is None else _NOTHING_CHOSEN
-        # A finished run of an earlier version keeps the encoder it chose.
-        behind = best.get("chosen_on") == "last" and best["step"] < step
-        if not best or behind:
+        behind = best and best["step"] < step
+        # Earlier versions did not say how they chose. Their complete runs keep
+        # the encoder that they chose.
+        chosen_on = best.get("chosen_on", "last" if trained else "")
+        if not best or (behind and chosen_on == "last"):
             evaluating.keep_last(encoder, step, self._workdir, choice)
 
 
