@@ -73,6 +73,8 @@ class Evaluator(StepCounter):
         self._monitor, self._choice = monitor, choice
         self._stop = stop
         self._last = -1
+        # The metrics of the last evaluation that counts.
+        self.latest: dict[str, float] | None = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         # A signal may have skipped the evaluation of the step that was saved.
@@ -100,6 +102,7 @@ class Evaluator(StepCounter):
         self._last = step
         if self._monitor not in metrics:
             return
+        self.latest = metrics
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         logging.info("step %d: %s", step, shown)
         keep_best(

@@ -18,7 +18,7 @@ from absl import logging
 from tf_triplet.data import pipeline
 from tf_triplet.training import callbacks as cb
 from tf_triplet.training import evaluator as evaluating
-from tf_triplet.training import guards, run_files
+from tf_triplet.training import guards, progress_guards, run_files
 from tf_triplet.training.checkpoints import Checkpoints
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.stops import GracefulStop, TrainingStopped
@@ -86,6 +86,7 @@ def train(
     choice: evaluating.StepChoice | None = None,
     collapse_images: tf.Tensor | dict[str, tf.Tensor] | None = None,
     build_smaller: Callable[[int], Learner] | None = None,
+    evaluate_start: Callable[[tf.keras.Model], dict[str, float]] | None = None,
 ) -> int:
     """Trains up to `settings.steps`, continuing the run of the folder.
 
@@ -108,6 +109,9 @@ def train(
         build_smaller: Builds a learner of the same network for a smaller
             number of products. It is called if the checkpoint has variables
             of fewer products than `learner`.
+        evaluate_start: Computes the metrics of the pretrained features, given
+            the encoder before the first step. The run warns if its own
+            metrics are below.
 
     Returns:
         The last step.
@@ -158,13 +162,18 @@ def train(
     else:
         checkpoints.delete()
     run = _Run(
-        learner, evaluate, workdir, settings, choice or evaluating.StepChoice()
+        learner,
+        evaluate,
+        workdir,
+        settings,
+        choice or evaluating.StepChoice(),
+        evaluate_start,
     )
     with run.stop, _explained(bad_images, checkpoints):
         if start < settings.steps:
             callbacks = run.callbacks(checkpoints, start)
             if settings.collapse_every:
-                callbacks[:0] = _collapse_guard(
+                callbacks[:0] = _loss_guards(
                     learner, settings, collapse_images, batches
                 )
             run.fit(batches(start), start, callbacks, verbose)
@@ -212,10 +221,11 @@ class _Run:
         workdir: Path,
         settings: Settings,
         choice: evaluating.StepChoice,
+        evaluate_start: Callable[[tf.keras.Model], dict[str, float]] | None,
     ):
         self._learner, self._evaluate = learner, evaluate
         self._workdir, self._settings = workdir, settings
-        self._choice = choice
+        self._choice, self._evaluate_start = choice, evaluate_start
         self.stop = GracefulStop()
 
     def callbacks(self, checkpoints: Checkpoints, start: int) -> list:
@@ -231,6 +241,16 @@ class _Run:
         ]
         if self._evaluate is not None:
             chain.append(self._evaluator(writer))
+            if self._evaluate_start is not None:
+                chain.append(
+                    progress_guards.PretrainedGuard(
+                        self._evaluate_start,
+                        settings.monitor,
+                        self._workdir,
+                        chain[-1],
+                        self.stop,
+                    )
+                )
         return [*chain, self.stop]
 
     def _evaluator(self, writer: cb.MetricsWriter) -> evaluating.Evaluator:
@@ -317,31 +337,42 @@ def _explained(
         raise
 
 
-def _collapse_guard(
+def _loss_guards(
     learner: Learner,
     settings: Settings,
     images: tf.Tensor | dict[str, tf.Tensor] | None,
     batches: Callable[[int], tf.data.Dataset],
-) -> list[guards.CollapseGuard]:
-    """Returns the guard, or an empty list if there is nothing to look at."""
-    if images is None:
+) -> list[tf.keras.callbacks.Callback]:
+    """Returns the guards that look at the loss and at a few embeddings."""
+    at_rest = at_collapse = learner.batch_loss.loss_at_collapse
+    found = []
+    if images is None or at_collapse is None:
         # The first batches may have lost their images.
-        for images, _ in batches(0).take(_TRIED):
-            if len(tf.nest.flatten(images)[0]) > 1:
+        for batch, labels in batches(0).take(_TRIED):
+            if len(tf.nest.flatten(batch)[0]) > 1:
+                images = batch if images is None else images
+                at_rest = progress_guards.value_at_collapse(
+                    learner.batch_loss,
+                    labels["labels"] if isinstance(labels, dict) else labels,
+                    learner.encoder.output_shape[-1],
+                )
                 break
-        else:
-            return []
-    at_collapse = learner.batch_loss.loss_at_collapse
     if learner.memory is not None:
         # The logged loss then includes the comparison with the memory.
-        at_collapse = None
-    guard = guards.CollapseGuard(
-        tf.nest.map_structure(lambda values: values[:32], images),
-        settings.collapse_every,
-        at_collapse,
-        settings.stop_on_collapse,
-    )
-    return [guard]
+        at_rest = at_collapse = None
+    if at_rest:
+        found.append(
+            progress_guards.RestGuard(at_rest, settings.collapse_every)
+        )
+    if images is not None:
+        guard = guards.CollapseGuard(
+            tf.nest.map_structure(lambda values: values[:32], images),
+            settings.collapse_every,
+            at_collapse,
+            settings.stop_on_collapse,
+        )
+        found.append(guard)
+    return found
 
 
 def _report_losses(learner: Learner, bad_images: pipeline.BadImages) -> None:

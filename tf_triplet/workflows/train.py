@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from tf_triplet import builders, evaluation
 from tf_triplet.workflows.refit import restore_first, train_again
@@ -27,6 +28,7 @@ from tf_triplet.workflows.train_products import (
 from tf_triplet.workflows.train_validation import (
     collapse_images,
     monitored_metric,
+    pretrained_metrics,
     step_choice,
     validation_metrics,
 )
@@ -155,7 +157,25 @@ def _run(
         return 0
     if goes_on:
         restore_first(workdir)
+        if not stop_at:
+            _warn_of_unreached(config)
     return _train_encoder(config, workdir, resume, strategy, split, stop_at)
+
+
+def _warn_of_unreached(config: ml_collections.ConfigDict) -> None:
+    """Warns of parts of the schedule that lie beyond the last step."""
+    from tf_triplet.training import schedule_checks
+
+    optimizer, loss = config.optimizer, config.loss
+    for sentence in schedule_checks.unreached(
+        config.training.steps,
+        optimizer.schedule,
+        optimizer.boundaries,
+        optimizer.warmup_steps,
+        loss.memory_warmup if loss.memory_size else 0,
+        config.training.collapse_every,
+    ):
+        logging.warning("%s", sentence)
 
 
 def _check_branches(
@@ -200,10 +220,11 @@ def _train_encoder(
         with strategy.scope():
             return builders.build_learner(config, network, training, products)
 
+    evaluate = validation_metrics(config, split.validation)
     return loop.train(
         learner,
         batches,
-        validation_metrics(config, split.validation),
+        evaluate,
         bad_images,
         workdir,
         loop.Settings(
@@ -219,6 +240,7 @@ def _train_encoder(
         choice=step_choice(split),
         collapse_images=collapse_images(config, branches, split.validation),
         build_smaller=build_smaller,
+        evaluate_start=pretrained_metrics(config, split, evaluate),
     )
 
 

@@ -21,7 +21,7 @@ from tf_triplet.version import __version__
 # products would be taken for one that was trained on them.
 _RESULTS = (
     *("best.json", "metrics.jsonl", "products.json", "encoder.keras"),
-    *("encoder_first.keras", "encoder_last.keras"),
+    *("encoder_first.keras", "encoder_last.keras", "pretrained.json"),
 )
 
 

@@ -62,6 +62,42 @@ def validation_metrics(
     return evaluate
 
 
+def pretrained_metrics(
+    config: ml_collections.ConfigDict,
+    split: TrainingSplit,
+    evaluate: Callable[[tf.keras.Model], dict[str, float]] | None,
+) -> Callable[[tf.keras.Model], dict[str, float]] | None:
+    """Returns what scores the features that a new run begins with.
+
+    Args:
+        config: The config of the run.
+        split: The images of the run.
+        evaluate: The result of `validation_metrics`.
+
+    Returns:
+        A function of the encoder before its first step. None if nothing is
+        pretrained, or if there are no validation products.
+    """
+    model = config.model
+    begun = split.products is not None and bool(split.products.init_from)
+    is_random = model.weights == "random" and model.backbone != "imported"
+    if evaluate is None or (is_random and not begun):
+        return None
+
+    def evaluate_start(encoder: tf.keras.Model) -> dict[str, float]:
+        from tf_triplet.models import at_layer
+
+        # A head that was neither whitened nor trained is random, and hides
+        # what the features are worth.
+        names = [layer.name for layer in encoder.layers]
+        has_random_head = not (begun or model.whitening)
+        if has_random_head and "pool" in names and not model.branch_by:
+            encoder = at_layer(encoder, "pool")
+        return evaluate(encoder)
+
+    return evaluate_start
+
+
 def collapse_images(
     config: ml_collections.ConfigDict,
     branches: Branches | None,
