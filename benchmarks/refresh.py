@@ -52,7 +52,7 @@ def make_run(folder, images):
         {"path": names, "product_id": [f"p{i // 4}" for i in range(images)]}
     )
     frame.to_csv(folder / "shop.csv", index=False)
-    config = configs.base_config()
+    config = configs.paper_config()
     config.data.path = str(folder / "shop.csv")
     config.data.image_size = SIZE
     (folder / "config.json").write_text(configs.to_json(config))

@@ -22,12 +22,12 @@ Split:    The split `val` is neither trained on nor tested. To compare with
 Smoke:    --config=configs/consumer2shop.py:smoke
 """
 
-from tf_triplet.config import base_config, sized
+from tf_triplet.config import paper_config, sized
 
 
 def get_config(size="full"):
     """Returns the paper's recipe, where consumer photos query shop photos."""
-    config = base_config()
+    config = paper_config()
     config.data.source = "consumer2shop"
     # As in published results: train on the whole training split, and keep the
     # last step.

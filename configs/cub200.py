@@ -13,12 +13,12 @@ Expect:   We have not run this recipe, and found no published metric of it.
 Smoke:    --config=configs/cub200.py:smoke
 """
 
-from tf_triplet.config import base_config, sized
+from tf_triplet.config import paper_config, sized
 
 
 def get_config(size="full"):
     """Returns the paper's recipe with fewer steps, for whole images."""
-    config = base_config()
+    config = paper_config()
     config.data.source = "cub200"
     # As in published results: train on the whole training split, and keep the
     # last step.

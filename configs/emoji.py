@@ -9,12 +9,12 @@ Needs:    Two CPU cores. The images and the weights of ResNet50 are fetched from
 Smoke:    Add --config.training.steps=2
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 
 
 def get_config():
     """Returns 16 products x 4 drawings, soft batch-hard triplets and Adam."""
-    config = base_config()
+    config = paper_config()
     config.data.source = "emoji"
     config.data.image_size = 64
     config.sampling.units = "products"

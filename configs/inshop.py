@@ -11,12 +11,12 @@ Expect:   We could not read the tables of the paper. Recall@1 that others have
 Smoke:    --config=configs/inshop.py:smoke
 """
 
-from tf_triplet.config import base_config, sized
+from tf_triplet.config import paper_config, sized
 
 
 def get_config(size="full"):
     """Returns the paper's recipe, with the benchmark's queries and gallery."""
-    config = base_config()
+    config = paper_config()
     config.data.source = "inshop"
     # As in published results: train on the whole training split, and keep the
     # last step.

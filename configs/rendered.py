@@ -5,12 +5,12 @@ Needs:    Two CPU cores.
 Smoke:    Add --config.training.steps=2
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 
 
 def get_config():
     """Returns small images, semi-hard triplets and random initial weights."""
-    config = base_config()
+    config = paper_config()
     config.data.source = "rendered"
     config.data.image_size = 64
     config.sampling.units = "products"

@@ -15,7 +15,7 @@ Expect:   We could not read the tables of the paper, so no metric of this
 Smoke:    --config=configs/sop.py:smoke
 """
 
-from tf_triplet.config import base_config, sized
+from tf_triplet.config import paper_config, sized
 
 
 def get_config(variant="full"):
@@ -25,7 +25,7 @@ def get_config(variant="full"):
         variant: "full", "smoke", or "all_categories" for minibatches of all
             categories.
     """
-    config = base_config()
+    config = paper_config()
     if variant == "all_categories":
         config.sampling.single_category_probability = 0.0
         variant = "full"

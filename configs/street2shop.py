@@ -16,12 +16,12 @@ Expect:   We found no published metric of this protocol that we could cite.
 Smoke:    --config=configs/street2shop.py:smoke
 """
 
-from tf_triplet.config import base_config, sized
+from tf_triplet.config import paper_config, sized
 
 
 def get_config(size="full"):
     """Returns the paper's recipe, where street photos query shop photos."""
-    config = base_config()
+    config = paper_config()
     config.data.source = "street2shop"
     # As in published results: train on the whole training split, and keep the
     # last step.

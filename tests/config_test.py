@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 
 
 def usable():
-    config = configs.base_config()
+    config = configs.paper_config()
     config.data.path = "shop.csv"
     return config
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -109,13 +109,13 @@ def test_config_fields_exist(page):
     # Flags and assignments, config.a.b, and code spans that begin like them.
     named = re.findall(r"config\.([a-z_]+(?:\.[a-z_0-9]+)+)\b", read(page))
     spans = [re.match(r"[a-z_]+(\.[a-z_]+)+", s) for s in code_spans(page)]
-    sections = base_config().keys()
+    sections = paper_config().keys()
     named += [s[0] for s in spans if s and s[0].split(".")[0] in sections]
     assert not {name for name in named if not is_field(name)}
 
 
 def is_field(name):
-    section = base_config()
+    section = paper_config()
     for part in name.split("."):
         # What an open section holds is up to the user.
         if section is None or part not in section:

@@ -122,7 +122,7 @@ def network(tmp_path_factory):
 
 
 def recipe(network, replicas, changes):
-    config = configs.base_config()
+    config = configs.paper_config()
     config.data.source = "rendered"
     config.data.image_size = 32
     # Enough for some validation products.

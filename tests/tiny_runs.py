@@ -42,7 +42,7 @@ def make_run(folder, images, **export):
         )
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "shop.csv", index=False)
-    config = configs.base_config()
+    config = configs.paper_config()
     config.data.path = str(folder / "shop.csv")
     config.data.image_size = 8
     config.evaluation.batch_size = 5 if images < 100 else 64

@@ -1,11 +1,18 @@
 """The configuration of a run: every field, its default, its unit and range.
 
-`base_config()` is the one place where defaults are defined. They are the
-recipe of the paper (Dodds et al., 2018, https://arxiv.org/abs/1810.04652),
-for images of your own. A file in `configs/` calls `base_config()` and
-overrides what its experiment needs. The command line overrides single fields:
-`--config.loss.margin=0.2`. Tuples are written in quotes:
-`--config.evaluation.ks='(1,10)'`.
+Two functions define the defaults:
+
+* `base_config()` is the recipe for a catalog of your own, and what a program
+  uses without a config file. It leaves some fields at `None`. Training chooses
+  them once, by the table and the machine, prints each with its reason, and
+  writes them to the run's config.json (`builders.resolve`). A value of your
+  own always wins.
+* `paper_config()` is the recipe of the paper (Dodds et al., 2018,
+  https://arxiv.org/abs/1810.04652). It is made for 250,000 steps on a GPU. The
+  files in `configs/` for benchmarks begin with it.
+
+The command line overrides single fields: `--config.loss.margin=0.2`. Tuples
+are written in quotes: `--config.evaluation.ks='(1,10)'`.
 
 The groups, in order:
 
@@ -37,11 +44,75 @@ import ml_collections
 _OPEN_SECTIONS = ("loss.arguments",)
 
 
+# The fields that `base_config` leaves to be chosen, with their types.
+CHOSEN_FIELDS = {
+    "data.image_size": int,
+    "data.mirrored_is_same": bool,
+    "data.validation_fraction": float,
+    "sampling.units_per_batch": int,
+    "sampling.images_per_product": int,
+    "augment.flip": bool,
+    "model.backbone": str,
+    "model.pooling": str,
+    "model.embedding_size": int,
+    "model.whitening": int,
+    "model.batch_norm": str,
+    "optimizer.learning_rate": float,
+    "optimizer.warmup_steps": int,
+    "training.steps": int,
+    "training.checkpoint_every": int,
+    "training.mixed_precision": bool,
+    "training.collapse_every": int,
+    "evaluation.every": int,
+}
+
+
 def base_config() -> ml_collections.ConfigDict:
-    """Returns the defaults, which are the paper's recipe for your own images.
+    """Returns the recipe for a catalog of your own.
+
+    The fields of `CHOSEN_FIELDS` are `None`: training chooses them by the
+    table and the machine, see `builders.resolve`.
 
     Returns:
         A new config, which may be changed freely.
+
+    Example:
+
+    >>> config = base_config()
+    >>> config.loss.name, config.training.steps
+    ('multi_similarity', None)
+    """
+    config = paper_config()
+    config.sampling.units = "products"
+    config.sampling.single_category_probability = 0.0
+    config.augment.min_crop = 0.8
+    config.model.whitening_images = 1_024
+    config.loss.name = "multi_similarity"
+    config.optimizer.name = "adam"
+    config.optimizer.schedule = "cosine"
+    config.optimizer.boundaries = ()
+    for field, kind in CHOSEN_FIELDS.items():
+        section, name = field.split(".")
+        # A field keeps its type otherwise, and refuses to be a placeholder.
+        del config[section][name]
+        config[section][name] = ml_collections.config_dict.placeholder(kind)
+    return config
+
+
+def paper_config() -> ml_collections.ConfigDict:
+    """Returns the recipe of the paper.
+
+    It learns slowly, and is meant for 250,000 steps. For a catalog of your
+    own, begin with `base_config`.
+
+    Returns:
+        A new config, which may be changed freely.
+
+    Example:
+
+    >>> config = paper_config()
+    >>> config.loss.mining, config.training.steps
+    ('paper', 250000)
     """
     config = ml_collections.ConfigDict()
     # Seed of the initial weights, of sampling and of augmentation. Two runs
@@ -95,6 +166,11 @@ def _data() -> ml_collections.ConfigDict:
     # the pixels that fall into one, as in the paper. bilinear: interpolation
     # with antialiasing.
     data.resize = "area"
+    # Whether a mirrored image shows the same product. If so, an embedding is
+    # the mean of those of the image and of its mirror image, in evaluation,
+    # in export and in search, which takes twice the time. Training itself has
+    # augment.flip.
+    data.mirrored_is_same = False
     # Whether to crop an image to the box of its product, where the catalog
     # has boxes.
     data.use_boxes = True
@@ -227,6 +303,9 @@ def _model() -> ml_collections.ConfigDict:
     # and start it as their PCA-whitening, fitted to the training images. With
     # training.steps = 0, this gives neural codes. 0: off.
     model.whitening = 0
+    # Number of training images, drawn at random, to which the whitening is
+    # fitted. 0: all.
+    model.whitening_images = 0
     # Number of learners of an attention-based ensemble (ABE), which must
     # divide embedding_size. 0 and 1: no ensemble.
     model.learners = 0
@@ -501,7 +580,7 @@ def get_config(saved: str = "") -> ml_collections.ConfigDict:
 
     Args:
         saved: The path of a run's config.json, to read that config again:
-            `--config=tf_triplet/config.py:<path>`. Empty: the defaults.
+            `--config=tf_triplet/config.py:<path>`. Empty: `base_config()`.
 
     Returns:
         The config.
@@ -553,7 +632,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str) -> ml_collections.ConfigDict:
-    """Returns the defaults, overridden by a saved config.
+    """Returns the config that was saved.
 
     A config of an earlier version keeps the behavior of that version, see
     `earlier_values`.
@@ -569,7 +648,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
             or holds a value of another type.
     """
     saved = json.loads(text)
-    config = base_config()
+    config = paper_config()
     unknown = {
         field
         for field in set(flatten(saved)) - set(flatten(config.to_dict()))
@@ -602,7 +681,11 @@ def earlier_values(saved: dict[str, Any]) -> dict[str, Any]:
         validation products.
     """
     there = flatten(saved)
-    values = {"data.split_draw": "permutation", "data.validation_fraction": 0.0}
+    values = {
+        "data.split_draw": "permutation",
+        "data.validation_fraction": 0.0,
+        "data.mirrored_is_same": False,
+    }
     return {name: values[name] for name in values if name not in there}
 
 

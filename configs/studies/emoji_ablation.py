@@ -13,7 +13,7 @@ for two cores: 32 pixels, 32 pairs and 100 steps of Adam, with frozen batch
 normalization.
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 from tf_triplet.workflows import Method
 
 
@@ -23,7 +23,7 @@ def recipe(**changes):
     Args:
         **changes: Values by field, with `__` for the dot: `loss__margin=0.2`.
     """
-    config = base_config()
+    config = paper_config()
     config.data.source = "emoji"
     # A study reports the last step, so it needs no products to choose one.
     config.data.validation_fraction = 0.0

@@ -15,7 +15,7 @@ own sampling and its published hyperparameters, which were not tuned here. 60
 steps are few, so the table shows how fast methods start.
 """
 
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 from tf_triplet.workflows import Method
 
 
@@ -25,7 +25,7 @@ def recipe(**changes):
     Args:
         **changes: Values by field, with `__` for the dot: `loss__margin=0.2`.
     """
-    config = base_config()
+    config = paper_config()
     config.data.source = "emoji"
     # A study reports the last step, so it needs no products to choose one.
     config.data.validation_fraction = 0.0

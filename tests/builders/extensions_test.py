@@ -90,7 +90,7 @@ def own(tmp_path, monkeypatch):
 
 
 def config(**changes):
-    made = configs.base_config()
+    made = configs.paper_config()
     made.data.source = "rendered"
     made.data.image_size = 8
     made.sampling.units_per_batch = 2

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_triplet import builders
 from tf_triplet.builders import objective
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 from tf_triplet.data import bad_images, preprocessing
 from tf_triplet.data.sampling import GroupedSampler
 from tf_triplet.data.sources import splits
@@ -116,7 +116,7 @@ def test_choices_are_those_that_are_accepted(field):
 
 @pytest.mark.parametrize("field", builders.CHOICES)
 def test_the_default_is_a_choice(field):
-    value = base_config()
+    value = paper_config()
     for part in field.split("."):
         value = value[part]
     assert value in builders.CHOICES[field]
@@ -131,7 +131,7 @@ def test_choices_need_no_tensorflow():
 
 
 def test_a_section_of_a_loss_holds_its_arguments():
-    config = base_config()
+    config = paper_config()
     for name, kind in objective.LOSSES.items():
         config.loss.name = name
         config.sampling.units = "pairs"

@@ -8,7 +8,7 @@ import reference
 import tensorflow as tf
 
 from tf_triplet import builders, evaluation
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.models import branches
 
@@ -24,7 +24,7 @@ def catalog():
 
 
 def config(**changes):
-    made = base_config()
+    made = paper_config()
     made.sampling.units_per_batch = 2
     made.update_from_flattened_dict(changes)
     return made

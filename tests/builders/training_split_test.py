@@ -16,7 +16,7 @@ NAMES = [f"P{i:03}" for i in range(130)]
 
 
 def config(**changes):
-    made = configs.base_config()
+    made = configs.paper_config()
     made.sampling.units = "products"
     made.sampling.units_per_batch = 16
     made.loss.mining = "batch_hard"

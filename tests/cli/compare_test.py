@@ -10,12 +10,12 @@ import tensorflow as tf
 
 ROOT = Path(__file__).parents[2]
 STUDY = """
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 from tf_triplet.workflows.compare import Method
 
 
 def recipe(**changes):
-    config = base_config()
+    config = paper_config()
     config.data.source = "rendered"
     config.data.image_size = 32
     config.data.rendered.products = 12

@@ -120,7 +120,7 @@ def test_a_registered_layer_trains_evaluates_exports_and_answers(folder):
 
 
 def untrained(folder):
-    config = configs.base_config()
+    config = configs.paper_config()
     config.update_from_flattened_dict({**FIELDS, "evaluation.ks": (1,)})
     config.model.path = str(folder / "net.keras")
     config.model.embedding_size = 0

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tf_triplet import workflows
-from tf_triplet.config import base_config
+from tf_triplet.config import paper_config
 from tf_triplet.workflows.comparison import summarize
 from tf_triplet.workflows.study import check_study
 
 
 def config(**changes):
-    made = base_config()
+    made = paper_config()
     made.data.source = "rendered"
     made.update_from_flattened_dict(changes)
     return made

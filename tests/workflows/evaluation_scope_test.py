@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
             }
         )
     write_table(tmp_path, pd.DataFrame(rows))
-    config = configs.base_config()
+    config = configs.paper_config()
     config.data.path = str(tmp_path / "shop.csv")
     config.data.image_size = 8
     config.evaluation.ks = (1, 5)

@@ -50,7 +50,7 @@ def read(folder):
 
 
 def config(shop, **changes):
-    made = configs.base_config()
+    made = configs.paper_config()
     made.data.path = str(shop / "shop.csv")
     made.data.image_size = 8
     made.data.on_bad_image = "stop"
@@ -351,7 +351,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_was(tmp_path, shop, caplog):
         catalog.product_ids[held_out]
     )
     # A rerun of the finished run leaves its encoder alone.
-    same = configs.base_config()
+    same = configs.paper_config()
     same.update_from_flattened_dict(
         {
             name: value

@@ -19,7 +19,7 @@ NAMES = [f"P{i:02}" for i in range(60)]
 
 
 def config(**changes):
-    made = configs.base_config()
+    made = configs.paper_config()
     made.sampling.units = "products"
     made.sampling.units_per_batch = 8
     made.loss.mining = "batch_hard"

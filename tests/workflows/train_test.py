@@ -16,7 +16,7 @@ from tf_triplet.workflows.train_folder import (
 
 
 def config(**changes):
-    made = configs.base_config()
+    made = configs.paper_config()
     made.data.source = "rendered"
     made.update_from_flattened_dict(changes)
     return made

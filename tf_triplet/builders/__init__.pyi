@@ -41,6 +41,18 @@ from .objective import (
     build_optimizer,
     build_tasks,
 )
+from .open_fields import (
+    Choice,
+    check_resolved,
+    fill,
+    open_fields,
+    with_fields,
+)
+from .recipe import (
+    Machine,
+    Table,
+    resolve,
+)
 from .run_folder import (
     CHECKPOINTS,
     encoder_path,
@@ -70,8 +82,11 @@ __all__ = [
     "BENCHMARKS",
     "CHECKPOINTS",
     "CHOICES",
+    "Choice",
     "LOSSES",
+    "Machine",
     "RunProducts",
+    "Table",
     "TableDifference",
     "TrainingSplit",
     "build_augmentation",
@@ -87,6 +102,7 @@ __all__ = [
     "build_optimizer",
     "build_sampler",
     "build_tasks",
+    "check_resolved",
     "compare_digests",
     "compute_embeddings",
     "copy_weights",
@@ -96,11 +112,14 @@ __all__ = [
     "embed_batches",
     "encoder_path",
     "encoder_sha256",
+    "fill",
     "fetch_registry_weights",
     "input_spec",
     "load_config",
     "load_encoder",
+    "open_fields",
     "program_flags",
+    "resolve",
     "sampling_domains",
     "sampling_sides",
     "split_again",
@@ -112,4 +131,5 @@ __all__ = [
     "validate",
     "verify_counts",
     "whiten",
+    "with_fields",
 ]

@@ -67,6 +67,7 @@ _AT_LEAST_ONE = (
 )
 _AT_LEAST_ZERO = (
     *("model.embedding_size", "model.whitening", "model.learners"),
+    "model.whitening_images",
     *("model.landmark_features", "loss.attribute_weight"),
     *("loss.landmark_weight", "loss.memory_size", "loss.memory_warmup"),
     *("loss.memory_weight", "loss.divergence_margin"),

@@ -140,7 +140,7 @@ def _build_loss(config: ml_collections.ConfigDict) -> BatchLoss:
 
 def _warn_of_unread(config: ml_collections.ConfigDict) -> None:
     """Warns of a field that only the triplet loss reads, if it was set."""
-    default = configs.base_config().loss
+    default = configs.paper_config().loss
     unread = [
         f"loss.{field}={config.loss[field]}"
         for field in _TRIPLET_FIELDS

@@ -51,7 +51,7 @@ class TrainingSplit:
         >>> frame = pd.DataFrame({"product_id": list("aabbcc")})
         >>> frame["path"], frame["split"] = list("123456"), "train"
         >>> catalog = Catalog.from_frame(frame, "tiny")
-        >>> config = configs.base_config()
+        >>> config = configs.paper_config()
         >>> split = builders.split_for_training(config, catalog)
         >>> split.how
         'The last step is kept and none is chosen, because fewer than 5 \

@@ -14,8 +14,9 @@ from typing import Any
 
 import ml_collections
 
-from tf_triplet.builders import extensions
+from tf_triplet.builders import extensions, recipe
 from tf_triplet.builders.fields import check_fields
+from tf_triplet.builders.open_fields import open_fields
 from tf_triplet.retrieval import protocols
 
 
@@ -26,12 +27,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     config names is imported, and a loss of your own is constructed.
 
     Args:
-        config: The config of a run.
+        config: The config of a run. Fields that are left to be chosen are
+            taken to have likely values.
 
     Raises:
         ValueError: If a field holds a value that no run can use, or if two
             fields exclude each other.
     """
+    if open_fields(config):
+        config = recipe.nominal(config)
     check_fields(config)
     _check_data(config.data)
     _check_sampling(config.sampling)

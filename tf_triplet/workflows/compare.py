@@ -217,7 +217,7 @@ def _remove_models(workdir: Path) -> None:
 
 def _changes(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the fields that differ from the defaults, by name."""
-    default = configs.flatten(configs.base_config().to_dict())
+    default = configs.flatten(configs.paper_config().to_dict())
     flat = configs.flatten(config.to_dict())
     return {k: v for k, v in flat.items() if v != default.get(k)}
 

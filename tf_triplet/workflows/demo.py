@@ -108,7 +108,7 @@ def _choose_source() -> str:
     """Returns "emoji", or "rendered" if the emoji cannot be fetched."""
     from tf_triplet.data import fetch
 
-    config = configs.base_config()
+    config = configs.paper_config()
     config.data.source = "emoji"
     try:
         builders.build_catalog(config)

@@ -37,11 +37,11 @@ class Method:
 
     Example:
 
-    >>> from tf_triplet.config import base_config
+    >>> from tf_triplet.config import paper_config
     >>> from tf_triplet.workflows import Method
     >>> study = {}
     >>> for margin in (0.1, 0.2):
-    ...     config = base_config()
+    ...     config = paper_config()
     ...     config.loss.margin = margin
     ...     study[f"margin={margin}"] = Method(config, group="Margin")
     >>> study["margin=0.2"].config.loss.margin
@@ -133,9 +133,9 @@ def choose_methods(
 
     Example:
 
-    >>> from tf_triplet.config import base_config
+    >>> from tf_triplet.config import paper_config
     >>> from tf_triplet.workflows import Method, choose_methods
-    >>> study = {name: Method(base_config()) for name in ("a", "b", "c")}
+    >>> study = {name: Method(paper_config()) for name in ("a", "b", "c")}
     >>> list(choose_methods(study, ["c", "a"]))
     ['c', 'a']
     """
