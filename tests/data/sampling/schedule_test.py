@@ -159,3 +159,12 @@ def test_small_categories_together_can_be_drawn():
     assert members(got)[6] == [3, 4, 5, 6]
     assert got.eligible.tolist() == [0, 5]
     assert not len(got.excluded)
+
+
+def test_every_seed_draws_its_own_pools():
+    seeds = [-(2**63), -5_000, -2, -1, 0, 1, 2**63 - 1]
+    drawn = {build(range(6), 1.0, seed=s).pools(0).tobytes() for s in seeds}
+    assert len(drawn) == len(seeds)
+    # The pools that earlier versions drew.
+    first = build(range(6), 1.0, seed=5).pools(0)[:8]
+    assert first.tolist() == [1, 4, 6, 4, 5, 1, 5, 5]

@@ -241,7 +241,10 @@ class Schedule:
             `[BLOCK]` int64 pools, or `[BLOCK, C]` if C is greater than 1.
         """
         random = np.random.Generator(
-            np.random.Philox(key=[self.seed & (2**64 - 1), block])
+            np.random.Philox(
+                # Of a list of large and small integers, NumPy makes floats.
+                key=np.array([self.seed % 2**64, block], np.uint64)
+            )
         )
         single = random.random(BLOCK) < self.probability
         if not len(self.eligible):
