@@ -54,6 +54,32 @@ def test_embeddings_are_of_their_rows(embeddings, catalog):
     np.testing.assert_allclose(embeddings.vectors, means, atol=1e-5)
 
 
+def test_an_encoder_is_traced_once_for_all_evaluations(catalog):
+    traced = []
+
+    def encoder(images, training):
+        traced.append(images.shape.as_list())
+        return tf.reduce_mean(images, [1, 2])
+
+    for batch_size in (4, 9, 2):  # The last batch of 4 has one image.
+        evaluation.compute_embeddings(encoder, catalog, INPUTS, batch_size)
+    assert traced == [[None, 4, 4, 3]]
+    evaluation.compute_embeddings(encoder, catalog, InputSpec(5), 4)
+    assert traced[1:] == [[None, 5, 5, 3]]
+
+
+def test_what_is_compiled_is_not_saved_with_an_encoder(
+    encoder, catalog, tmp_path
+):
+    for path in (tmp_path / "a.keras", tmp_path / "saved"):
+        evaluation.compute_embeddings(encoder, catalog, INPUTS, 4)
+        encoder.save(path)
+        loaded = tf.keras.models.load_model(path, compile=False)
+        assert not hasattr(loaded, "_compiled")
+        got = evaluation.compute_embeddings(loaded, catalog, INPUTS, 4)
+        assert len(got.rows) == len(catalog)
+
+
 def test_scores(embeddings, catalog):
     result = evaluation.evaluate(embeddings, catalog, (1, 2))
     assert result.queries == 8 and result.left_out == 1

@@ -1,6 +1,7 @@
 """Damaged checkpoints, and what a kill or a full disk leaves behind."""
 
 import errno
+import math
 import os
 from pathlib import Path
 
@@ -211,8 +212,9 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path, whole):
     assert rows(tmp_path) == whole[1]
 
 
-def test_validation_images_that_are_lost_choose_no_step(tmp_path):
-    found = iter([{"recall@1": 0.2}, {}, {}, {"recall@1": 0.9}])
+@pytest.mark.parametrize("lost", [{}, {"recall@1": math.nan}])
+def test_validation_images_that_are_lost_choose_no_step(tmp_path, lost):
+    found = iter([{"recall@1": 0.2}, lost, lost, {"recall@1": 0.9}])
     options = {"evaluate": lambda _: next(found), "evaluate_every": 3}
     train(tmp_path, **options)
     best = run_files.read_json(tmp_path / "best.json", "")

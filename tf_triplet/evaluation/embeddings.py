@@ -173,10 +173,7 @@ def embed_batches(
         catalog, inputs, batch_size, bad_images=bad
     )
 
-    @tf.function(reduce_retracing=True)
-    def embed(images):
-        return encoder(images, training=False)
-
+    embed = _compile(encoder, inputs.image_size, branch is not None)
     try:
         for rows, pixels in batches:
             if not len(rows):
@@ -190,6 +187,28 @@ def embed_batches(
         if bad.counts and bad.on_bad_image == "stop":
             raise ValueError(bad.message) from error
         raise
+
+
+def _compile(encoder: Callable, size: int, with_branch: bool) -> Callable:
+    """Compiles the forward pass of an encoder, once for each kind of input."""
+    import tensorflow as tf
+
+    # An encoder keeps what was compiled for it, so that the evaluations of a
+    # training share it. It goes into the dictionary directly, because Keras
+    # would save an attribute along with the model.
+    compiled = getattr(encoder, "__dict__", {}).setdefault("_compiled", {})
+    if (size, with_branch) not in compiled:
+        images = tf.TensorSpec([None, size, size, 3])
+        if with_branch:
+            branch = tf.TensorSpec([None], tf.int32)
+            images = {"pixels": images, "branch": branch}
+
+        @tf.function(input_signature=[images])
+        def embed(images):
+            return encoder(images, training=False)
+
+        compiled[size, with_branch] = embed
+    return compiled[size, with_branch]
 
 
 def branch_of_rows(

@@ -57,7 +57,8 @@ class Evaluator(StepCounter):
 
         Args:
             evaluate: Computes the metrics of an encoder. Without `monitor`
-                among them, nothing is kept, and the evaluation does not count.
+                among them, or if it is NaN, nothing is kept, and the
+                evaluation does not count.
             every: Number of steps between evaluations; 0 evaluates only at
                 the end of the run.
             workdir: Folder of the run.
@@ -100,7 +101,8 @@ class Evaluator(StepCounter):
         except EvaluationInterrupted:
             return
         self._last = step
-        if self._monitor not in metrics:
+        # NaN compares as neither better nor worse, so it chooses nothing.
+        if math.isnan(metrics.get(self._monitor, math.nan)):
             return
         self.latest = metrics
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from tf_triplet import builders, evaluation
 from tf_triplet.workflows.options import EvaluateOptions
@@ -41,15 +42,24 @@ def monitored_metric(config: ml_collections.ConfigDict) -> str:
 def validation_metrics(
     config: ml_collections.ConfigDict, validation: Catalog | None
 ) -> Callable[[tf.keras.Model], dict[str, float]] | None:
-    """Returns what scores an encoder on the validation products."""
+    """Returns what scores an encoder on the validation products.
+
+    Args:
+        config: The config of the run.
+        validation: The images of the validation products, or None.
+
+    Returns:
+        A function from an encoder to metrics by name, which are empty if too
+        many of the images cannot be read. None if there are no such products.
+    """
     if validation is None:
         return None
     options = EvaluateOptions().resolve(config)
 
     def evaluate(encoder: tf.keras.Model) -> dict[str, float]:
-        embeddings = builders.compute_embeddings(
-            config, encoder, validation, progress=False
-        )
+        embeddings = _embed(config, encoder, validation)
+        if embeddings is None:
+            return {}
         result = evaluation.evaluate(
             embeddings,
             validation,
@@ -60,6 +70,39 @@ def validation_metrics(
         return result.overall.named()
 
     return evaluate
+
+
+def _embed(
+    config: ml_collections.ConfigDict,
+    encoder: tf.keras.Model,
+    validation: Catalog,
+) -> evaluation.Embeddings | None:
+    """Embeds the validation images; None if too few of them can be read.
+
+    Metrics of a part of the images do not compare with those of all, so they
+    must not choose a step. They do not end the training either.
+    """
+    from tf_triplet.data import pipeline
+
+    bad = pipeline.BadImages(config.data.on_bad_image)
+    batches = list(builders.embed_batches(config, encoder, validation, bad))
+    lost = len(bad.counts)
+    if not batches or lost > config.data.max_bad_share * len(validation):
+        logging.warning(
+            "%d of %d validation images (%.1f %%) cannot be read, the first "
+            "is %s. More than data.max_bad_share (%.1f %%) are missing, so "
+            "this evaluation chooses no step.",
+            lost,
+            len(validation),
+            100 * lost / len(validation),
+            next(iter(bad.counts)),
+            100 * config.data.max_bad_share,
+        )
+        return None
+    rows, vectors = (np.concatenate(parts) for parts in zip(*batches))
+    evaluation.check_finite(vectors, validation.paths[rows])
+    skipped = np.delete(validation.paths, rows)
+    return evaluation.Embeddings(vectors, rows, tuple(map(str, skipped)))
 
 
 def pretrained_metrics(
