@@ -142,6 +142,9 @@ def _data() -> ml_collections.ConfigDict:
     # The manifest, the folder, or the folder into which the benchmark's
     # archive was unpacked. emoji and rendered do not use it.
     data.path = ""
+    # Encoding of a CSV manifest that is not UTF-8 and has no byte order mark,
+    # for instance cp1252 or latin-1. Empty: UTF-8.
+    data.encoding = ""
     # Share of the products that are held out for testing, between 0 and 1.
     # It has no effect if the source defines splits, as a manifest with a
     # column `split` does.

@@ -81,7 +81,9 @@ def build_catalog(
         return folder.read_folder(data.path, fraction, seed, draw)
     from tf_triplet.data.sources import manifest
 
-    return manifest.read_manifest(data.path, fraction, seed, columns, draw)
+    return manifest.read_manifest(
+        data.path, fraction, seed, columns, draw, data.encoding
+    )
 
 
 def _render(config: ml_collections.ConfigDict) -> Catalog:

@@ -35,13 +35,21 @@ _CATALOG = flags.DEFINE_string(
     "that has one folder of images per product. Default: the catalog of the "
     "run.",
 )
+_ENCODING = flags.DEFINE_string(
+    "encoding",
+    None,
+    "Encoding of a --catalog that is neither UTF-8 nor has a byte order mark, "
+    "for instance cp1252. Default: data.encoding of the run.",
+)
 
 
 @program.friendly
 def main(argv: list[str]) -> None:
     """Embeds what is new, builds, checks and publishes."""
     program.refuse_arguments(argv)
-    workdir, options = export_flags.parse(catalog=_CATALOG.value or None)
+    workdir, options = export_flags.parse(
+        catalog=_CATALOG.value or None, encoding=_ENCODING.value
+    )
     published = workflows.export(workdir, options, same_encoder=True)
     print(published.describe())
 

@@ -54,6 +54,8 @@ class Catalog:
             `tf_triplet.data.annotations` about left and right.
         root: The folder that relative paths of the owner's table start from.
             Empty if it is not known.
+        table_paths: `[n]` strings, the paths as the owner's table writes
+            them, or None if they are the part of `paths` below `root`.
 
     Raises:
         ValueError: If an array does not have one row per image.
@@ -91,6 +93,7 @@ class Catalog:
     attribute_names: np.ndarray | None = None
     landmarks: np.ndarray | None = None
     root: str = ""
+    table_paths: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.extras.items():
@@ -255,6 +258,8 @@ class Catalog:
         It is the part below `root`, which stays the same when the whole
         folder moves. A path that does not lie there is returned as it is.
         """
+        if self.table_paths is not None:
+            return self.table_paths
         start = f"{self.root}/"
         if not self.root:
             return self.paths
@@ -289,7 +294,7 @@ class Catalog:
             columns[names] = getattr(self, names)[kept]
         extras = {name: values[rows] for name, values in self.extras.items()}
         columns["attribute_names"] = self.attribute_names
-        for field in ("attributes", "landmarks"):
+        for field in ("attributes", "landmarks", "table_paths"):
             values = getattr(self, field)
             columns[field] = None if values is None else values[rows]
         return Catalog(name=self.name, extras=extras, root=self.root, **columns)

@@ -10,6 +10,8 @@ import pandas as pd
 from tf_triplet.data import annotations
 from tf_triplet.data.row_errors import refuse
 
+# Whole numbers below it are exact as floats.
+_EXACT_FLOATS = 2.0**53
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 
 
@@ -65,13 +67,16 @@ def read_product_ids(
     if pd.api.types.is_integer_dtype(column.dtype):
         # A larger id would silently become negative.
         if len(column) and int(column.max()) > np.iinfo(np.int64).max:
-            raise ValueError(
-                "An integer product_id must fit into 64 signed bits. Use "
-                f"strings instead. Received: {int(column.max())}"
-            )
+            return np.array([str(value) for value in column], object)
         return column.to_numpy(np.int64)
+    if pd.api.types.is_float_dtype(column.dtype):
+        return _read_float_ids(column.to_numpy(np.float64), describe_row)
     values = column.to_numpy(object)
     kind = pd.api.types.infer_dtype(values, skipna=False)
+    if kind == "decimal":
+        # A database stores ids as decimals of no digits after the point.
+        values = [int(v) if v == v.to_integral() else str(v) for v in values]
+        return read_product_ids(pd.Series(values, dtype=object), describe_row)
     if kind == "integer":
         return read_product_ids(
             pd.Series(values.astype(np.int64)), describe_row
@@ -96,6 +101,31 @@ def read_product_ids(
         ),
     )
     return values
+
+
+def _read_float_ids(
+    values: np.ndarray, describe_row: Callable[[int], str]
+) -> np.ndarray:
+    """Reads whole numbers, which a missing cell has made floats.
+
+    Args:
+        values: `[n]` float64.
+        describe_row: Takes a row number and returns its name in errors.
+    """
+    refuse(
+        ~np.isfinite(values) | (np.abs(values) >= _EXACT_FLOATS),
+        describe_row,
+        lambda row: (
+            "has a product_id that is a rounded number, because the column "
+            "holds floats, which keep 15 digits. Several products may have "
+            "become one. Store the ids as text or as integers. Received: "
+            f"{values[row]!r}"
+        ),
+    )
+    whole = values == np.floor(values)
+    if whole.all():
+        return values.astype(np.int64)
+    return np.array([str(value) for value in values.tolist()], object)
 
 
 def read_strings(column: pd.Series) -> np.ndarray:

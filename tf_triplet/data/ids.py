@@ -16,6 +16,31 @@ import numpy as np
 # Sign, leading zeros, digits, and the decimals that a spreadsheet adds.
 _NUMBER = re.compile(r"(-?)0*([0-9]+)(?:\.0+)?")
 
+# Marks without a width, which copied text carries at its ends unseen.
+_UNSEEN = "\u200b\u200e\u200f\u2060\ufeff"
+
+
+def compose(text: str) -> str:
+    """Writes a name in one way: no outer white space, composed letters.
+
+    Args:
+        text: A name, as somebody wrote it.
+
+    Returns:
+        The name in Unicode's form NFC. Its case is kept.
+
+    Example:
+
+    >>> compose(" cafe\u0301 ") == "caf\u00e9"
+    True
+    """
+    stripped = text.strip()
+    if stripped.isascii():
+        return stripped
+    while stripped.strip(_UNSEEN).strip() != stripped:
+        stripped = stripped.strip(_UNSEEN).strip()
+    return unicodedata.normalize("NFC", stripped)
+
 
 def normalize_ids(values: Iterable) -> np.ndarray:
     """Writes the product ids of one column as text, each in one way only.
@@ -41,7 +66,7 @@ def normalize_ids(values: Iterable) -> np.ndarray:
     """
     texts = [_as_text(value) for value in values]
     if all(map(_NUMBER.fullmatch, texts)):
-        texts = [_plain_number(text) for text in texts]
+        texts = [plain_number(text) for text in texts]
     return np.array(texts, object)
 
 
@@ -66,7 +91,7 @@ def stable_hash(ids: Sequence[str], salt: str) -> np.ndarray:
     """
     numbers = np.empty(len(ids))
     for i, text in enumerate(ids):
-        digest = hashlib.sha256(f"{salt}:{_plain_number(text)}".encode())
+        digest = hashlib.sha256(f"{salt}:{plain_number(text)}".encode())
         # 64 bits could be rounded up to 1.
         numbers[i] = int.from_bytes(digest.digest()[:8], "big") >> 11
     return numbers / 2.0**53
@@ -91,7 +116,7 @@ def comparable_ids(*columns: Iterable[str]) -> list[list[str]]:
         [['7', '12'], ['7', '12', 'A1']]
     """
     before = [list(column) for column in columns]
-    plain = [[_plain_number(text) for text in column] for column in before]
+    plain = [[plain_number(text) for text in column] for column in before]
     if all(len(set(p)) == len(set(b)) for p, b in zip(plain, before)):
         return plain
     return before
@@ -100,11 +125,24 @@ def comparable_ids(*columns: Iterable[str]) -> list[list[str]]:
 def _as_text(value) -> str:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         value = int(value)  # 1e22 would be written with an exponent.
-    return unicodedata.normalize("NFC", str(value).strip())
+    return compose(str(value))
 
 
-def _plain_number(text: str) -> str:
-    """Returns a whole number without zeros around it, other text as it is."""
+def plain_number(text: str) -> str:
+    """Writes a whole number without the zeros around it.
+
+    Args:
+        text: A normalized id.
+
+    Returns:
+        The number without leading zeros and decimals. Other text is returned
+        as it is.
+
+    Example:
+
+    >>> plain_number("007.0"), plain_number("A07")
+    ('7', 'A07')
+    """
     number = _NUMBER.fullmatch(text)
     if not number:
         return text

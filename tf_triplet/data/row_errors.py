@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+_NAMED = 5
+
+
+def name_some(names: Sequence[str], count: int) -> str:
+    """Names the rows that an error is about, beside the first one.
+
+    Args:
+        names: The names of the other rows, or of the first of them.
+        count: The number of the other rows.
+
+    Returns:
+        Nothing for no name; otherwise the number of rows and the first names,
+        in parentheses.
+
+    Example:
+
+    >>> name_some(["line 7", "line 9"], 2)
+    ' (2 more such rows: line 7, line 9)'
+    """
+    if not count:
+        return ""
+    more = ", ..." if count > _NAMED else ""
+    plural = "s" * (count > 1)
+    return (
+        f" ({count:,} more such row{plural}: {', '.join(names[:_NAMED])}{more})"
+    )
 
 
 def refuse(
@@ -25,7 +52,7 @@ def refuse(
         ValueError: If any row is invalid.
     """
     if bad.any():
-        row = int(np.argmax(bad))
-        more = int(bad.sum()) - 1
-        tail = f" ({more:,} more such rows.)" if more else ""
-        raise ValueError(f"{describe_row(row)} {message(row)}{tail}")
+        row, *others = np.flatnonzero(bad).tolist()
+        names = [describe_row(other) for other in others[:_NAMED]]
+        more = name_some(names, len(others))
+        raise ValueError(f"{describe_row(row)} {message(row)}{more}")

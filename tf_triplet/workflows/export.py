@@ -159,7 +159,11 @@ def _read_catalog(
 ) -> Catalog:
     """Returns the images to index: those of the split and the domains."""
     if options.catalog:
-        catalog = _read_given(options.catalog, tuple(config.export.columns))
+        catalog = _read_given(
+            options.catalog,
+            tuple(config.export.columns),
+            options.encoding or config.data.encoding,
+        )
         catalog = catalog.split(options.split or "all")
     else:
         catalog = builders.build_catalog(config, tuple(config.export.columns))
@@ -178,12 +182,14 @@ def _read_catalog(
     return catalog.select(np.flatnonzero(np.isin(names, domains)))
 
 
-def _read_given(path: str | Path, columns: tuple[str, ...]) -> Catalog:
+def _read_given(
+    path: str | Path, columns: tuple[str, ...], encoding: str
+) -> Catalog:
     """Reads a manifest, or a folder that has one folder per product."""
     from tf_triplet.data.sources import folder, manifest
 
     if not Path(path).is_dir():
-        return manifest.read_manifest(path, columns=columns)
+        return manifest.read_manifest(path, columns=columns, encoding=encoding)
     if columns:
         raise ValueError(
             "Only a manifest has extra columns. Received: --columns="

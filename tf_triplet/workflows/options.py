@@ -31,6 +31,8 @@ class ExportOptions:
             "int8".
         catalog: What to index: a manifest (.csv or .parquet), or a folder that
             has one folder per product. By default, the catalog of the run.
+        encoding: Encoding of a catalog that is given and is not UTF-8, for
+            instance "cp1252". By default, `data.encoding` of the run.
         split: Split of the catalog to index, several ("val+test"), or "all".
             A `catalog` that is given is indexed whole by default.
         domains: Domains to index. Empty for all domains.
@@ -60,6 +62,7 @@ class ExportOptions:
     layer: str | None = None
     precision: str | None = None
     catalog: str | Path | None = None
+    encoding: str | None = None
     split: str | None = None
     domains: tuple[str, ...] | None = None
     index: str | None = None

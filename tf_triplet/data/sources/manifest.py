@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import operator
 import os
 import pathlib
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from absl import logging
 
-from tf_triplet.data import annotations
+from tf_triplet.data import annotations, ids
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.columns import BOX_COLUMNS
-from tf_triplet.data.sources import splits
-
-_ATTRIBUTES = "attributes"
-COLUMNS = (
-    "path",
-    "product_id",
-    "category",
-    "domain",
-    "split",
-    *BOX_COLUMNS,
-    _ATTRIBUTES,
+from tf_triplet.data.sources import (
+    splits,
+    table_headers,
+    table_paths,
+    table_text,
+    table_values,
 )
+from tf_triplet.data.sources.table_values import Told
+
+_ATTRIBUTES = table_headers.ATTRIBUTES
+_TEXT = (".csv", ".tsv", ".tab", ".txt")
 # The number of images that must exist, at least one of them, before anything
 # else starts. The preflight check looks at all images.
 _PROBED = 5
-# Integers such as 7, but not 007, +7 or 7.0, that fit into 64 bits.
-_CANONICAL_INTEGER = r"0|-?[1-9][0-9]{0,17}"
-_ABSOLUTE = r"/|\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://"
 
 
 def read_manifest(
@@ -42,6 +37,7 @@ def read_manifest(
     seed: int = 0,
     columns: Sequence[str] = (),
     draw: str = "hash",
+    encoding: str = "",
 ) -> Catalog:
     """Reads a table of images.
 
@@ -56,12 +52,17 @@ def read_manifest(
     - `landmark1_x`, `landmark1_y`, `landmark1_visible` and so on, in pixels
       of the upright image. `tf_triplet.data.annotations` has the details.
 
-    Paths are relative to the folder of the table. The ids of a CSV file are
-    integers if every one of them is written like 42. Otherwise they are
-    strings, so that "00042" keeps its zeros. A Parquet file stores their type.
+    The header may be in upper or lower case. Columns are separated by commas,
+    semicolons, tabs or bars. White space around names is removed, and their
+    accents are composed. What was changed is logged.
+
+    Paths are relative to the folder of the table. Backslashes and `file://`
+    are understood. The ids of a CSV file are integers if every one of them is
+    written like 42. Otherwise they are strings, so that "00042" keeps its
+    zeros. A Parquet file stores their type.
 
     Args:
-        path: A `.csv` or `.parquet` file.
+        path: A `.csv`, `.tsv`, `.txt` or `.parquet` file.
         test_fraction: The share of products that is held out where the table
             has no `split` column.
         seed: The seed of that draw.
@@ -69,6 +70,8 @@ def read_manifest(
             values become strings, and a missing value becomes "".
         draw: How products are held out: "hash", or "permutation" as in earlier
             versions. See `tf_triplet.data.sources.splits`.
+        encoding: The encoding of a CSV file that is not UTF-8 and has no byte
+            order mark, such as "cp1252".
 
     Returns:
         The catalog, with one image per row.
@@ -102,31 +105,43 @@ def read_manifest(
         )
     if not path.is_file():
         raise FileNotFoundError(f"The manifest {str(path)!r} does not exist.")
-    suffix = path.suffix.lower()
-    if suffix == ".csv":
-        frame, row_word, first_row = _read_csv(path, columns), "line", 2
-    elif suffix in (".parquet", ".pq"):
-        frame, row_word, first_row = _read_parquet(path, columns), "row", 0
-    else:
-        raise ValueError(
-            "A manifest's name must end in .csv or .parquet. "
-            f"Received: {str(path)!r}"
-        )
-    numbers = frame.index.to_numpy() + first_row
+    told = Told()
+    frame, row_word, numbers = _read(path, columns, encoding, told)
+    frame = frame.rename(columns={ids.compose(c): c for c in columns})
+
+    def describe_row(row: int) -> str:
+        return f"{row_word} {numbers[row]}"
+
     try:
-        frame = _spread_attributes(frame)
+        frame = _as_strings(_clean(frame, describe_row, told), columns)
+        if row_word == "line":
+            numbered = table_values.as_integers(frame["product_id"])
+            frame = frame.assign(product_id=numbered)
         catalog = Catalog.from_frame(
-            frame.reset_index(drop=True),
-            path.stem,
-            describe_row=lambda row: f"{row_word} {numbers[row]}",
-            extras=columns,
+            _spread_attributes(frame), path.stem, describe_row, columns
         )
+        catalog = _resolve(catalog, path, describe_row, told)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    catalog = _resolve_paths(catalog, path)
+    _tell(path, told)
     if "split" in frame:
         return catalog
     return splits.with_split(catalog, test_fraction, seed, draw)
+
+
+def _read(
+    path: pathlib.Path, columns: Sequence[str], encoding: str, told: Told
+) -> tuple[pd.DataFrame, str, np.ndarray]:
+    """Returns the table, the word for a row, and the number of each row."""
+    suffix = path.suffix.lower()
+    if suffix in _TEXT:
+        return _read_csv(path, columns, encoding, told)
+    if suffix in (".parquet", ".pq"):
+        return _read_parquet(path, columns)
+    raise ValueError(
+        "A manifest's name must end in .csv or .parquet (or .tsv, .txt). "
+        f"Received: {str(path)!r}. Save a spreadsheet as CSV UTF-8."
+    )
 
 
 def _spread_attributes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -145,49 +160,46 @@ def _spread_attributes(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame.drop(columns=_ATTRIBUTES), columns], axis=1)
 
 
-def _is_known(column: str) -> bool:
-    return column in COLUMNS or annotations.is_annotation(column)
+def _read_csv(
+    path: pathlib.Path, columns: Sequence[str], encoding: str, told: Told
+) -> tuple[pd.DataFrame, str, np.ndarray]:
+    """Reads the table as strings, see `_read`."""
+    text, note = table_text.open_table(path, encoding)
+    given, separator, line = table_text.read_header(
+        path, text, table_headers.count_known
+    )
+    places = table_headers.choose_columns(path, given, columns)
+    cells, numbers, blank = table_text.read_rows(
+        path, text, len(given), list(places.values()), separator, line
+    )
+    if note:
+        told.changes.append(note)
+    if separator != ",":
+        words = table_text.SEPARATORS.get(separator, repr(separator))
+        told.changes.append(f"columns are separated by {words}")
+    if blank:
+        told.changes.append(f"{blank:,} blank lines are left out")
+    _check_rows(path, len(numbers))
+    frame = pd.DataFrame(
+        {
+            name: pd.Series(values, dtype=object)
+            for name, values in zip(places, cells, strict=True)
+        }
+    )
+    places_of_numbers = [c for c in frame if c in BOX_COLUMNS or _is_place(c)]
+    if separator != ",":
+        frame = table_values.read_decimal_commas(frame, places_of_numbers, told)
+    return frame, "line", numbers
 
 
-def _read_csv(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Returns the table as strings, indexed by the number of the row."""
-    try:
-        with warnings.catch_warnings():
-            # pandas only warns about lines that are longer than the header.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                path,
-                dtype=str,
-                # A product may well be called "NA" or "null".
-                keep_default_na=False,
-                index_col=False,
-                # Skipped lines would shift the line numbers of errors.
-                skip_blank_lines=False,
-                encoding="utf-8",
-            )
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(
-            f"{path} is empty. It needs a header and one line per image."
-        ) from error
-    except (ValueError, pd.errors.ParserWarning) as error:
-        raise ValueError(
-            f"{path} cannot be read as comma-separated UTF-8: {error}. Save "
-            "it as a CSV file with commas, encoded as UTF-8."
-        ) from error
-    frame.columns = [str(column).strip() for column in frame.columns]
-    _check_columns(path, list(frame.columns), columns)
-    frame = frame[[c for c in frame if _is_known(c) or c in columns]]
-    blank = (frame.isna() | (frame == "")).all(axis=1)
-    frame = frame[~blank]
-    _check_rows(path, len(frame))
-    frame = _as_strings(frame, columns)
-    ids = frame["product_id"]
-    if ids.notna().all() and ids.str.fullmatch(_CANONICAL_INTEGER).all():
-        frame = frame.assign(product_id=ids.astype(np.int64))
-    return frame
+def _is_place(column: str) -> bool:
+    is_attribute = column.startswith(annotations.ATTRIBUTE)
+    return annotations.is_annotation(column) and not is_attribute
 
 
-def _read_parquet(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
+def _read_parquet(
+    path: pathlib.Path, columns: Sequence[str]
+) -> tuple[pd.DataFrame, str, np.ndarray]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -200,17 +212,27 @@ def _read_parquet(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
 
     try:
         names = parquet.read_schema(path).names
-        _check_columns(path, names, columns)
+        places = table_headers.choose_columns(path, names, columns)
         table = parquet.read_table(
-            path, columns=[c for c in names if _is_known(c) or c in columns]
+            path, columns=[names[place] for place in places.values()]
         )
+        for place, field in enumerate(table.schema):
+            # Some programs store text as bytes.
+            if pyarrow.types.is_binary(field.type):
+                text = table.column(place).cast(pyarrow.string())
+                table = table.set_column(place, field.name, text)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
         raise ValueError(
-            f"{path} cannot be read as Parquet: {error}"
+            f"{path} cannot be read as Parquet: {error}. The file is damaged, "
+            "or of another format."
         ) from error
     _check_rows(path, table.num_rows)
     # The file may declare one of these columns to be the index of pandas.
-    return _as_strings(table.to_pandas(ignore_metadata=True), columns)
+    frame = table.to_pandas(ignore_metadata=True)
+    frame = frame[[names[place] for place in places.values()]]
+    frame.columns = list(places)
+    frame = frame.reset_index(drop=True)
+    return frame, "row", np.arange(table.num_rows)
 
 
 def _as_strings(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -222,57 +244,47 @@ def _as_strings(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return frame.assign(**texts)
 
 
-def _check_columns(
-    path: pathlib.Path, columns: list[str], wanted: Sequence[str]
-) -> None:
-    missing = [c for c in ("path", "product_id") if c not in columns]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} "
-            f"{' and '.join(map(repr, missing))}. A manifest has the columns "
-            "path, product_id[, category, domain, split, x1, y1, x2, y2, "
-            "attributes, landmark1_x, landmark1_y, ...]. "
-            f"Received: {', '.join(columns)}"
-        )
-    own = [c for c in wanted if _is_known(c) or c not in columns]
-    extra = [c for c in columns if not _is_known(c)]
-    if own:
-        raise ValueError(
-            f"{path} has no extra column {', '.join(map(repr, own))}. Its "
-            f"extra columns are: {', '.join(extra) or 'none'}. Leave the name "
-            "out of --columns (--columns= names none), or add the column to "
-            "the file."
-        )
-    extra = [c for c in extra if c not in wanted]
-    for column in extra:
-        near = difflib.get_close_matches(column.lower(), COLUMNS, 1, 0.75)
-        if near and near[0] not in columns:
-            logging.warning(
-                "%s: ignoring the column %r; did you mean %r?",
-                *(path, column, near[0]),
-            )
-    if extra:
-        logging.info("%s: ignoring the columns %s", path, ", ".join(extra))
-
-
 def _check_rows(path: pathlib.Path, rows: int) -> None:
     if not rows:
         raise ValueError(f"{path} has a header but no images.")
 
 
-def _resolve_paths(catalog: Catalog, manifest: pathlib.Path) -> Catalog:
-    """Joins relative paths to the folder of the manifest."""
-    given = pd.Series(catalog.paths, dtype=object)
-    absolute = given.str.match(_ABSOLUTE).to_numpy(bool)
-    folder = str(manifest.parent)
-    paths = np.where(absolute, given, folder + "/" + given).astype(object)
-    local = [p for p in paths[:_PROBED] if "://" not in p]
-    if local and not any(map(os.path.isfile, local)):
+def _clean(
+    frame: pd.DataFrame, describe_row: Callable[[int], str], told: Told
+) -> pd.DataFrame:
+    """Brings names into one spelling, and refuses ids that are destroyed."""
+    frame = table_values.clean_names(frame, describe_row, told)
+    table_values.check_ids(frame["product_id"], describe_row, told)
+    return frame
+
+
+def _resolve(
+    catalog: Catalog,
+    manifest: pathlib.Path,
+    describe_row: Callable[[int], str],
+    told: Told,
+) -> Catalog:
+    """Replaces the cells of the column `path` by the paths of files."""
+    paths, cells, root = table_paths.resolve_paths(
+        catalog.paths, manifest.parent, describe_row, told
+    )
+    probed = paths[:_PROBED]
+    if not any(map(os.path.isfile, probed)):
         raise FileNotFoundError(
-            f"None of the first {len(local)} images of {manifest} exists. "
+            f"None of the first {len(probed)} images of {manifest} exists. "
             "Paths are relative to the manifest's folder. Looked for: "
-            f"{local[0]!r}"
+            f"{probed[0]!r}.{table_paths.explain_missing(probed[0])}"
         )
-    # An absolute path is an answer as it is, even below the folder.
-    root = "" if absolute.all() else folder
-    return dataclasses.replace(catalog, paths=paths, root=root)
+    catalog = dataclasses.replace(catalog, paths=paths, root=root)
+    if all(map(operator.eq, catalog.path_values, cells)):
+        return catalog
+    return dataclasses.replace(catalog, table_paths=cells)
+
+
+def _tell(path: pathlib.Path, told: Told) -> None:
+    if told.changes:
+        logging.warning(
+            "%s was read with changes: %s.", path, "; ".join(told.changes)
+        )
+    for warning in told.warnings:
+        logging.warning("%s: %s", path, warning)
