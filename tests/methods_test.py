@@ -47,6 +47,8 @@ METHODS = {
     },
     "npairs": {"loss.name": "npairs"},
     "multi_similarity": {**PRODUCTS, "loss.name": "multi_similarity"},
+    "supcon": {**PRODUCTS, "loss.name": "supcon"},
+    "smooth_ap": {**PRODUCTS, "loss.name": "smooth_ap"},
     "proxy_nca": {**PRODUCTS, "loss.name": "proxy_nca"},
     "proxy_anchor": {
         **PRODUCTS,
@@ -54,6 +56,7 @@ METHODS = {
         "optimizer.loss_learning_rate": 0.1,
     },
     "norm_softmax": {**PRODUCTS, "loss.name": "norm_softmax"},
+    "arcface": {**PRODUCTS, "loss.name": "arcface"},
     "tfa_semihard": {**PRODUCTS, "loss.name": "tfa_semihard"},
     "tfsim_circle": {**PRODUCTS, "loss.name": "tfsim_circle"},
     "memory": {

@@ -139,6 +139,42 @@ def multi_similarity(
     return sum(losses) / max(len(losses), 1)
 
 
+def supcon(labels, x, keys=None, temperature=0.1, variant="supcon"):
+    d, positives, negatives = neighbors(labels, x, keys, "cosine")
+    e = np.exp((1.0 - d) / temperature)
+    losses = []
+    for i in range(len(x)):
+        if not positives[i] or not negatives[i]:
+            continue
+        costs = []
+        for p in positives[i]:
+            same = positives[i] if variant == "supcon" else [p]
+            total = sum(e[i, k] for k in same + negatives[i])
+            costs.append(-math.log(e[i, p] / total))
+        losses.append(sum(costs) / len(costs))
+    return sum(losses) / max(len(losses), 1)
+
+
+def smooth_ap(labels, x, keys=None, temperature=0.01):
+    d, positives, negatives = neighbors(labels, x, keys, "cosine")
+
+    def ahead(i, k, p):
+        """How much k is nearer to i than p is, from 0 to 1."""
+        return 1 / (1 + math.exp((d[i, k] - d[i, p]) / temperature))
+
+    losses = []
+    for i in range(len(x)):
+        if not positives[i] or not negatives[i]:
+            continue
+        precisions = []
+        for p in positives[i]:
+            rank = 1 + sum(ahead(i, k, p) for k in positives[i] if k != p)
+            others = sum(ahead(i, k, p) for k in negatives[i])
+            precisions.append(rank / (rank + others))
+        losses.append(1 - sum(precisions) / len(precisions))
+    return sum(losses) / max(len(losses), 1)
+
+
 def finite_differences(oracle, vectors, step=1e-6):
     """Returns the gradient of `oracle(vectors)`."""
     numeric = np.zeros(vectors.shape)

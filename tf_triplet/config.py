@@ -339,12 +339,12 @@ def _loss() -> ml_collections.ConfigDict:
     """What training minimizes."""
     loss = ml_collections.ConfigDict()
     # The loss. triplet reads the fields from `mining` to `reduction`; each of
-    # contrastive, lifted, margin_loss, npairs, multi_similarity, proxy_nca,
-    # proxy_anchor and norm_softmax reads the section of its name. The names
-    # that begin with tfa_ and tfsim_ are losses of TensorFlow Addons and
-    # TensorFlow Similarity, with their own defaults. module:Name is a loss of
-    # your own, a subclass of tf_triplet.losses.BatchLoss. The last three read
-    # `arguments`.
+    # contrastive, lifted, margin_loss, npairs, multi_similarity, supcon,
+    # smooth_ap, proxy_nca, proxy_anchor, norm_softmax and arcface reads the
+    # section of its name. The names that begin with tfa_ and tfsim_ are losses
+    # of TensorFlow Addons and TensorFlow Similarity, with their own defaults.
+    # module:Name is a loss of your own, a subclass of
+    # tf_triplet.losses.BatchLoss. The last three read `arguments`.
     loss.name = "triplet"
     # Which triplets of a minibatch count. paper: a query, its own positive
     # and its hardest negative. random: the same with any negative.
@@ -432,6 +432,14 @@ def _add_losses(loss: ml_collections.ConfigDict) -> None:
     loss.multi_similarity = ml_collections.ConfigDict(
         {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1}
     )
+    # Supervised contrastive loss. temperature: divides the cosines. variant:
+    # supcon, or infonce, in which the positives of an image do not compete.
+    loss.supcon = ml_collections.ConfigDict(
+        {"temperature": 0.1, "variant": "supcon"}
+    )
+    # Smooth-AP. temperature: width of the sigmoid that counts the images
+    # ahead of a positive, in cosine similarity.
+    loss.smooth_ap = ml_collections.ConfigDict({"temperature": 0.01})
     # Losses with proxies, one learned vector per product.
     # optimizer.loss_learning_rate is the learning rate of the proxies.
     # Proxy-NCA. scale: length of embeddings and proxies.
@@ -440,6 +448,9 @@ def _add_losses(loss: ml_collections.ConfigDict) -> None:
     loss.proxy_anchor = ml_collections.ConfigDict({"alpha": 32.0, "delta": 0.1})
     # Normalized softmax. temperature: divides the cosines.
     loss.norm_softmax = ml_collections.ConfigDict({"temperature": 0.05})
+    # ArcFace. scale: factor of the cosines. margin: an angle in radians that
+    # is added to the angle between an image and its own proxy.
+    loss.arcface = ml_collections.ConfigDict({"scale": 64.0, "margin": 0.5})
 
 
 def _optimizer() -> ml_collections.ConfigDict:

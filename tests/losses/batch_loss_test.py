@@ -211,6 +211,7 @@ def test_has_negative(sides):
 def test_only_proxies_teach_without_negatives():
     without = {kind for kind in KINDS if not build(kind).needs_negatives}
     assert without == {
+        losses.ArcFaceLoss,
         losses.NormSoftmaxLoss,
         losses.ProxyAnchorLoss,
         losses.ProxyNCALoss,

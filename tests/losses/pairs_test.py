@@ -14,6 +14,8 @@ from tf_triplet.losses.lifted import LiftedStructureLoss
 from tf_triplet.losses.margin import MarginLoss
 from tf_triplet.losses.multi_similarity import MultiSimilarityLoss
 from tf_triplet.losses.npairs import NPairsLoss
+from tf_triplet.losses.smooth_ap import SmoothAPLoss
+from tf_triplet.losses.supervised_contrastive import SupervisedContrastiveLoss
 
 LOSSES = {
     "contrastive": ContrastiveLoss(margin=1.1),
@@ -24,6 +26,10 @@ LOSSES = {
     "margin": MarginLoss(learn_beta=False),
     "n_pairs": NPairsLoss(scale=5.0),
     "multi_similarity": MultiSimilarityLoss(),
+    "supcon": SupervisedContrastiveLoss(),
+    "infonce": SupervisedContrastiveLoss(0.2, "infonce"),
+    # Wider than the default, so that the sigmoids of the tests have gradients.
+    "smooth_ap": SmoothAPLoss(temperature=0.1),
 }
 ORACLES = {
     "contrastive": functools.partial(pair_reference.contrastive, margin=1.1),
@@ -35,6 +41,11 @@ ORACLES = {
     "margin_all": pair_reference.margin,
     "n_pairs": functools.partial(pair_reference.n_pairs, scale=5.0),
     "multi_similarity": pair_reference.multi_similarity,
+    "supcon": pair_reference.supcon,
+    "infonce": functools.partial(
+        pair_reference.supcon, temperature=0.2, variant="infonce"
+    ),
+    "smooth_ap": functools.partial(pair_reference.smooth_ap, temperature=0.1),
 }
 # In these losses each pair counts by itself.
 LONE_PAIRS = ("contrastive", "balanced", "margin_all")
@@ -115,7 +126,10 @@ def test_keys_equal_the_loops(name, sides):
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["generalized", "multi_similarity"])
+@pytest.mark.parametrize(
+    "name",
+    ["generalized", "multi_similarity", "supcon", "infonce", "smooth_ap"],
+)
 def test_the_batch_itself_as_keys_gives_the_same_anchor_by_anchor(name):
     labels, vectors = batch(2, name)
     whole = LOSSES[name].compute(tf.constant(labels), tf.constant(vectors))

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_triplet.losses import proxies
+from tf_triplet.losses import arcface, proxies
 from tf_triplet.losses.batch_loss import Keys
 
 LOSSES = (
     proxies.ProxyNCALoss,
     proxies.ProxyAnchorLoss,
     proxies.NormSoftmaxLoss,
+    arcface.ArcFaceLoss,
 )
 PRODUCTS, DIM = 6, 5
 any_loss = pytest.mark.parametrize("kind", LOSSES)
@@ -54,7 +55,23 @@ def softmax(labels, x, p, temperature=0.05):
     return np.mean([-np.log(shares[i, y]) for i, y in enumerate(labels)])
 
 
-ORACLES = dict(zip(LOSSES, (nca, anchor, softmax)))
+def angular(labels, x, p, scale=64.0, margin=0.5):
+    """As in PyTorch Metric Learning, which has no rule for large angles."""
+    losses = []
+    for i, y in enumerate(labels):
+        cosines = unit(x[i]) @ unit(p).T
+        angle = np.arccos(np.clip(cosines[y], -1, 1))
+        logits = scale * cosines
+        logits[y] = scale * np.cos(angle + margin)
+        if angle > np.pi - margin:
+            logits[y] = scale * (cosines[y] - margin * np.sin(margin))
+        most = logits.max()
+        total = most + np.log(np.exp(logits - most).sum())
+        losses.append(total - logits[y])
+    return np.mean(losses)
+
+
+ORACLES = dict(zip(LOSSES, (nca, anchor, softmax, angular)))
 
 
 def built(kind, products=PRODUCTS, dim=DIM, **arguments):
@@ -97,6 +114,7 @@ def test_equals_the_loop(kind, seed):
         (proxies.ProxyNCALoss, {"scale": 1.5}),
         (proxies.ProxyAnchorLoss, {"alpha": 8.0, "delta": 0.3}),
         (proxies.NormSoftmaxLoss, {"temperature": 0.5}),
+        (arcface.ArcFaceLoss, {"scale": 8.0, "margin": 0.2}),
     ],
 )
 def test_arguments_reach_the_formula(kind, arguments):
@@ -116,6 +134,7 @@ def test_both_gradients_equal_finite_differences(kind):
         proxies.ProxyNCALoss: {"scale": 1.5},
         proxies.ProxyAnchorLoss: {"alpha": 4.0},
         proxies.NormSoftmaxLoss: {"temperature": 0.3},
+        arcface.ArcFaceLoss: {"scale": 4.0},
     }[kind]
     loss = built(kind, **steepness)
     labels, vectors = batch(2, size=5)
@@ -198,6 +217,11 @@ def test_edges_equal_the_loop_with_finite_gradients(kind, edge):
         (
             proxies.NormSoftmaxLoss,
             {"temperature": 0.001},
+            (0 + 2000 + np.log(2)) / 3,
+        ),
+        (
+            arcface.ArcFaceLoss,
+            {"scale": 1000.0, "margin": 0.0},
             (0 + 2000 + np.log(2)) / 3,
         ),
     ],
@@ -283,6 +307,7 @@ def test_config_round_trip(kind):
         proxies.ProxyNCALoss: {"scale": 2.0},
         proxies.ProxyAnchorLoss: {"alpha": 16.0, "delta": 0.2},
         proxies.NormSoftmaxLoss: {"temperature": 0.1},
+        arcface.ArcFaceLoss: {"scale": 30.0, "margin": 0.3},
     }[kind]
     loss = kind(**arguments, seed=3)
     again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
@@ -344,6 +369,14 @@ def test_keys_are_refused(kind):
             "`temperature` must be more than 0. Received: nan",
         ),
         (
+            lambda: arcface.ArcFaceLoss(scale=0),
+            "`scale` must be more than 0. Received: 0",
+        ),
+        (
+            lambda: arcface.ArcFaceLoss(margin=28.6),
+            "`margin` must be an angle in radians.*Received: 28.6",
+        ),
+        (
             lambda: built(proxies.ProxyNCALoss, products=1),
             "`products` must be at least 2 for ProxyNCALoss. Received: 1",
         ),
@@ -356,3 +389,37 @@ def test_keys_are_refused(kind):
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2, 0.5, 1.2])
+def test_a_larger_angle_to_the_own_proxy_always_costs_more(margin):
+    angles = np.linspace(0, np.pi, 721)
+    similarities = np.stack([np.cos(angles), np.zeros(721)], 1)
+    products = tf.zeros([721], tf.int32)
+    losses = arcface.arcface_loss(products, np.float32(similarities), 8, margin)
+    # Below this, the loss is 0 in float32.
+    rises = np.diff(losses.numpy()) > -1e-6
+    assert rises.all()
+    assert losses[-1] > losses[360] > losses[0]
+
+
+def test_without_a_margin_arcface_is_the_normalized_softmax():
+    labels, vectors = batch(3)
+    ours = built(arcface.ArcFaceLoss, scale=20.0, margin=0.0)
+    want = built(proxies.NormSoftmaxLoss, temperature=0.05)
+    for got, other in zip(
+        with_gradients(ours, labels, vectors),
+        with_gradients(want, labels, vectors),
+    ):
+        np.testing.assert_allclose(got, other, rtol=1e-4, atol=1e-6)
+
+
+def test_an_embedding_at_its_proxy_has_a_finite_gradient():
+    loss = built(arcface.ArcFaceLoss)
+    p = loss.parameters.proxies.numpy()
+    # Up to rounding and scale, each row is its own proxy, or its opposite.
+    labels = np.tile(np.arange(PRODUCTS), 3)
+    vectors = np.concatenate([p, 3 * p, -p])
+    _, by_row, by_proxy = with_gradients(loss, labels, vectors)
+    assert np.isfinite(by_row).all() and np.isfinite(by_proxy).all()
+    assert np.abs(by_row).max() < 1e3

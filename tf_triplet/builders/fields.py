@@ -36,7 +36,8 @@ CHOICES = {
     "model.branches": ("heads", "networks", "weights"),
     "loss.name": (
         *("triplet", "contrastive", "lifted", "margin_loss", "npairs"),
-        *("multi_similarity", "proxy_nca", "proxy_anchor", "norm_softmax"),
+        *("multi_similarity", "supcon", "smooth_ap", "proxy_nca"),
+        *("proxy_anchor", "norm_softmax", "arcface"),
         # The losses of other libraries; losses/third_party.py lists the
         # faults of each.
         *("tfa_hard", "tfa_semihard", "tfa_lifted", "tfa_npairs"),
@@ -49,6 +50,7 @@ CHOICES = {
     "loss.lifted.distance": _DISTANCES,
     "loss.margin_loss.beta_per": ("all", "product"),
     "loss.margin_loss.sampling": ("distance_weighted", "all"),
+    "loss.supcon.variant": ("supcon", "infonce"),
     "loss.mining": ("paper", "random", "batch_hard", "batch_all", "semi_hard"),
     "loss.distance": _DISTANCES,
     "loss.reduction": ("mean", "mean_active", "sum"),

@@ -11,6 +11,7 @@ from tf_triplet import config as configs
 from tf_triplet.builders import extensions
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.losses import third_party
+from tf_triplet.losses.arcface import ArcFaceLoss
 from tf_triplet.losses.batch_loss import BatchLoss
 from tf_triplet.losses.contrastive import ContrastiveLoss
 from tf_triplet.losses.ensemble import EnsembleLoss
@@ -24,6 +25,8 @@ from tf_triplet.losses.proxies import (
     ProxyLoss,
     ProxyNCALoss,
 )
+from tf_triplet.losses.smooth_ap import SmoothAPLoss
+from tf_triplet.losses.supervised_contrastive import SupervisedContrastiveLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import schedules
 from tf_triplet.training.tasks import Tasks
@@ -35,9 +38,12 @@ LOSSES = {
     "margin_loss": MarginLoss,
     "npairs": NPairsLoss,
     "multi_similarity": MultiSimilarityLoss,
+    "supcon": SupervisedContrastiveLoss,
+    "smooth_ap": SmoothAPLoss,
     "proxy_nca": ProxyNCALoss,
     "proxy_anchor": ProxyAnchorLoss,
     "norm_softmax": NormSoftmaxLoss,
+    "arcface": ArcFaceLoss,
 }
 _TRIPLET_FIELDS = ("mining", "margin", "soft", "distance", "reduction")
 # How to add annotations to a catalog.

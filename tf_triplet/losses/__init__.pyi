@@ -1,3 +1,7 @@
+from .arcface import (
+    ArcFaceLoss,
+    arcface_loss,
+)
 from .batch_loss import (
     BatchLoss,
     BatchValue,
@@ -34,6 +38,14 @@ from .proxies import (
     proxy_anchor_loss,
     proxy_nca_loss,
 )
+from .smooth_ap import (
+    SmoothAPLoss,
+    smooth_ap_loss,
+)
+from .supervised_contrastive import (
+    SupervisedContrastiveLoss,
+    supervised_contrastive_loss,
+)
 from .third_party import (
     ThirdPartyLoss,
 )
@@ -43,6 +55,7 @@ from .triplet import (
 )
 
 __all__ = [
+    "ArcFaceLoss",
     "BatchLoss",
     "BatchValue",
     "ContrastiveLoss",
@@ -55,8 +68,11 @@ __all__ = [
     "NormSoftmaxLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
+    "SmoothAPLoss",
+    "SupervisedContrastiveLoss",
     "ThirdPartyLoss",
     "TripletLoss",
+    "arcface_loss",
     "contrastive_loss",
     "lifted_structure_loss",
     "margin_loss",
@@ -65,5 +81,7 @@ __all__ = [
     "norm_softmax_loss",
     "proxy_anchor_loss",
     "proxy_nca_loss",
+    "smooth_ap_loss",
+    "supervised_contrastive_loss",
     "triplet_loss",
 ]
