@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from tf_triplet.builders import extensions
+from tf_triplet.builders import extensions, open_fields
 from tf_triplet.data import fetch
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
@@ -176,7 +176,7 @@ def _count(catalog: Catalog, part: str) -> tuple[int, int]:
     else:
         rows = catalog.domain_names[catalog.domains] == part
     # An image of two products, or of two splits, counts once.
-    images = len(np.unique(catalog.paths[rows].astype(str)))
+    images = len(set(catalog.paths[rows]))
     return images, len(np.unique(catalog.products[rows]))
 
 
@@ -256,6 +256,7 @@ def build_sampler(
     Raises:
         ValueError: If the catalog has too few products for a minibatch.
     """
+    open_fields.check_resolved(config)
     sampling = config.sampling
     return GroupedSampler(
         catalog.products,

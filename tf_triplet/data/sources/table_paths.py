@@ -22,6 +22,7 @@ from tf_triplet.data.sources.table_values import Told
 # A scheme has two letters or more; one letter is a drive of Windows.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://|(data):", re.IGNORECASE)
 _FILE = re.compile(r"file:(?://(localhost)?(?=/)|(?=/[^/]))", re.IGNORECASE)
+_SPECIAL = re.compile(r"[^ -9;-\[\]-~]|^ | $")
 _DRIVE = re.compile(r"/?[A-Za-z]:[\\/]|\\\\|[A-Za-z]:(?=[^/\\]*\.)")
 _HOW_TO_FETCH = {
     "http": "wget",
@@ -160,10 +161,19 @@ def resolve_paths(
     ['shop/a.jpg', '/b c.jpg']
     """
     resolver = PathResolver(str(folder))
-    cells = np.array([*map(_strip(resolver), given), None], object)[:-1]
-    _refuse_addresses(cells, describe_row)
-    paths = np.array([*map(resolver.resolve, cells), None], object)[:-1]
-    _refuse_drives(cells, paths, describe_row)
+    cells, start = np.asarray(given, object).copy(), f"{folder}/"
+    paths = np.empty(len(cells), object)
+    paths[:] = [t if t.startswith("/") else start + t for t in cells]
+    # Most paths are plain; the others cost a look at the disk each.
+    rows = [i for i, text in enumerate(cells) if _SPECIAL.search(text)]
+    cells[rows] = list(map(_strip(resolver), cells[rows]))
+
+    def describe(place: int) -> str:
+        return describe_row(rows[place])
+
+    _refuse_addresses(cells[rows], describe)
+    paths[rows] = list(map(resolver.resolve, cells[rows]))
+    _refuse_drives(cells[rows], paths[rows], describe)
     for what, text in (
         ("backslashes", "backslashes of {} Windows paths, read as slashes (/)"),
         ("accents", "the Unicode form of the accents in {} paths"),

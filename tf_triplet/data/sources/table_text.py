@@ -268,7 +268,7 @@ def read_rows(
     numbers, ragged, blank = [], [], 0
     pairs = list(zip(columns, wanted, strict=True))
     for number, cells in _records(path, text, separator, line):
-        if not any(cells) or not "".join(cells).strip():
+        if not cells or (not cells[0] and not "".join(cells).strip()):
             blank += 1
             continue
         # Spreadsheets end each row with separators of empty columns.

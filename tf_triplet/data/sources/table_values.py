@@ -71,7 +71,9 @@ def clean_names(
         if name not in frame or pd.api.types.is_numeric_dtype(frame[name]):
             continue
         values = frame[name].to_numpy(object)
-        clean = [_clean(name, v) if isinstance(v, str) else v for v in values]
+        written = {v for v in values if isinstance(v, str)}
+        known = {value: _clean(name, value) for value in written}
+        clean = [known[v] if isinstance(v, str) else v for v in values]
         _tell_changes(name, values, clean, describe_row, told)
         _tell_alike(name, clean, told)
         cleaned[name] = pd.Series(clean, index=frame.index, dtype=object)
@@ -169,35 +171,36 @@ table again from the original ids.
     if pd.api.types.is_numeric_dtype(values):
         return
     texts = [value if isinstance(value, str) else "" for value in values]
-    rounded = np.array([bool(_ROUNDED.fullmatch(t)) for t in texts], bool)
+    unique = set(texts)
+    bad = {text for text in unique if _ROUNDED.fullmatch(text)}
+    rounded = np.array([text in bad for text in texts], bool)
     count = int(rounded.sum())
-    different = len({t for t, bad in zip(texts, rounded) if bad})  # noqa: B905
     rows = f"{count:,} rows have" if count > 1 else "1 row has"
     refuse(
         rounded,
         describe_row,
         lambda row: (
             f"has the product_id {texts[row]!r}, a number that a spreadsheet "
-            f"has rounded. {rows} such an id and {different:,} of these ids "
+            f"has rounded. {rows} such an id and {len(bad):,} of these ids "
             "are different, so that several products may have become one. "
             "Format the column as text in the spreadsheet (or as a number "
             "without decimals), and save the table again from the original "
             "ids."
         ),
     )
+    failed = {text for text in unique if _FAILED.fullmatch(text)}
     refuse(
-        np.array([bool(_FAILED.fullmatch(t)) for t in texts], bool),
+        np.array([text in failed for text in texts], bool),
         describe_row,
         lambda row: (
             f"has the product_id {texts[row]!r}, the error of a formula in a "
             "spreadsheet. Mend the formula, and save the table again."
         ),
     )
-    _tell_doubtful(texts, told)
+    _tell_doubtful(sorted(unique - {""}), told)
 
 
-def _tell_doubtful(texts: Sequence[str], told: Told) -> None:
-    unique = sorted(set(texts) - {""})
+def _tell_doubtful(unique: Sequence[str], told: Told) -> None:
     dates = [text for text in unique if _DATE.fullmatch(text)]
     if dates:
         told.warnings.append(
