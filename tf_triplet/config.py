@@ -379,6 +379,7 @@ def _loss() -> ml_collections.ConfigDict:
     # config.loss.arguments.margin = 0.3 in a file.
     loss.arguments = ml_collections.ConfigDict()
     _add_losses(loss)
+    _add_proxy_losses(loss)
     # For model.learners: the squared Euclidean distance that the embeddings
     # of one image by two learners should keep, from 0 to 4, and the weight of
     # that loss.
@@ -395,7 +396,7 @@ def _loss() -> ml_collections.ConfigDict:
 
 
 def _add_losses(loss: ml_collections.ConfigDict) -> None:
-    """Adds the section of each loss other than the triplet loss."""
+    """Adds the section of each loss over pairs of images."""
     # Contrastive loss: the squared distance of positives, and the squared
     # shortfall of negatives that are nearer than `margin`. reduction: mean
     # over all pairs, or balanced (the mean over positives plus the mean over
@@ -440,7 +441,10 @@ def _add_losses(loss: ml_collections.ConfigDict) -> None:
     # Smooth-AP. temperature: width of the sigmoid that counts the images
     # ahead of a positive, in cosine similarity.
     loss.smooth_ap = ml_collections.ConfigDict({"temperature": 0.01})
-    # Losses with proxies, one learned vector per product.
+
+
+def _add_proxy_losses(loss: ml_collections.ConfigDict) -> None:
+    """Adds the section of each loss with proxies, one vector per product."""
     # optimizer.loss_learning_rate is the learning rate of the proxies.
     # Proxy-NCA. scale: length of embeddings and proxies.
     loss.proxy_nca = ml_collections.ConfigDict({"scale": 3.0})

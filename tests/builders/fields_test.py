@@ -19,6 +19,7 @@ from tf_triplet.losses import (
     distances,
     lifted,
     margin,
+    supervised_contrastive,
     third_party,
     triplet,
 )
@@ -59,6 +60,7 @@ REGISTRIES = {
     "loss.lifted.distance": distances.DISTANCES,
     "loss.margin_loss.beta_per": margin.BETA_PER,
     "loss.margin_loss.sampling": margin.SAMPLINGS,
+    "loss.supcon.variant": supervised_contrastive.VARIANTS,
     "loss.mining": triplet.MININGS,
     "loss.distance": distances.DISTANCES,
     "loss.reduction": triplet.REDUCTIONS,
