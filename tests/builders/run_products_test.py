@@ -172,3 +172,23 @@ def test_numbers_are_recognized_in_a_part_of_a_column_of_text():
     whole = catalog(table)
     part = whole.select([0])
     assert run_products.product_names(part, whole).tolist() == ["001"]
+
+
+@pytest.mark.parametrize(
+    "field,value",
+    [
+        ("train", "P001"),
+        ("train", [1, 2]),
+        ("validation", None),
+        ("how", ["text"]),
+        ("digests", {"P001": 7}),
+        ("images", "6"),
+        ("refit", "no"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path, field, value):
+    products_of(catalog()).write(tmp_path)
+    path = tmp_path / "products.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(ValueError, match=f"products.json .*'{field}'"):
+        RunProducts.read(tmp_path)

@@ -1,10 +1,13 @@
 """Studies: what may stand in one table, and the table's arithmetic."""
 
+import importlib
+import json
 import math
 
 import numpy as np
 import pytest
 
+from tf_triplet import config as configs
 from tf_triplet import workflows
 from tf_triplet.config import paper_config
 from tf_triplet.workflows.comparison import summarize
@@ -85,3 +88,57 @@ def test_what_is_allowed_to_differ_may():
         check_study({"a/b": workflows.Method(config())})
     with pytest.raises(ValueError, match="holds no method"):
         check_study({})
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Programs that only write what the real ones would; their number."""
+    module = importlib.import_module("tf_triplet.workflows.compare")
+    calls = []
+
+    def run(method, made, workdir):
+        calls.append(made)
+        (workdir / "config.json").write_text(configs.to_json(made))
+        (workdir / "report").mkdir(exist_ok=True)
+        report = json.dumps({"baseline": {"overall": {"recall@1": 0.5}}})
+        (workdir / "report" / "evaluation-test.json").write_text(report)
+        return ""
+
+    monkeypatch.setattr(module, "_run_programs", run)
+    return calls
+
+
+def compare(folder, path="shop.csv"):
+    made = configs.paper_config()
+    made.data.path = path
+    study = {"features": workflows.Method(made, trained=False)}
+    return workflows.compare(study, [0], folder, metrics=["recall@1"])
+
+
+def test_a_finished_run_is_known_from_another_folder(
+    programs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = compare(tmp_path / "out")
+    assert programs[0].data.path == str(tmp_path / "shop.csv")
+    # The results name the path as it was given.
+    assert first.runs[0].config["data.path"] == "shop.csv"
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    compare(tmp_path / "out", "../shop.csv")
+    assert len(programs) == 1
+    compare(tmp_path / "out", "shop.csv")  # Another file.
+    assert len(programs) == 2
+
+
+@pytest.mark.parametrize("name", ["result.json", "config.json"])
+@pytest.mark.parametrize("text", ["", "[]", '{"metrics": {'])
+def test_a_run_with_a_damaged_file_is_repeated(
+    programs, tmp_path, name, text, caplog
+):
+    first = compare(tmp_path)
+    path = tmp_path / "runs" / "features" / "0" / name
+    path.write_text(text)
+    again = compare(tmp_path)
+    assert len(programs) == 2 and str(path) in caplog.text
+    assert again.runs[0].metrics == first.runs[0].metrics == {"recall@1": 0.5}

@@ -1,12 +1,14 @@
 """Which folder a run may claim, and with which config it goes on."""
 
+import importlib
 import json
 import logging
 
 import pytest
 
+from tf_triplet import builders, workflows
 from tf_triplet import config as configs
-from tf_triplet import workflows
+from tf_triplet.training import TrainingStopped
 from tf_triplet.workflows.train_folder import (
     check_folder,
     claim_folder,
@@ -118,6 +120,67 @@ def test_the_last_step_is_that_of_the_last_checkpoint(tmp_path, text, step):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "checkpoint").write_text(text)
     assert last_step(tmp_path) == step
+
+
+def test_a_damaged_list_of_checkpoints_is_made_up_for(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("step-9.index", "step-40.index", "other-50.index"):
+        (folder / name).touch()
+    assert last_step(tmp_path) == 40
+    for damaged in (b"", b"model_check", b"\xff\xfe\x00"):
+        (folder / "checkpoint").write_bytes(damaged)
+        assert last_step(tmp_path) == 40
+
+
+def test_a_damaged_config_says_how_to_go_on(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "config.json").write_text('{"data": ')
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        check_folder(tmp_path, config())
+    (tmp_path / "config.json").unlink()  # As the message says.
+    assert check_folder(tmp_path, config()) == config()
+
+
+def test_a_path_may_be_relative_to_another_folder(tmp_path, monkeypatch):
+    begin(tmp_path, **{"data.path": str(tmp_path / "shop" / "may.csv")})
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "shop")
+    for path in ("may.csv", "../shop/may.csv", tmp_path / "shop" / "may.csv"):
+        made = builders.resolve_paths(config(**{"data.path": str(path)}))
+        assert check_folder(tmp_path, made) == made
+
+
+def test_the_result_of_a_run_with_damaged_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not kept an encoder yet"):
+        workflows.TrainResult.read(tmp_path)
+    (tmp_path / "best.json").write_text('{"step": 2, "sentence": "It is."}')
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 2, "eval/recall@1": 0.5}\n{"step": 3, "eval/rec'
+    )
+    result = workflows.TrainResult.read(tmp_path)
+    assert (result.best_step, result.metrics) == (2, {"recall@1": 0.5})
+    for damaged in ("", "[]", '{"step": "2"}', '{"step": 2, "value": "x"}'):
+        (tmp_path / "best.json").write_text(damaged)
+        with pytest.raises(ValueError, match="best.json is damaged"):
+            workflows.TrainResult.read(tmp_path)
+
+
+@pytest.mark.parametrize("in_refit", [False, True])
+def test_a_stop_is_told_with_the_steps_of_its_training(
+    tmp_path, monkeypatch, in_refit
+):
+    def stop(*args, **kwargs):
+        raise TrainingStopped(step=1, steps=3, signal=15)
+
+    module = importlib.import_module("tf_triplet.workflows.train")
+    first, second = (lambda *args: 10, stop) if in_refit else (stop, None)
+    monkeypatch.setattr(module, "_run", first)
+    monkeypatch.setattr(module, "train_again", second)
+    made = config(**{"training.steps": 10})
+    result = workflows.train(made, tmp_path, refit=in_refit)
+    assert (result.step, result.steps, result.signal) == (1, 3, 15)
+    assert result.in_refit == in_refit
 
 
 def test_replicas_get_whole_pairs(tmp_path):

@@ -68,6 +68,11 @@ from .run_products import (
     digest_rows,
     table_fingerprint,
 )
+from .saved_config import (
+    config_changes,
+    read_config,
+    resolve_paths,
+)
 from .training_split import (
     TrainingSplit,
     split_again,
@@ -105,6 +110,7 @@ __all__ = [
     "check_resolved",
     "compare_digests",
     "compute_embeddings",
+    "config_changes",
     "copy_weights",
     "digest_products",
     "digest_rows",
@@ -119,7 +125,9 @@ __all__ = [
     "load_encoder",
     "open_fields",
     "program_flags",
+    "read_config",
     "resolve",
+    "resolve_paths",
     "sampling_domains",
     "sampling_sides",
     "split_again",

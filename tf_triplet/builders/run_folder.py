@@ -10,7 +10,7 @@ import ml_collections
 import tensorflow as tf
 
 from tf_triplet import config as configs
-from tf_triplet.builders import extensions, validation
+from tf_triplet.builders import extensions, saved_config, validation
 from tf_triplet.data import preprocessing
 from tf_triplet.models import encoder as encoders
 from tf_triplet.models import precisions, safe_loading
@@ -34,16 +34,16 @@ def load_config(
 
     Raises:
         FileNotFoundError: If the folder holds no config.
-        ValueError: If the config names code that is not trusted, or holds
-            values that no run can use.
+        ValueError: If the file is damaged, or if the config names code that
+            is not trusted or holds values that no run can use.
     """
-    path = Path(workdir) / "config.json"
+    path = Path(workdir) / saved_config.FILE
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist: `--workdir` must be the folder of a "
             f"run of tf-triplet-train. Received: {str(workdir)!r}"
         )
-    config = configs.from_json(path.read_text())
+    config = saved_config.read_config(workdir)
     if not trust:
         fields = configs.flatten(config.to_dict())
         extensions.check_trusted(fields, where=str(path))

@@ -19,6 +19,7 @@ import numpy as np
 
 from tf_triplet.data import ids
 from tf_triplet.data.catalog import Catalog
+from tf_triplet.training import run_files
 
 FILE = "products.json"
 _FORMAT = 1
@@ -156,10 +157,7 @@ class RunProducts:
             indent=1,
             ensure_ascii=False,
         )
-        path = Path(workdir) / FILE
-        partial = path.with_suffix(".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        run_files.write_text(Path(workdir) / FILE, text + "\n")
 
     @classmethod
     def read(cls, workdir: str | Path) -> RunProducts | None:
@@ -184,6 +182,8 @@ class RunProducts:
             if found["format"] != _FORMAT:
                 raise ValueError(f"its format is {found['format']}")
             values = {name: found[name] for name in names}
+            for name, value in values.items():
+                _check_kind(name, value, getattr(cls(()), name))
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise ValueError(
                 f"{path} cannot be read, so it is not known which products "
@@ -196,6 +196,17 @@ class RunProducts:
                 for name, value in values.items()
             }
         )
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """Checks that a value of the file is of the kind of its default."""
+    kind = list if isinstance(default, tuple) else type(default)
+    of_text = isinstance(value, kind)
+    if kind in (list, dict) and of_text:
+        parts = [*value, *(value.values() if kind is dict else ())]
+        of_text = all(isinstance(part, str) for part in parts)
+    if not of_text:
+        raise ValueError(f"its value of {name!r} is of another kind")
 
 
 def table_fingerprint(catalog: Catalog) -> str:

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
-from tf_triplet.cli import imports
+from tf_triplet.cli import end_at_once, imports
 
 # Every program imports this module before TensorFlow, which otherwise starts
 # with three harmless errors about CUDA plugins.
 if not os.environ.get("TF_TRIPLET_DEBUG"):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# The arguments of a `KeyboardInterrupt`, where it has none of its own.
+_INTERRUPTED = (signal.SIGINT, "Interrupted.")
 
 
 def friendly(main: Callable) -> Callable:
@@ -27,7 +30,8 @@ def friendly(main: Callable) -> Callable:
     and so has a full disk: the message is printed, and the exit code is 2.
     Any other exception is a defect and keeps its traceback. If the environment
     variable `TF_TRIPLET_DEBUG` is set, every exception does. Ctrl-C ends in
-    one line, too, and the exit code is 130.
+    one line, too, and the exit code is 130; a `KeyboardInterrupt` of another
+    signal has its number as the argument, and the exit code is 128 more.
 
     Args:
         main: A function of the command line's arguments.
@@ -40,8 +44,9 @@ def friendly(main: Callable) -> Callable:
     def wrapper(argv: list[str]) -> None:
         code = 0
         try:
-            imports.apply_flags()
-            main(argv)
+            with _interruptible():
+                imports.apply_flags()
+                main(argv)
         except Exception as error:
             text = _message(error)
             if text is None or os.environ.get("TF_TRIPLET_DEBUG"):
@@ -49,11 +54,12 @@ def friendly(main: Callable) -> Callable:
             logging.debug("", exc_info=True)
             print(f"error: {text}", file=sys.stderr)
             code = 2
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if os.environ.get("TF_TRIPLET_DEBUG"):
                 raise
-            print("Interrupted.", file=sys.stderr)
-            code = 128 + signal.SIGINT
+            number, text = (*stop.args, *_INTERRUPTED[len(stop.args) :])
+            print(text, file=sys.stderr)
+            code = 128 + number
         except SystemExit as ended:
             code = ended.code
         # The traceback, which is gone by now, held tf.data iterators. Their
@@ -62,6 +68,24 @@ def friendly(main: Callable) -> Callable:
         sys.exit(code)
 
     return wrapper
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C raise a `KeyboardInterrupt` inside of the block.
+
+    Outside, while the program imports and when it is done, Ctrl-C ends it at
+    once (`tf_triplet.cli.end_at_once`).
+    """
+    if signal.getsignal(signal.SIGINT) is not end_at_once:
+        yield  # `main` was called by a test.
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, end_at_once)
 
 
 def _message(error: Exception) -> str | None:

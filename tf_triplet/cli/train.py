@@ -132,8 +132,9 @@ def main(argv: list[str]) -> None:
         refit=_REFIT.value,
     )
     if result.signal:
+        which = " of the second training (--refit)" if result.in_refit else ""
         print(
-            f"Stopped at step {result.step} of {config.training.steps}. The "
+            f"Stopped at step {result.step} of {result.steps}{which}. The "
             "same command continues the run."
         )
         sys.exit(128 + result.signal)

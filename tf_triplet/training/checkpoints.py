@@ -13,6 +13,11 @@ from absl import logging
 
 from tf_triplet.training import growth, run_files
 from tf_triplet.training.learner import Learner
+from tf_triplet.training.run_files import (
+    find_checkpoints,
+    list_checkpoints,
+    step_of,
+)
 
 _KEPT = 2
 # TensorFlow turns some of its own errors into those of Python.
@@ -48,7 +53,7 @@ class Checkpoints:
         if self.latest is None:
             return "No checkpoint has been saved yet."
         return (
-            f"The last good checkpoint is of step {_step(self.latest.name)}; "
+            f"The last good checkpoint is of step {step_of(self.latest.name)}; "
             "the same command continues from there."
         )
 
@@ -93,7 +98,7 @@ class Checkpoints:
                 another number of products.
         """
         listed = list_checkpoints(self._folder)
-        names = listed or _find_checkpoints(self._folder)
+        names = listed or find_checkpoints(self._folder)
         failures = []
         for name in names:
             try:
@@ -181,40 +186,6 @@ class Checkpoints:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def list_checkpoints(folder: Path) -> list[str] | None:
-    """Returns the names of the complete checkpoints, the last one first.
-
-    Args:
-        folder: The folder `checkpoints` of a run.
-
-    Returns:
-        The names, or None if the file that lists them is missing or damaged.
-    """
-    state = folder / "checkpoint"
-    if not state.exists():
-        return None
-    text = state.read_text(errors="replace")
-    last = re.search(r'^model_checkpoint_path: "(?:.*/)?([^/"]+)"$', text, re.M)
-    if last is None:
-        return None
-    paths = re.findall(
-        r'^all_model_checkpoint_paths: "(?:.*/)?([^/"]+)"$', text, re.M
-    )
-    return list(dict.fromkeys([last[1], *reversed(paths)]))
-
-
-def _find_checkpoints(folder: Path) -> list[str]:
-    """Returns the names of what may be checkpoints, the last one first."""
-    found = [p.stem for p in folder.glob("step-*.index") if _step(p.stem) >= 0]
-    return sorted(found, key=_step, reverse=True)
-
-
-def _step(name: str) -> int:
-    """Returns the step of `step-<number>`, or -1 for another name."""
-    found = re.fullmatch("step-([0-9]+)", name)
-    return int(found[1]) if found else -1
 
 
 def _write_list(folder: Path, names: list[str]) -> None:

@@ -14,12 +14,8 @@ from absl import logging
 
 from tf_triplet.training import run_files
 from tf_triplet.training.callbacks import MetricsWriter, StepCounter
+from tf_triplet.training.run_files import read_best
 from tf_triplet.training.stops import EvaluationInterrupted, GracefulStop
-
-_LOST_BEST = (
-    "Restore it from a backup, or delete it: the best step is then chosen "
-    "among the evaluations that follow."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,19 +151,6 @@ def keep_best(
     save_encoder(encoder, workdir / "encoder.keras")
     values = {"step": step, "monitor": monitor, "value": value}
     _write_best(workdir, "validation", values, choice)
-
-
-def read_best(workdir: Path) -> dict:
-    """Reads best.json; returns an empty dictionary if there is none.
-
-    Args:
-        workdir: Folder of the run.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    path = workdir / "best.json"
-    return run_files.read_json(path, _LOST_BEST) if path.exists() else {}
 
 
 def keep_last(

@@ -1,6 +1,7 @@
 """Files in a run's folder: written whole or not at all, and named if they fail.
 
-Nothing here needs TensorFlow.
+Nothing here needs TensorFlow. Which process may write is said by
+`folder_lock`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,18 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 _FULL = ("No space left on device", "Disk quota exceeded")
+_LOST_BEST = (
+    "Restore it from a backup, or delete it: the best step is then chosen "
+    "among the evaluations that follow."
+)
 # The files that are written under another name first.
 _PARTIAL = ("partial-*.keras", "*.partial")
 
@@ -92,6 +100,26 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     raise ValueError(f"{path} is damaged: {reason}. {advice}")
 
 
+def read_best(workdir: Path) -> dict[str, Any]:
+    """Reads best.json; returns an empty dictionary if there is none.
+
+    Args:
+        workdir: Folder of the run.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = workdir / "best.json"
+    if not path.exists():
+        return {}
+    best = read_json(path, _LOST_BEST)
+    if not isinstance(best.get("step"), int) or not isinstance(
+        best.get("value", 0), (int, float)
+    ):
+        raise ValueError(f"{path} is damaged: it names no step. {_LOST_BEST}")
+    return best
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Reads the lines of metrics.jsonl, without those that are damaged.
 
@@ -104,12 +132,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             row = json.loads(line)
             rows.append({**row, "step": int(row["step"])})
         except (ValueError, KeyError, TypeError):
-            continue  # A kill or a full disk has cut this line short.
+            # A kill or a full disk has cut it short.
+            logging.warning(
+                "%s: line %d is damaged and is left out.", path, number
+            )
     return rows
 
 
@@ -122,3 +154,46 @@ def remove_partial(workdir: Path) -> None:
     for pattern in _PARTIAL:
         for path in workdir.glob(pattern):
             path.unlink()
+
+
+def list_checkpoints(folder: Path) -> list[str] | None:
+    """Returns the names of the complete checkpoints, the last one first.
+
+    Args:
+        folder: The folder `checkpoints` of a run.
+
+    Returns:
+        The names, or None if the file that lists them is missing or damaged.
+    """
+    state = folder / "checkpoint"
+    if not state.exists():
+        return None
+    text = state.read_text(errors="replace")
+    last = re.search(r'^model_checkpoint_path: "(?:.*/)?([^/"]+)"$', text, re.M)
+    if last is None:
+        return None
+    paths = re.findall(
+        r'^all_model_checkpoint_paths: "(?:.*/)?([^/"]+)"$', text, re.M
+    )
+    return list(dict.fromkeys([last[1], *reversed(paths)]))
+
+
+def find_checkpoints(folder: Path) -> list[str]:
+    """Returns the names of what may be checkpoints, the last one first.
+
+    Args:
+        folder: The folder `checkpoints` of a run.
+    """
+    names = [path.stem for path in folder.glob("step-*.index")]
+    found = [name for name in names if step_of(name) >= 0]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(name: str) -> int:
+    """Returns the step of a checkpoint, or -1 if it is none of a run.
+
+    Args:
+        name: Name of the checkpoint, `step-<number>`.
+    """
+    found = re.fullmatch("step-([0-9]+)", name)
+    return int(found[1]) if found else -1

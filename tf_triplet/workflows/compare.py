@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+from absl import logging
 
 from tf_triplet import builders
 from tf_triplet import config as configs
+from tf_triplet.training import folder_lock, run_files
 from tf_triplet.version import __version__
+from tf_triplet.workflows import child_programs
 from tf_triplet.workflows.comparison import Comparison, StudyRun
 from tf_triplet.workflows.study import Method, check_study
 from tf_triplet.workflows.train_folder import last_step
@@ -47,7 +50,8 @@ def compare(
 
     The folder gets `results.json` (every run), `table.md` (mean and standard
     deviation over seeds) and `runs/<method>/<seed>/`. A second call continues
-    where the first one stopped, and tries failed runs again.
+    where the first one stopped, and tries failed runs again. Ctrl-C or SIGTERM
+    lets the run under way save a checkpoint first.
 
     Args:
         study: The methods by name.
@@ -68,6 +72,7 @@ def compare(
 
     Raises:
         ValueError: If the methods cannot stand in one table.
+        OSError: If another process compares in the folder.
 
     Example:
 
@@ -82,42 +87,48 @@ def compare(
     """
     check_study(study, differ)
     folder, seeds = Path(folder), list(seeds)
-    folder.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, name) for seed in seeds for name in study]
     done = {}
-    for i, (seed, name) in enumerate(jobs):
-        workdir = folder / "runs" / name / str(seed)
-        run = _run_one(name, study[name], seed, workdir, keep_models)
-        done[seed, name] = run
-        if on_run is not None:
-            on_run(run, i + 1, len(jobs))
-    runs = tuple(done[seed, name] for name in study for seed in seeds)
-    comparison = Comparison(runs, tuple(metrics))
+    with folder_lock.locked(folder):
+        for i, (seed, name) in enumerate(jobs):
+            workdir = folder / "runs" / name / str(seed)
+            run = _run_one(name, study[name], seed, workdir, keep_models)
+            done[seed, name] = run
+            if on_run is not None:
+                on_run(run, i + 1, len(jobs))
+        runs = tuple(done[seed, name] for name in study for seed in seeds)
+        comparison = Comparison(runs, tuple(metrics))
+        _write_results(folder, comparison, command)
+    return comparison
+
+
+def _write_results(
+    folder: Path, comparison: Comparison, command: Sequence[str]
+) -> None:
     results = {
         "command": list(command),
         "machine": _describe_machine(),
-        "runs": [run.to_dict() for run in runs],
+        "runs": [run.to_dict() for run in comparison.runs],
     }
     text = json.dumps(results, indent=2)
-    (folder / "results.json").write_text(text + "\n")
-    (folder / "table.md").write_text(comparison.to_markdown())
-    return comparison
+    run_files.write_text(folder / "results.json", text + "\n")
+    run_files.write_text(folder / "table.md", comparison.to_markdown())
 
 
 def _run_one(
     name: str, method: Method, seed: int, workdir: Path, keep_models: bool
 ) -> StudyRun:
     """Runs a method, or reads its result if it has run with this config."""
-    config = method.config.copy_and_resolve_references()
-    config.seed = seed
-    text = configs.to_json(config)
+    given = method.config.copy_and_resolve_references()
+    given.seed = seed
+    config = builders.resolve_paths(given)
+    goes_on = _has_config(workdir, config)
     result = workdir / _RESULT
-    if result.exists() and _has_config(workdir, text):
-        found = json.loads(result.read_text())
-        # Runs of earlier releases have only `figures`.
-        metrics = found.pop("figures")
-        return StudyRun(**{"metrics": metrics, **found, "group": method.group})
-    if workdir.exists() and not _has_config(workdir, text):
+    if goes_on and result.exists():
+        found = _read_result(result, method.group)
+        if found is not None:
+            return found
+    if workdir.exists() and not goes_on:
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -132,20 +143,37 @@ def _run_one(
         metrics=metrics,
         seconds=round(time.monotonic() - start, 1),
         error=error,
-        config=_changes(config),
+        config=_changes(given),
     )
     if not error:
         if not keep_models:
             _remove_models(workdir)
-        partial = workdir / f"partial-{_RESULT}"
-        partial.write_text(json.dumps(run.to_dict(), indent=2) + "\n")
-        os.replace(partial, result)
+        run_files.write_text(result, json.dumps(run.to_dict(), indent=2) + "\n")
     return run
 
 
-def _has_config(workdir: Path, text: str) -> bool:
-    path = workdir / "config.json"
-    return path.exists() and path.read_text() == text
+def _read_result(path: Path, group: str) -> StudyRun | None:
+    """Reads the result of a run; None if the file is damaged."""
+    try:
+        found = run_files.read_json(path, "The run is repeated.")
+        # Runs of earlier releases have only `figures`.
+        metrics = found.pop("figures", {})
+        return StudyRun(**{"metrics": metrics, **found, "group": group})
+    except (ValueError, TypeError) as error:
+        logging.warning("%s", error)
+        return None
+
+
+def _has_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
+    """Tells whether a folder holds a run with this config."""
+    if not (workdir / "config.json").exists():
+        return False
+    try:
+        saved = builders.read_config(workdir)
+    except ValueError as error:
+        logging.warning("%s The run begins anew.", error)
+        return False
+    return not builders.config_changes(saved, config)
 
 
 def _run_programs(
@@ -179,12 +207,11 @@ def _run_program(
 ) -> str:
     command = [sys.executable, "-m", f"tf_triplet.cli.{verb}", *flags]
     with log.open("a") as file:
-        code = subprocess.run(
+        code = child_programs.run(
             [*command, f"--workdir={workdir}"],
             stdout=file,
             stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        )
     if not code:
         return ""
     lines = log.read_text(errors="replace").splitlines()
@@ -197,14 +224,15 @@ def _read_metrics(
     method: Method, config: ml_collections.ConfigDict, workdir: Path
 ) -> tuple[dict[str, float], str]:
     """Returns the metrics of a run, and an error if it was stopped."""
-    (path,) = (workdir / "report").glob("evaluation-*.json")
+    reports = (workdir / "report").glob("evaluation-*.json")
+    newest = max(reports, key=lambda path: path.stat().st_mtime)
     kind, error = "baseline", ""
     if method.trained:
         kind, steps = "trained", config.training.steps
         step = last_step(workdir)
         if step != steps:
             error = f"stopped at step {step} of {steps}"
-    metrics = json.loads(path.read_text())[kind]["overall"]
+    metrics = json.loads(newest.read_text())[kind]["overall"]
     return {k: v for k, v in metrics.items() if isinstance(v, float)}, error
 
 

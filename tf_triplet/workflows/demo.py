@@ -20,6 +20,8 @@ from typing import Any
 
 from tf_triplet import builders
 from tf_triplet import config as configs
+from tf_triplet.training import folder_lock
+from tf_triplet.workflows import child_programs
 
 # For each source, the domain that queries and the domains that are searched.
 _DOMAINS = {
@@ -39,7 +41,8 @@ def demo(
     """Runs every program once, as a user would, and collects the metrics.
 
     Without network, the rendered catalog takes the place of the emoji. The
-    folder gets `summary.json` and `neighbours.png`.
+    folder gets `summary.json` and `neighbours.png`. Ctrl-C or SIGTERM also
+    stops the program that runs, and waits until it has ended.
 
     Args:
         workdir: The folder of the run. A former run in it is deleted.
@@ -53,6 +56,7 @@ def demo(
 
     Raises:
         ValueError: If a program fails.
+        OSError: If another process trains in the folder.
 
     Example:
 
@@ -61,14 +65,21 @@ def demo(
     >>> summary["recall_at_1_trained"]  # doctest: +SKIP
     0.5448
     """
-    workdir = Path(workdir)
+    with child_programs.interrupted_by_sigterm():
+        return _demo(Path(workdir), Path(configs_folder), steps, shown)
+
+
+def _demo(
+    workdir: Path, configs_folder: Path, steps: int, shown: int
+) -> dict[str, Any]:
     if any((workdir / f).exists() for f in ("summary.json", "config.json")):
-        shutil.rmtree(workdir)
+        with folder_lock.locked(workdir):
+            shutil.rmtree(workdir)
     seconds: dict[str, float] = {}
     with _timed("prepare", seconds):
         source = _choose_source()
     query_domain, gallery = _DOMAINS[source]
-    config = Path(configs_folder) / f"{source}.py"
+    config = configs_folder / f"{source}.py"
     folder = f"--workdir={workdir}"
     with _timed("train", seconds):
         override = f"--config.training.steps={steps}"
@@ -125,7 +136,7 @@ def _choose_source() -> str:
 
 def _run(verb: str, *arguments: str) -> None:
     command = [sys.executable, "-m", f"tf_triplet.cli.{verb}", *arguments]
-    code = subprocess.run(command, check=False).returncode
+    code = child_programs.run(command)
     if code:
         raise ValueError(
             f"The stage {verb} failed with exit code {code}; its message is "
@@ -140,7 +151,7 @@ def _served(workdir: Path) -> Iterator[str]:
         *(sys.executable, "-m", "tf_triplet.cli.serve"),
         *(f"--workdir={workdir}", "--port=0"),
     ]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    server = child_programs.start(command, stdout=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline()
         if "localhost:" not in line:

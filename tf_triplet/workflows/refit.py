@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ml_collections
+from absl import logging
 
 from tf_triplet import builders
 from tf_triplet import config as configs
+from tf_triplet.training import run_files
 
 _FIRST = "encoder_first.keras"
 _KEPT = "encoder.keras"
@@ -35,7 +37,7 @@ def train_again(
         workdir: The folder of a run that is complete.
         config: The config of the run.
         run: Trains one run: `run(config, workdir, init_from=...,
-            stop_at=...)` returns its last step.
+            stop_at=...)`. If a signal stops it, it raises an error.
 
     Raises:
         ValueError: If an earlier version began the run.
@@ -53,14 +55,12 @@ def train_again(
             f"aside. {record.how}"
         )
         return
-    best = json.loads((workdir / "best.json").read_text())
+    best = run_files.read_best(workdir)
     whole = config.copy_and_resolve_references()
     whole.data.validation_fraction = 0.0
     folder = workdir / "refit"
     _keep_only(folder, whole, best["step"], record.table)
-    step = run(whole, folder, init_from=record.init_from, stop_at=best["step"])
-    if step < best["step"]:
-        return  # A signal has stopped it.
+    run(whole, folder, init_from=record.init_from, stop_at=best["step"])
     _keep_encoder(workdir, folder, record, best)
 
 
@@ -73,10 +73,11 @@ def restore_first(workdir: Path) -> None:
     record = builders.RunProducts.read(workdir)
     if record is None or not record.refit:
         return
-    best = json.loads((workdir / "best.json").read_text())
+    best = run_files.read_best(workdir)
     _copy(workdir / _FIRST, workdir / _KEPT)
-    del best["refit"]
-    _write(workdir / "best.json", {**best, "sentence": record.how})
+    if best:
+        best.pop("refit", None)
+        _write(workdir / "best.json", {**best, "sentence": record.how})
     dataclasses.replace(record, refit=False).write(workdir)
 
 
@@ -86,10 +87,22 @@ def _keep_only(
     """Deletes the second run if it was begun for another step or table."""
     aim = {"step": step, "table": table, "config": configs.to_json(config)}
     path = folder / "aim.json"
-    if not path.exists() or json.loads(path.read_text()) != aim:
+    # As JSON has it: lists in place of tuples.
+    if _read_aim(path) != json.loads(json.dumps(aim)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         _write(path, aim)
+
+
+def _read_aim(path: Path) -> dict | None:
+    """Reads what the second run was begun for; None if that is not known."""
+    if not path.exists():
+        return None
+    try:
+        return run_files.read_json(path, "The second training begins anew.")
+    except ValueError as error:
+        logging.warning("%s", error)
+        return None
 
 
 def _keep_encoder(
@@ -117,6 +130,4 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write(path: Path, values: dict) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
+    run_files.write_text(path, json.dumps(values, indent=2) + "\n")

@@ -65,6 +65,8 @@ def train(
 
     Args:
         config: The config of the run, see `tf_triplet.config.base_config`.
+            Its paths may be relative; the run's config.json has them
+            absolute.
         workdir: The folder of the run. The config, checkpoints, metrics and
             encoders are written there.
         resume: Whether to continue the run in the folder. Otherwise the run
@@ -86,6 +88,8 @@ def train(
     Raises:
         ValueError: If a field of the config is wrong, if the folder holds a
             run with another config, or if its table has changed.
+        OSError: If another process trains in the folder. The message names
+            it.
 
     Example:
 
@@ -99,15 +103,22 @@ def train(
     """
     workdir = Path(workdir)
     init_from = str(Path(init_from).resolve()) if init_from else ""
-    from tf_triplet.training import TrainingStopped
+    from tf_triplet.training import TrainingStopped, folder_lock
 
-    try:
-        step = _run(config, workdir, resume, init_from, accept_new_catalog)
-        if refit and step >= config.training.steps:
-            train_again(workdir, config, _run)
-    except TrainingStopped as stopped:
-        return TrainResult.of_stopped(workdir, stopped.step, stopped.signal)
-    return TrainResult.read(workdir)
+    config = builders.resolve_paths(config)
+    builders.validate(config)
+    in_refit = False
+    with folder_lock.locked(workdir):
+        try:
+            step = _run(config, workdir, resume, init_from, accept_new_catalog)
+            if refit and step >= config.training.steps:
+                in_refit = True
+                train_again(workdir, config, _run)
+        except TrainingStopped as stopped:
+            return TrainResult.of_stopped(
+                workdir, stopped.step, stopped.signal, stopped.steps, in_refit
+            )
+        return TrainResult.read(workdir)
 
 
 def _run(
@@ -131,7 +142,6 @@ def _run(
     """
     from tf_triplet.training import distribution
 
-    builders.validate(config)
     begun = resume and has_begun(workdir)
     if begun:
         config = check_folder(workdir, config, accept_new_catalog)

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +13,9 @@ from pathlib import Path
 import ml_collections
 from absl import logging
 
+from tf_triplet import builders
 from tf_triplet import config as configs
+from tf_triplet.training import run_files
 from tf_triplet.version import __version__
 
 # What a run that begins anew deletes. An old encoder beside a new record of
@@ -40,6 +41,9 @@ class TrainResult:
         how: One sentence that says how this step was chosen.
         signal: Number of the signal that has stopped the run, or 0. The same
             call continues it.
+        steps: The step that a stopped run would have reached.
+        in_refit: Whether the signal came during the second training, that of
+            `refit`, of which `step` and `steps` are then.
 
     Example:
 
@@ -62,6 +66,8 @@ class TrainResult:
     best_step: int
     how: str
     signal: int = 0
+    steps: int = 0
+    in_refit: bool = False
 
     @property
     def encoder(self) -> Path:
@@ -70,7 +76,12 @@ class TrainResult:
 
     @classmethod
     def of_stopped(
-        cls, workdir: str | Path, step: int, signal: int
+        cls,
+        workdir: str | Path,
+        step: int,
+        signal: int,
+        steps: int = 0,
+        in_refit: bool = False,
     ) -> TrainResult:
         """Reads what a run has left that a signal has stopped.
 
@@ -78,6 +89,8 @@ class TrainResult:
             workdir: The folder of the run.
             step: The last step.
             signal: Number of the signal.
+            steps: The step that the run would have reached.
+            in_refit: Whether it was the second training, that of `refit`.
 
         Returns:
             The result. No encoder may have been kept yet.
@@ -85,7 +98,9 @@ class TrainResult:
         workdir = Path(workdir)
         kept = (workdir / "best.json").exists()
         best = cls.read(workdir) if kept else cls(workdir, step, {}, 0, "")
-        return dataclasses.replace(best, step=step, signal=signal)
+        return dataclasses.replace(
+            best, step=step, signal=signal, steps=steps, in_refit=in_refit
+        )
 
     @classmethod
     def read(cls, workdir: str | Path) -> TrainResult:
@@ -99,9 +114,16 @@ class TrainResult:
 
         Raises:
             FileNotFoundError: If the run has not kept an encoder yet.
+            ValueError: If best.json is damaged.
         """
         workdir = Path(workdir)
-        best = json.loads((workdir / "best.json").read_text())
+        best = run_files.read_best(workdir)
+        if not best:
+            raise FileNotFoundError(
+                f"{workdir / 'best.json'} does not exist: the run has not "
+                "kept an encoder yet. Run tf-triplet-train in this --workdir "
+                "until it has."
+            )
         return cls(
             workdir,
             step=last_step(workdir),
@@ -120,22 +142,27 @@ def has_begun(workdir: Path) -> bool:
 
 
 def last_step(workdir: Path) -> int:
-    """Returns the step of the last checkpoint; 0 if there is none."""
-    state = workdir / "checkpoints" / "checkpoint"
-    if not state.exists():
-        return 0
-    # TensorFlow's own reader of this file takes seconds to import.
-    found = re.search(r'^model_.*?step-([0-9]+)"', state.read_text(), re.M)
-    return int(found[1]) if found else 0
+    """Returns the step of the last checkpoint; 0 if there is none.
+
+    Args:
+        workdir: The folder of the run. If the file that lists its checkpoints
+            is damaged, they are found by their names.
+    """
+    folder = workdir / "checkpoints"
+    # TensorFlow's own reader of the list takes seconds to import.
+    names = run_files.list_checkpoints(folder)
+    if names is None:
+        names = run_files.find_checkpoints(folder)
+    steps = [run_files.step_of(name) for name in names]
+    return max(steps[0], 0) if steps else 0
 
 
 def _last_metrics(workdir: Path) -> dict[str, float]:
     metrics = {}
-    path = workdir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for row in run_files.read_rows(workdir / "metrics.jsonl"):
         found = {
             name.removeprefix("eval/"): value
-            for name, value in json.loads(line).items()
+            for name, value in row.items()
             if name.startswith("eval/")
         }
         metrics = found or metrics
@@ -150,7 +177,7 @@ def check_folder(
     """Compares the config with the one of the run that goes on in a folder.
 
     The `export` section may differ, because a run can be exported again.
-    `training.steps` may grow.
+    `training.steps` may grow. A path may lead to the same file in another way.
 
     Args:
         workdir: The folder of a run that has begun.
@@ -162,12 +189,12 @@ def check_folder(
         draw of that version and has no validation products.
 
     Raises:
-        ValueError: If the configs differ in another field.
+        ValueError: If the configs differ in another field, or if the file of
+            the run's config is damaged.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (workdir / "config.json").exists():
         return config
-    saved = configs.from_json(path.read_text())
+    saved = builders.read_config(workdir)
     # Only runs of earlier versions have that draw, and no record.
     record = workdir / "products.json"
     if saved.data.split_draw == "permutation" and not record.exists():
@@ -189,7 +216,7 @@ def check_folder(
         logging.warning("%s", _describe_growth(config, steps))
     lines = [
         line
-        for line in configs.difference(saved, config)
+        for line in builders.config_changes(saved, config)
         if not line.startswith(tuple(may_differ))
     ]
     if lines:
@@ -234,9 +261,7 @@ def claim_folder(
         # A kill before the first save must not let the old run continue.
         for name in ("checkpoints", "refit"):
             shutil.rmtree(workdir / name, ignore_errors=True)
-    partial = (workdir / "config.json").with_suffix(".partial")
-    partial.write_text(configs.to_json(config))
-    partial.replace(workdir / "config.json")
+    run_files.write_text(workdir / "config.json", configs.to_json(config))
 
 
 def write_versions(workdir: Path) -> None:
@@ -262,4 +287,4 @@ def write_versions(workdir: Path) -> None:
         "python": platform.python_version(),
     }
     text = json.dumps(versions, indent=2)
-    (workdir / "versions.json").write_text(text + "\n")
+    run_files.write_text(workdir / "versions.json", text + "\n")
