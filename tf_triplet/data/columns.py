@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from tf_triplet.data import annotations
+from tf_triplet.data import annotations, box_checks
 from tf_triplet.data.row_errors import refuse
 
 # Whole numbers below it are exact as floats.
@@ -182,7 +182,8 @@ def read_boxes(
         `[n, 4]` float32 x1, y1, x2, y2. They are NaN if a row has no box.
 
     Raises:
-        ValueError: If a box is not four numbers with x1 < x2 and y1 < y2.
+        ValueError: If a box is not four numbers with x1 < x2 and y1 < y2, or
+            if all boxes are shares of their images in place of pixels.
     """
     if BOX_COLUMNS[0] not in frame:
         return np.full((len(frame), 4), np.nan, np.float32)
@@ -203,7 +204,10 @@ def read_boxes(
         describe_row,
         lambda row: (
             "has a box without area. A box needs x1 < x2 and y1 < y2. "
-            f"{received(row)}"
+            f"{box_checks.explain_no_area(boxes)}{received(row)}"
         ),
     )
+    shares = box_checks.explain_shares(boxes)
+    if shares:
+        raise ValueError(shares)
     return boxes.astype(np.float32)
