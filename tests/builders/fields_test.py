@@ -90,6 +90,7 @@ def scale(scaling):
 ACCEPTED_BY = {
     "sampling.units": lambda value: sample(units=value),
     "sampling.small_category": lambda value: sample(small_category=value),
+    "sampling.category_draw": lambda value: sample(category_draw=value),
     "sampling.singletons": lambda value: sample(singletons=value),
     "model.input_scaling": scale,
     "optimizer.name": lambda value: schedules.build_optimizer(value, 0.1),

@@ -266,6 +266,7 @@ def build_sampler(
         images_per_product=sampling.images_per_product,
         single_category_probability=sampling.single_category_probability,
         small_category=sampling.small_category,
+        category_draw=sampling.category_draw,
         singletons=sampling.singletons,
         sides=sampling_sides(config, catalog),
         categories_per_batch=sampling.categories_per_batch,

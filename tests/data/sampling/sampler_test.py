@@ -96,6 +96,7 @@ def test_single_categories_come_uniformly_with_their_probability():
         units_per_batch=16,
         images_per_product=2,
         single_category_probability=0.8,
+        category_draw="uniform",
     )
     drawn = np.zeros(4)
     for rows in take(sampler, 600):
@@ -104,6 +105,27 @@ def test_single_categories_come_uniformly_with_their_probability():
     # Four standard deviations of a binomial of 600 draws.
     np.testing.assert_allclose(drawn[:3] / 600, 0.8 / 3, atol=0.073)
     np.testing.assert_allclose(drawn[3] / 600, 0.2, atol=0.066)
+
+
+def test_products_of_a_small_category_come_little_more_often():
+    # One category of 900 products, and thirty of three.
+    products = np.arange(990).repeat(2)
+    categories = np.repeat([0, *range(1, 31)], [900] + [3] * 30).repeat(2)
+    shares = {}
+    for draw in ("square_root", "uniform"):
+        sampler = GroupedSampler(
+            products,
+            categories,
+            units_per_batch=32,
+            images_per_product=2,
+            single_category_probability=0.8,
+            category_draw=draw,
+        )
+        counts = np.zeros(990)
+        for rows in take(sampler, 300):
+            counts += np.bincount(products[rows[::2]], minlength=990)
+        shares[draw] = counts[900:].mean() / counts[:900].mean()
+    assert 0.7 < shares["square_root"] < 3 < shares["uniform"]
 
 
 def single_categories(**arguments):

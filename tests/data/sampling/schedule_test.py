@@ -70,6 +70,34 @@ def test_the_schedule_can_start_at_any_step(start):
         )
 
 
+@pytest.mark.parametrize(
+    "draw,shares",
+    [
+        ("uniform", [1 / 3, 1 / 3, 1 / 3]),
+        ("proportional", [0.9, 0.09, 0.01]),
+        ("square_root", [30 / 41, 10 / 41, 1 / 41]),
+    ],
+)
+@pytest.mark.parametrize("draws", [1, 2])
+def test_chances_follow_the_size_of_a_category(draw, shares, draws):
+    sizes = np.array([900, 90, 10])
+    if draw == "square_root":
+        sizes = np.array([900, 100, 1])
+    plan = schedule.Schedule(
+        *(6, np.array([0, 2, 4]), 1.0, draws, 5),
+        schedule.category_chances(sizes, draw),
+    )
+    first = plan.pools(0).reshape(schedule.BLOCK, draws)[:, 0]
+    counts = np.bincount(first, minlength=6)[[1, 3, 5]]
+    assert counts.sum() == schedule.BLOCK
+    if draws == 1:
+        expected = np.array(shares) * schedule.BLOCK
+        assert scipy.stats.chisquare(counts, expected).pvalue > 0.01
+    else:  # Both of a step are distinct, so that shares are less uneven.
+        np.testing.assert_array_less(0, np.abs(np.diff(plan.pools(0))))
+        assert (np.diff(counts) <= 0.05 * schedule.BLOCK).all()
+
+
 def test_without_an_eligible_category_all_steps_draw_from_pool_0():
     plan = schedule.Schedule(4, np.array([], int), 1.0, 1, 0)
     assert (plan.pools(0) == 0).all()

@@ -85,6 +85,10 @@ class GroupedSampler:
         small_category: How a category with fewer than P units is drawn on
             its own: "fill" tops it up with other categories, and "exclude"
             never draws it.
+        category_draw: How often a category is drawn on its own:
+            "square_root" of its number of units, "proportional" to it, or
+            "uniform", equally often. With "uniform", a product of a small
+            category is drawn far more often than others.
         singletons: What happens to products with one image: "drop" leaves
             them out, and "keep" makes them negatives, with their image
             repeated K times. Pairs and two sides always drop them.
@@ -138,6 +142,7 @@ class GroupedSampler:
         images_per_product: int = 4,
         single_category_probability: float = 0.0,
         small_category: str = "fill",
+        category_draw: str = "square_root",
         singletons: str = "drop",
         sides: np.ndarray | None = None,
         categories_per_batch: int = 0,
@@ -146,6 +151,7 @@ class GroupedSampler:
     ):
         _check_choice("units", units, ("products", "pairs"))
         _check_choice("small_category", small_category, ("fill", "exclude"))
+        _check_choice("category_draw", category_draw, schedule.CATEGORY_DRAWS)
         _check_choice("singletons", singletons, ("drop", "keep"))
         _check_probability(single_category_probability)
         _check_sides(sides, len(products))
@@ -175,6 +181,9 @@ class GroupedSampler:
             probability=1.0 if several else float(single_category_probability),
             draws=self._draws,
             seed=self._seed,
+            chances=schedule.category_chances(
+                pools.units.sizes[1 + pools.eligible], category_draw
+            ),
         )
         self._choice = choice.ImageChoice(
             rows,

@@ -211,6 +211,35 @@ def build_pools(
     )
 
 
+# How the chance of a category follows from its number of units.
+CATEGORY_DRAWS = ("square_root", "proportional", "uniform")
+
+
+def category_chances(sizes: np.ndarray, draw: str) -> np.ndarray | None:
+    """Returns how often each category is drawn.
+
+    Args:
+        sizes: `[E]` numbers of units, at least 1.
+        draw: "uniform" draws all categories equally often, so that a product
+            of a small category is seen far more often than one of a large
+            category. "proportional" draws them by their size, and
+            "square_root" by its square root, which lies between the two.
+
+    Returns:
+        `[E]` chances that add up to 1, or None if they are equal.
+
+    Example:
+
+    >>> category_chances(np.array([100, 1]), "square_root").round(2).tolist()
+    [0.91, 0.09]
+    """
+    if draw == "uniform" or not len(sizes):
+        return None
+    weights = sizes.astype(np.float64)
+    weights = np.sqrt(weights) if draw == "square_root" else weights
+    return weights / weights.sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """The pools that every step draws from.
@@ -222,6 +251,8 @@ class Schedule:
             effect if `draws` is greater than 1.
         draws: C, the number of distinct categories per batch.
         seed: The seed of all draws.
+        chances: `[E]` how often each of the eligible categories is drawn, or
+            None for equally often. See `category_chances`.
     """
 
     pool_count: int
@@ -229,6 +260,7 @@ class Schedule:
     probability: float
     draws: int
     seed: int
+    chances: np.ndarray | None = None
 
     def pools(self, block: int) -> np.ndarray:
         """Draws the pools of one block of steps.
@@ -252,11 +284,17 @@ class Schedule:
         if self.draws > 1:
             return 1 + np.stack(
                 [
-                    random.choice(self.eligible, self.draws, replace=False)
+                    random.choice(
+                        self.eligible, self.draws, False, self.chances
+                    )
                     for _ in range(BLOCK)
                 ]
             )
-        choice = self.eligible[random.integers(0, len(self.eligible), BLOCK)]
+        if self.chances is None:
+            places = random.integers(0, len(self.eligible), BLOCK)
+        else:
+            places = random.choice(len(self.eligible), BLOCK, p=self.chances)
+        choice = self.eligible[places]
         return np.where(single, choice + 1, 0).astype(np.int64)
 
     def blocks(
