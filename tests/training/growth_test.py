@@ -9,7 +9,7 @@ from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.losses.margin import MarginLoss
 from tf_triplet.losses.proxies import ProxyAnchorLoss
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.training import growth, loop
+from tf_triplet.training import growth, loop, optimizer_variables
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
 
@@ -140,9 +140,20 @@ def test_a_loss_without_variables_needs_nothing(tmp_path):
     assert train(large, tmp_path, 3, AFTER, lambda products: 1 / 0) == 3
 
 
-def test_what_cannot_grow_is_refused_by_name(tmp_path):
+def test_an_optimizer_of_tf_addons_grows_too(tmp_path):
+    small, large, _ = grow(ProxyAnchorLoss, tmp_path, optimizer="lamb")
+    pairs = list(
+        zip(small.optimizer.get_weights(), large.optimizer.get_weights())
+    )
+    assert len(pairs) > 6
+    for old, new in pairs:
+        np.testing.assert_array_equal(new[:BEFORE] if old.ndim else new, old)
+
+
+def test_what_cannot_grow_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizer_variables, "create_all", lambda one: False)
     with pytest.raises(ValueError, match="proxy_anchor_loss has variables of"):
-        grow(ProxyAnchorLoss, tmp_path, optimizer="lamb")
+        grow(ProxyAnchorLoss, tmp_path)
 
 
 def test_a_variable_without_rows_per_product_is_refused_by_name(tmp_path):

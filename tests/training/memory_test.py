@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_triplet.data import pipeline
 from tf_triplet.losses.proxies import NormSoftmaxLoss
 from tf_triplet.losses.triplet import TripletLoss
+from tf_triplet.training import build_optimizer
 from tf_triplet.training import loop as run
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
@@ -247,6 +248,17 @@ def test_two_replicas_equal_one_device(two_replicas):
     ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     assert float(single.get_metrics_result()["memory_loss"]) > 0
+
+
+def test_an_optimizer_of_tf_addons_trains_on_two_replicas(two_replicas):
+    """Its variables exist before the step, which has a branch."""
+    with two_replicas.scope():
+        learner = make()
+        learner.compile(build_optimizer("lamb", 0.05))
+    before = learner.encoder.get_weights()
+    learner.fit(batches(0).take(2), verbose=0)
+    assert int(learner.memory.written) == 24
+    assert not np.allclose(before[0], learner.encoder.get_weights()[0])
 
 
 def train(learner, workdir, steps):

@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 from absl import logging
 
-from tf_triplet.training import growth, run_files
+from tf_triplet.training import growth, optimizer_variables, run_files
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.run_files import (
     find_checkpoints,
@@ -140,7 +140,7 @@ class Checkpoints:
         products = growth.count_in_checkpoint(path)
         if build_smaller and products < growth.count_in_loss(learner):
             former = build_smaller(products)
-            if not (_build_optimizers(former) and _build_optimizers(learner)):
+            if not all(map(optimizer_variables.create_all, (former, learner))):
                 raise ValueError(
                     f"{learner.batch_loss.name} has variables of each "
                     "product, and this optimizer creates its own at the first "
@@ -149,7 +149,7 @@ class Checkpoints:
                 )
             _collect(former).restore(path).assert_consumed()
             growth.copy_grown(former, learner)
-        elif _build_optimizers(learner):
+        elif optimizer_variables.create_all(learner):
             self._checkpoint.restore(path).assert_consumed()
         else:
             status = self._checkpoint.restore(path)
@@ -212,24 +212,3 @@ def _collect(learner: Learner) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(
         **{name: part for name, part in parts.items() if part is not None}
     )
-
-
-def _build_optimizers(learner: Learner) -> bool:
-    """Creates all variables of both optimizers, and returns whether it can."""
-    built = _build_optimizer(learner.optimizer, learner.optimized_variables)
-    if learner.loss_optimizer is not None:
-        built &= _build_optimizer(
-            learner.loss_optimizer, learner.loss_variables
-        )
-    return built
-
-
-def _build_optimizer(optimizer, variables) -> bool:
-    """Creates the optimizer's variables, and returns whether all exist."""
-    if hasattr(optimizer, "build"):
-        optimizer.build(variables)
-        return True
-    # Optimizers of TF Addons create their variables at the first step. Each
-    # is restored when it is created.
-    optimizer.iterations  # noqa: B018
-    return False

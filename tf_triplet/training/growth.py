@@ -11,6 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_triplet.training.learner import Learner
+from tf_triplet.training.optimizer_variables import get_all
 
 
 def count_in_checkpoint(path: str) -> int:
@@ -55,11 +56,10 @@ def copy_grown(former: Learner, learner: Learner) -> None:
     """
     pairs = [
         (former.loss_variables, learner.loss_variables),
-        (former.optimizer.variables, learner.optimizer.variables),
+        [get_all(one.optimizer) for one in (former, learner)],
     ]
     if learner.loss_optimizer is not None:
-        old, new = former.loss_optimizer, learner.loss_optimizer
-        pairs.append((old.variables, new.variables))
+        pairs.append([get_all(one.loss_optimizer) for one in (former, learner)])
     if learner.memory is not None:
         pairs.append((former.memory.variables, learner.memory.variables))
     for old_variables, new_variables in pairs:

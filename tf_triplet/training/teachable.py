@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_triplet.losses import mining
+from tf_triplet.training import optimizer_variables
 
 
 class SkippedBatches:
@@ -83,6 +84,7 @@ def compile_step(
     Returns:
         A function from an iterator over batches to the metrics by name.
     """
+    optimizer_variables.create_all(learner)
     strategy = learner.distribute_strategy
     train_step = learner.train_step
     if learner.jit_compile:
