@@ -122,7 +122,8 @@ def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{path} is not an image: {error.message}") from error
+        cause = grpc_channel.plain_text(error.message)
+        raise ValueError(f"{path} is not an image: {cause}") from error
 
 
 def query(

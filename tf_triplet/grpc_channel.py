@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import grpc
@@ -9,6 +10,13 @@ from absl import logging
 
 # Seconds without a server after which a message says so.
 _PATIENCE_S = 1.0
+
+# What TensorFlow adds to a message for programmers.
+_NOISE = (
+    re.compile(r"\{\{(?:function_)?node [^}]*\}\}\s*"),
+    re.compile(r"\s*\[\[[^\]]*\]\]"),
+    re.compile(r"\s*\[Op:\w+\](?: name: ?\S*)?"),
+)
 
 
 class QueryError(ValueError):
@@ -76,6 +84,25 @@ def wait_for_server(
         ready.cancel()
 
 
+def plain_text(message: str) -> str:
+    """Removes the names of TensorFlow's operations from a message.
+
+    Args:
+        message: The text of an error.
+
+    Returns:
+        The text, without the names, which mean nothing to a reader.
+
+    Example:
+
+    >>> plain_text("{{function_node __wrapped__Cast}} bad image [Op:Cast]")
+    'bad image'
+    """
+    for noise in _NOISE:
+        message = noise.sub("", message)
+    return message.strip()
+
+
 def explain_error(error: grpc.RpcError, server: str, model: str) -> str:
     """Returns a message that says how to fix an error.
 
@@ -89,7 +116,8 @@ def explain_error(error: grpc.RpcError, server: str, model: str) -> str:
             f"{server} did not answer in time. Pass a longer --timeout_s if "
             "the server is busy."
         )
-    text = f"{server} refused: {error.code().name}: {error.details()}"
+    details = plain_text(error.details() or "")
+    text = f"{server} refused: {error.code().name}: {details}"
     if error.code() == grpc.StatusCode.UNAVAILABLE:
         text += " It is overloaded, or has just stopped. Try again."
     if "input size does not match signature" in (error.details() or ""):

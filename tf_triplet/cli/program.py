@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ def _interruptible() -> Iterator[None]:
 def _message(error: Exception) -> str | None:
     """Returns the message for the user, or `None` if it is a defect."""
     if isinstance(error, (ValueError, OSError)):
-        return str(error)
+        return _plain(str(error))
     # TensorFlow raises an error of another kind than Python does.
     if "No space left on device" in str(error):
         return (
@@ -99,6 +100,12 @@ def _message(error: Exception) -> str | None:
             f"again. {error}"
         )
     return None
+
+
+def _plain(message: str) -> str:
+    """Removes the names of TensorFlow's operations from a message."""
+    message = re.sub(r"\{\{(function_)?node [^}]*\}\}\s*", "", message)
+    return re.sub(r"\s*\[Op:\w+\]( name: ?\S*)?", "", message)
 
 
 def start(main: Callable) -> None:

@@ -1,6 +1,9 @@
 """Asks a server for the products in images.
 
-  tf-triplet-query --image=photo.jpg,other.webp --server=localhost:8500
+  tf-triplet-query --image=photo.jpg --image=other.webp --server=localhost:8500
+
+Images may also be given without --image, or separated by commas. A comma that
+belongs to the name of an existing file separates nothing.
 
 A model with branches needs to know the domain of the images, --domain=street
 (--domain= for the domain that queries), or their category, --category=hats.
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -27,7 +31,11 @@ from tf_triplet.cli import program
 if TYPE_CHECKING:
     from tf_triplet import client
 
-_IMAGE = flags.DEFINE_list("image", [], "Image files, separated by commas.")
+_IMAGE = flags.DEFINE_multi_string(
+    "image",
+    [],
+    "Image file. Repeat it for several images, or separate them by commas.",
+)
 _SERVER = flags.DEFINE_string(
     "server", "localhost:8500", "Address of the server's gRPC, host:port."
 )
@@ -85,9 +93,10 @@ _JSON = flags.DEFINE_bool("json", False, "Print JSON in place of tables.")
 @program.friendly
 def main(argv: list[str]) -> None:
     """Prints one table per image."""
-    paths = _IMAGE.value + argv[1:]
+    paths = [path for text in _IMAGE.value for path in split_paths(text)]
+    paths = list(dict.fromkeys(paths + argv[1:]))
     if not paths:
-        raise ValueError("Pass --image=<image>[,<image>...].")
+        raise ValueError("Pass --image=<image>, once for each image.")
     from tf_triplet import client
 
     box = _read_box(paths)
@@ -118,6 +127,33 @@ def main(argv: list[str]) -> None:
         ]
     if errors:
         raise ValueError("\n".join(errors))
+
+
+def split_paths(text: str) -> list[str]:
+    """Splits paths at the commas that are in the name of no file.
+
+    Args:
+        text: Paths separated by commas. A path in double quotes may contain
+            any.
+
+    Returns:
+        The paths. Of the files that exist, the longest names count.
+    """
+    if os.path.exists(text):
+        return [text]
+    parts, paths = text.split(","), []
+    while parts:
+        for end in range(len(parts), 0, -1):
+            path = ",".join(parts[:end])
+            if end > 1 and path[:1] == path[-1:] == '"':
+                path = path[1:-1]
+            if end == 1 or os.path.exists(path):
+                break
+        if not os.path.exists(path) and path[:1] == path[-1:] == '"':
+            path = path[1:-1]
+        paths.append(path)
+        parts = parts[end:]
+    return [path for path in paths if path]
 
 
 def _show(answers: dict[str, list[client.Neighbor]]) -> None:
