@@ -250,3 +250,33 @@ def test_skipped_batches_are_in_the_metrics(tmp_path):
     assert [lines[s].get("skipped_batches") for s in (3, 6, 9)] == [1, 1, 3]
     assert lines[3]["loss"] > 0 and lines[6]["loss"] > 0
     assert set(lines[9]) == {"step", "skipped_batches", "learning_rate"}
+
+
+@pytest.mark.parametrize("name", ["encoder.keras", "encoder_last.keras"])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, lambda path: path.write_bytes(b"")]
+)
+def test_a_damaged_encoder_is_saved_again(
+    tmp_path, whole, name, damage, caplog
+):
+    options = {"evaluate": lambda _: {"recall@1": 0.5}, "evaluate_every": 3}
+    train(tmp_path, **options)
+    damage(tmp_path / name)
+    assert run_files.find_damage(tmp_path / name)
+    # Here, the step of encoder.keras was the first, and its weights are lost.
+    train(tmp_path, **options)
+    assert f"{tmp_path / name} is damaged" in caplog.text
+    best = run_files.read_best(tmp_path)
+    assert best["step"] == (9 if name == "encoder.keras" else 3)
+    assert best["chosen_on"] == "validation"
+    for file in ("encoder.keras", "encoder_last.keras"):
+        assert not run_files.find_damage(tmp_path / file)
+
+
+def test_best_json_may_be_deleted(tmp_path):
+    options = {"evaluate": lambda _: {"recall@1": 0.5}, "evaluate_every": 3}
+    train(tmp_path, **options)
+    (tmp_path / "best.json").unlink()
+    train(tmp_path, **options)
+    best = run_files.read_best(tmp_path)
+    assert (best["step"], best["chosen_on"]) == (9, "validation")

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from tf_triplet import builders, workflows
 from tf_triplet import config as configs
-from tf_triplet import workflows
 from tf_triplet.config import paper_config
 from tf_triplet.workflows.comparison import summarize
 from tf_triplet.workflows.study import check_study
@@ -129,6 +129,19 @@ def test_a_finished_run_is_known_from_another_folder(
     assert len(programs) == 1
     compare(tmp_path / "out", "shop.csv")  # Another file.
     assert len(programs) == 2
+
+
+def test_a_run_that_chose_fields_of_its_config_is_known(
+    programs, tmp_path, monkeypatch
+):
+    study = {"a": workflows.Method(configs.base_config(), trained=False)}
+    study["a"].config.data.source = "rendered"
+    workflows.compare(study, [0], tmp_path)
+    path = tmp_path / "runs" / "a" / "0" / "config.json"
+    saved = builders.fill(programs[0], configs.paper_config())
+    path.write_text(configs.to_json(saved))  # As training writes it.
+    workflows.compare(study, [0], tmp_path)
+    assert len(programs) == 1
 
 
 @pytest.mark.parametrize("name", ["result.json", "config.json"])

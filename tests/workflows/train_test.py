@@ -5,9 +5,11 @@ import json
 import logging
 
 import pytest
+import tensorflow as tf
 
 from tf_triplet import builders, workflows
 from tf_triplet import config as configs
+from tf_triplet.data.bad_images import BadImages, leave_out
 from tf_triplet.training import TrainingStopped
 from tf_triplet.workflows.train_folder import (
     check_folder,
@@ -181,6 +183,42 @@ def test_a_stop_is_told_with_the_steps_of_its_training(
     result = workflows.train(made, tmp_path, refit=in_refit)
     assert (result.step, result.steps, result.signal) == (1, 3, 15)
     assert result.in_refit == in_refit
+
+
+@pytest.mark.parametrize(
+    "units,scope,mining,expected",
+    [
+        ("products", "replica", "batch_hard", 1),
+        ("pairs", "global", "paper", 2),
+        ("pairs", "replica", "batch_hard", 2),
+        ("pairs", "replica", "paper", 4),
+    ],
+)
+def test_an_unreadable_image_leaves_each_replica_whole_pairs(
+    two_replicas, units, scope, mining, expected
+):
+    module = importlib.import_module("tf_triplet.workflows.train")
+    made = config(
+        **{
+            "sampling.units": units,
+            "loss.scope": scope,
+            "loss.mining": mining,
+            "training.replicas": 2,
+        }
+    )
+    together = module._rows_together(made)
+    assert together == expected
+    good = tf.constant([True] * 5 + [False] + [True] * 6)
+    paths = tf.constant([f"{i}.png" for i in range(12)])
+    (rows,) = leave_out(good, paths, BadImages(), together, tf.range(12))
+    left = tf.data.Dataset.from_tensors(rows)
+    (shares,) = two_replicas.experimental_distribute_dataset(left)
+    shares = two_replicas.experimental_local_results(shares)
+    if expected == 4:  # Rows 0 and 1 are a pair, and so on.
+        assert [s.numpy().tolist() for s in shares] == [
+            [0, 1, 2, 3],
+            [8, 9, 10, 11],
+        ]
 
 
 def test_replicas_get_whole_pairs(tmp_path):

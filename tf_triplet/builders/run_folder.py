@@ -14,6 +14,7 @@ from tf_triplet.builders import extensions, saved_config, validation
 from tf_triplet.data import preprocessing
 from tf_triplet.models import encoder as encoders
 from tf_triplet.models import precisions, safe_loading
+from tf_triplet.training import run_files
 
 # The files of the encoders of the best evaluation and of the last step.
 CHECKPOINTS = {"best": "encoder.keras", "last": "encoder_last.keras"}
@@ -117,12 +118,17 @@ def load_encoder(
 
     Raises:
         FileNotFoundError: If the run has not saved the encoder yet.
-        ValueError: If the encoder uses code that is not trusted, or has no
-            such layer.
+        ValueError: If the file is damaged, or if the encoder uses code that
+            is not trusted or has no such layer.
     """
-    encoder = safe_loading.load_model(
-        encoder_path(workdir, checkpoint), **extensions.model_options(trust)
-    )
+    path = encoder_path(workdir, checkpoint)
+    damage = run_files.find_damage(path)
+    if damage:
+        raise ValueError(
+            f"{path} is damaged: {damage}. Run tf-triplet-train in this "
+            "--workdir again, which saves the encoder of the last step anew."
+        )
+    encoder = safe_loading.load_model(path, **extensions.model_options(trust))
     if layer:
         encoder = encoders.at_layer(encoder, layer)
     return precisions.at_precision(encoder, precision)

@@ -154,6 +154,7 @@ def train(
         2
     """
     run_files.remove_partial(workdir)
+    run_files.remove_damaged_encoders(workdir)
     checkpoints, start = Checkpoints(learner, workdir), 0
     if resume:
         # Outside the scope, the replicas' momentum is not restored.
@@ -286,10 +287,11 @@ class _Run:
         )
 
     def catch_up(self, step: int) -> None:
-        """Evaluates the last step, if a kill has prevented that."""
+        """Evaluates the last step, if a kill or a lost file asks for it."""
         if self._evaluate is None:
             return
-        if not evaluating.has_evaluation(self._workdir, step):
+        is_scored = evaluating.has_evaluation(self._workdir, step)
+        if not is_scored or not evaluating.read_best(self._workdir):
             every = self._settings.log_every
             writer = cb.MetricsWriter(self._workdir, every, step)
             evaluator = self._evaluator(writer)

@@ -11,6 +11,8 @@ import errno
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ _LOST_BEST = (
     "Restore it from a backup, or delete it: the best step is then chosen "
     "among the evaluations that follow."
 )
+_ENCODERS = ("encoder.keras", "encoder_last.keras")
 # The files that are written under another name first.
 _PARTIAL = ("partial-*.keras", "*.partial")
 
@@ -154,6 +157,50 @@ def remove_partial(workdir: Path) -> None:
     for pattern in _PARTIAL:
         for path in workdir.glob(pattern):
             path.unlink()
+
+
+def find_damage(path: Path) -> str:
+    """Says what is wrong with a `.keras` file; empty if it is whole.
+
+    Args:
+        path: The file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return f"its part {broken} is damaged" if broken else ""
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError):
+        if not path.stat().st_size:
+            return "it is empty"
+        return "it is cut short or is no .keras file"
+
+
+def remove_damaged_encoders(workdir: Path) -> None:
+    """Removes encoders that cannot be loaded, so that they are saved again.
+
+    Without its encoder, best.json names a step that cannot be had any more,
+    so it goes too.
+
+    Args:
+        workdir: Folder of a run that no other process writes to.
+    """
+    for path in (workdir / name for name in _ENCODERS):
+        damage = find_damage(path) if path.exists() else ""
+        if damage:
+            logging.warning(
+                "%s is damaged (%s) and is removed. The run saves it again.",
+                path,
+                damage,
+            )
+            path.unlink()
+    best = workdir / "best.json"
+    if best.exists() and not (workdir / _ENCODERS[0]).exists():
+        logging.warning(
+            "%s is removed, because the encoder of its step is lost. The best "
+            "step is chosen among the evaluations that follow.",
+            best,
+        )
+        best.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[str] | None:

@@ -173,7 +173,8 @@ def _has_config(workdir: Path, config: ml_collections.ConfigDict) -> bool:
     except ValueError as error:
         logging.warning("%s The run begins anew.", error)
         return False
-    return not builders.config_changes(saved, config)
+    # What the config leaves open, the run has chosen.
+    return not builders.config_changes(saved, builders.fill(config, saved))
 
 
 def _run_programs(

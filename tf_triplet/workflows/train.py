@@ -303,7 +303,7 @@ def _batches(
             builders.build_augmentation(config),
             start_step=start_step,
             seed=config.seed,
-            rows_together=2 if config.sampling.units == "pairs" else 1,
+            rows_together=_rows_together(config),
             resize=config.data.resize,
             use_boxes=config.data.use_boxes,
             bad_images=bad_images,
@@ -315,6 +315,24 @@ def _batches(
     return batches
 
 
+def _rows_together(config: ml_collections.ConfigDict) -> int:
+    """Returns how many neighboring rows an unreadable image takes along."""
+    from tf_triplet.training import distribution
+
+    if config.sampling.units != "pairs":
+        return 1
+    strategy = distribution.build_strategy(config.training.replicas)
+    # The replicas share the rest of a batch equally.
+    return 2 * strategy.num_replicas_in_sync if _pairs_apart(config) else 2
+
+
+def _pairs_apart(config: ml_collections.ConfigDict) -> bool:
+    """Whether each replica needs whole pairs."""
+    return config.loss.scope == "replica" and (
+        builders.build_loss(config).in_pairs
+    )
+
+
 def _check_whole_pairs(
     config: ml_collections.ConfigDict,
     sampler: GroupedSampler,
@@ -322,11 +340,7 @@ def _check_whole_pairs(
 ) -> None:
     """Raises an error if a replica would get half a pair."""
     whole = 2 * strategy.num_replicas_in_sync
-    if (
-        config.loss.scope == "replica"
-        and sampler.batch_size % whole
-        and builders.build_loss(config).in_pairs
-    ):
+    if sampler.batch_size % whole and _pairs_apart(config):
         raise ValueError(
             "`loss.scope=replica` gives each replica whole pairs, so the "
             f"batch size must be a multiple of {whole}. Received: "
