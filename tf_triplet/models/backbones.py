@@ -27,8 +27,9 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
 
     Args:
         pixels: `[batch, height, width, 3]` Keras tensor, RGB in [0, 1].
-        scaling: "0_1" (unchanged), "-1_1", "0_255", or "caffe" (BGR from 0 to
-            255, minus the mean of ImageNet).
+        scaling: "0_1" (unchanged), "-1_1", "0_255", "caffe" (BGR from 0 to
+            255, minus the mean of ImageNet), or "torch" (0 to 1, minus the
+            mean of ImageNet, divided by its standard deviation).
 
     Returns:
         A Keras tensor of the same shape.
@@ -49,7 +50,7 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
         # `pixels[..., ::-1]` cannot be saved in a .keras file.
         return pixels[:, :, :, ::-1]
     raise ValueError(
-        "`scaling` must be one of 0_1, -1_1, 0_255, caffe. "
+        "`scaling` must be one of 0_1, -1_1, 0_255, caffe, torch. "
         f"Received: {scaling!r}"
     )
 
@@ -58,6 +59,10 @@ def build_backbone(
     backbone: str, image_size: int, weights: str | Path | dict
 ) -> tf.keras.Model:
     """Builds a residual network without its classifier.
+# Means and standard deviations of red, green and blue, as PyTorch's networks
+# expect them.
+_TORCH_MEANS = (0.485, 0.456, 0.406)
+_TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
     Args:
         backbone: "resnet50v2" or "resnet50".
@@ -86,6 +91,10 @@ def build_backbone(
             f"Received: {backbone!r}"
         )
     if image_size < 32:
+    if scaling == "torch":
+        scales = [1 / deviation for deviation in _TORCH_DEVIATIONS]
+        offset = [-m * s for m, s in zip(_TORCH_MEANS, scales)]  # noqa: B905
+        return layers.Rescaling(scales, offset, name="scale")(pixels)
         raise ValueError(
             f"`image_size` must be at least 32. Received: {image_size}"
         )

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_triplet.models import (
     backbones,
     layer_outputs,
+    model_files,
     pooling,  # noqa: F401  Registers the layers of saved encoders.
     safe_loading,
 )
@@ -30,7 +31,7 @@ def import_backbone(
             model.
         image_size: Pixels on each side of the images that it will be given.
         scaling: The pixel values that the model expects: "0_1", "-1_1",
-            "0_255" or "caffe" (see `backbones.scale_pixels`).
+            "0_255", "caffe" or "torch" (see `backbones.scale_pixels`).
         layer: Name of a layer whose output replaces the model's output, for
             instance "pool" of an encoder of this package, to train a new
             head on it. Empty: the model's output.
@@ -65,11 +66,13 @@ def import_backbone(
         model = layer_outputs.up_to_layer(model, layer)
     pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
     try:
-        features = model(backbones.scale_pixels(pixels, scaling))
+    _check_input(model, name, image_size)
+        features = model(scaled)
+    scaled = backbones.scale_pixels(pixels, scaling)
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
             f"{name} does not take [batch, {image_size}, {image_size}, 3] "
-            f"images; set --config.data.image_size to its size. {error}"
+            f"images: {model_files.plain_error(error)}"
         ) from error
     if not tf.is_tensor(features) and not hasattr(features, "shape"):
         raise ValueError(
@@ -80,6 +83,46 @@ def import_backbone(
 
 def _load(
     path: Path, modules: Collection[str], safe_mode: bool
+def _check_input(
+    model: tf.keras.Model, name: str | Path, image_size: int
+) -> None:
+    """Refuses a model that takes something else than such images."""
+    try:
+        shape = model.input_shape
+    except AttributeError:  # A model without a fixed input.
+        return
+    if isinstance(shape, (list, dict)):
+        count = len(shape)
+        raise ValueError(
+            f"{name} takes {count} inputs, but a backbone takes images alone. "
+            f"Save a part of it that takes images. Received: {shape}"
+        )
+    if shape is None or len(shape) != 4:
+        raise ValueError(
+            f"{name} takes an input of shape {shape}, but a backbone takes "
+            "[batch, height, width, 3] images."
+        )
+    height, width, channels = shape[1:]
+    if channels not in (3, None):
+        order = " (channels first)" if height == 3 else ""
+        raise ValueError(
+            f"{name} takes images of shape {shape}{order}, but a backbone "
+            "takes [batch, height, width, 3] images, RGB with channels last."
+        )
+    if height != width and height is not None and width is not None:
+        raise ValueError(
+            f"{name} takes images of {height} x {width} pixels, but all "
+            "images are made square here. Save it with a square input."
+        )
+    size = height or width
+    if size not in (image_size, None):
+        raise ValueError(
+            f"{name} does not take [batch, {image_size}, {image_size}, 3] "
+            f"images, but {size} x {size} pixels: pass "
+            f"--config.data.image_size={size}."
+        )
+
+
 ) -> tf.keras.Model:
     if not path.exists():
         raise ValueError(
