@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -155,3 +156,21 @@ def test_a_run_with_a_damaged_file_is_repeated(
     again = compare(tmp_path)
     assert len(programs) == 2 and str(path) in caplog.text
     assert again.runs[0].metrics == first.runs[0].metrics == {"recall@1": 0.5}
+
+
+def test_a_stop_says_what_is_done(programs, tmp_path, monkeypatch):
+    module = importlib.import_module("tf_triplet.workflows.compare")
+    first = module._run_programs
+
+    def stop_at_the_second(method, made, workdir):
+        if made.seed:
+            raise KeyboardInterrupt(signal.SIGTERM)
+        return first(method, made, workdir)
+
+    monkeypatch.setattr(module, "_run_programs", stop_at_the_second)
+    study = {"a": workflows.Method(config(), trained=False)}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        workflows.compare(study, [0, 1], tmp_path)
+    number, text = caught.value.args
+    assert number == signal.SIGTERM
+    assert text.startswith("Stopped at a, seed 1 (1 of 2 runs are done).")

@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_CONTINUES = "Stopped. The same command continues."
 
 
 def run(command: Sequence[str], **options: Any) -> int:
@@ -34,7 +33,7 @@ def run(command: Sequence[str], **options: Any) -> int:
 
     Raises:
         KeyboardInterrupt: A signal has arrived, was passed on, and the program
-            has ended. The arguments are the number of the signal and a text.
+            has ended. The argument is the number of the signal.
     """
     received: list[int] = []
     children: list[subprocess.Popen] = []
@@ -53,7 +52,7 @@ def run(command: Sequence[str], **options: Any) -> int:
             child.send_signal(number)
         code = child.wait()
     if received:
-        raise KeyboardInterrupt(received[0], _CONTINUES)
+        raise KeyboardInterrupt(received[0])
     return code
 
 

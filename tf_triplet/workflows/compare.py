@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +72,8 @@ def compare(
         `Comparison.raise_for_failures`.
 
     Raises:
+        KeyboardInterrupt: If a signal has stopped the comparison. The
+            arguments are its number, and what to do next.
         ValueError: If the methods cannot stand in one table.
         OSError: If another process compares in the folder.
 
@@ -92,7 +95,15 @@ def compare(
     with folder_lock.locked(folder):
         for i, (seed, name) in enumerate(jobs):
             workdir = folder / "runs" / name / str(seed)
-            run = _run_one(name, study[name], seed, workdir, keep_models)
+            try:
+                run = _run_one(name, study[name], seed, workdir, keep_models)
+            except KeyboardInterrupt as stop:
+                number = stop.args[0] if stop.args else signal.SIGINT
+                raise KeyboardInterrupt(
+                    number,
+                    f"Stopped at {name}, seed {seed} ({i} of {len(jobs)} runs "
+                    "are done). The same command continues.",
+                ) from stop
             done[seed, name] = run
             if on_run is not None:
                 on_run(run, i + 1, len(jobs))
