@@ -10,6 +10,7 @@ from tf_triplet.data import landmarks as marks
 from tf_triplet.data import pipeline
 from tf_triplet.data.augmentation import (
     Augmentation,
+    Draws,
     augment_annotated,
     augment_image,
 )
@@ -45,11 +46,10 @@ def center(pixels, channel):
 
 
 def drawn(seed):
-    """Returns what the augmentation chooses at probability 0.7."""
-    seeds = tf.random.experimental.stateless_split(
-        tf.constant([seed, 3], tf.int64), 8
-    )
-    return tuple(tf.random.stateless_uniform([6], seeds[0]).numpy() < 0.7)
+    """Which changes are drawn: crop, flip, noise and rotation come first."""
+    seed = tf.constant([seed, 3], tf.int64)
+    options = Augmentation(probability=0.7)
+    return [bool(Draws.of(seed).is_chosen(i, options)) for i in range(4)]
 
 
 @pytest.mark.parametrize("box", [[NAN] * 4, [6.0, 10.0, 70.0, 56.0]])

@@ -8,6 +8,7 @@ would have seen.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 
@@ -15,6 +16,13 @@ from tf_triplet.data import landmarks as marks
 from tf_triplet.data import preprocessing
 
 RANDOM_RESIZE_METHODS = ("bilinear", "bicubic", "nearest", "area")
+# Places of the random numbers of an image. First, whether each change is made.
+_CROP, _FLIP, _NOISE, _ROTATION, _BLUR, _CUTOUT = range(6)
+_WINDOW, _METHOD, _NOISE_OFFSET, _ANGLE, _CENTER = 6, 10, 11, 12, 13
+_DRAWS = 15
+# Noise is a part of a fixed table. It begins at one of as many places, since
+# drawing a number for each pixel takes longer than decoding the image.
+_OFFSETS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Augmentation:
 
 def augment_image(
     pixels: tf.Tensor,
-    box: tf.Tensor,
+    box: tf.Tensor | None,
     image_size: int,
     seed: tf.Tensor,
     augmentation: Augmentation,
@@ -74,8 +82,8 @@ def augment_image(
 
     Args:
         pixels: `[height, width, 3]` uint8.
-        box: `[4]` floats x1, y1, x2, y2 in pixels, or NaN if the image has no
-            box.
+        box: `[4]` floats x1, y1, x2, y2 in pixels. None or NaN if the image
+            has no box.
         image_size: Side of the square result, in pixels.
         seed: `[2]` integers, the only source of randomness.
         augmentation: How the image is changed.
@@ -93,7 +101,7 @@ def augment_image(
 def augment_annotated(
     pixels: tf.Tensor,
     landmarks: tf.Tensor,
-    box: tf.Tensor,
+    box: tf.Tensor | None,
     image_size: int,
     seed: tf.Tensor,
     augmentation: Augmentation,
@@ -105,7 +113,7 @@ def augment_annotated(
         pixels: `[height, width, 3]` uint8.
         landmarks: `[L, 3]` x and y in pixels, and visibility. See
             `tf_triplet.data.annotations`.
-        box: `[4]` floats, see `augment_image`.
+        box: `[4]` floats or None, see `augment_image`.
         image_size: Side of the square result, in pixels.
         seed: `[2]` integers, the only source of randomness.
         augmentation: How the image is changed.
@@ -116,57 +124,162 @@ def augment_annotated(
         lie in [0, 1] of the width and height of the result. A landmark that
         has left the image is cut off, and one below a gray square is hidden.
     """
-    seeds = tf.random.experimental.stateless_split(seed, 8)
-    draws = tf.random.stateless_uniform([6], seeds[0])
-    chosen = draws < augmentation.probability
-    size = tf.shape(pixels)[:2]
-    window = tf.cond(
-        chosen[0],
-        lambda: _random_window(size, box, seeds[1], augmentation),
-        lambda: preprocessing.box_window(size, box),
+    draws = Draws.of(seed)
+    window, _ = choose_window(tf.shape(pixels)[:2], box, draws, augmentation)
+    return augment_window(
+        preprocessing.cut(pixels, window),
+        marks.crop(landmarks, window),
+        image_size,
+        draws,
+        augmentation,
+        resize,
     )
-    landmarks = marks.crop(landmarks, window)
-    pixels = preprocessing.cut(pixels, window)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The random numbers of one image.
+
+    One op draws them all, because an op for each would take longer than
+    decoding a small image.
+
+    Attributes:
+        seed: `[2]` integers, what they were drawn from.
+        uniform: `[_DRAWS]` floats in [0, 1).
+    """
+
+    seed: tf.Tensor
+    uniform: tf.Tensor
+
+    @classmethod
+    def of(cls, seed: tf.Tensor) -> Draws:
+        """Draws the numbers from a seed of `[2]` integers."""
+        return cls(
+            seed, tf.random.stateless_uniform([_DRAWS], seed, alg="philox")
+        )
+
+    def is_chosen(self, place: int, augmentation: Augmentation) -> tf.Tensor:
+        """Whether one of the changes is made."""
+        return self.uniform[place] < augmentation.probability
+
+    def whole(self, place: int, count: int) -> tf.Tensor:
+        """Returns a whole number from 0 to `count` - 1."""
+        number = tf.cast(self.uniform[place] * count, tf.int32)
+        return tf.minimum(number, count - 1)
+
+
+def choose_window(
+    size: tf.Tensor,
+    box: tf.Tensor | None,
+    draws: Draws,
+    augmentation: Augmentation,
+) -> tuple[tf.Tensor, tf.Tensor | bool]:
+    """Draws the part of an image to keep, see `decoding.ChooseWindow`.
+
+    Args:
+        size: `[2]` int32, height and width of the upright image.
+        box: `[4]` floats or None, see `augment_image`.
+        draws: The random numbers of the image.
+        augmentation: How the image is changed.
+    """
+    kept, exact = preprocessing.choose_box(size, box)
+    is_cropped = draws.is_chosen(_CROP, augmentation)
+    drawn = _random_window(size, box, draws, augmentation)
+    return tf.where(is_cropped, drawn, kept), exact & ~is_cropped
+
+
+def augment_window(
+    pixels: tf.Tensor,
+    landmarks: tf.Tensor,
+    image_size: int,
+    draws: Draws,
+    augmentation: Augmentation,
+    resize: str = "area",
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Resizes and changes the part of an image that was kept.
+
+    Args:
+        pixels: `[height, width, 3]` uint8, the part that `choose_window` has
+            drawn, at any scale.
+        landmarks: `[L, 3]` x and y in [0, 1] of that part, and visibility.
+        image_size: Side of the square result, in pixels.
+        draws: The random numbers of the image.
+        augmentation: How the image is changed.
+        resize: Resize method if `augmentation.random_resize` is off.
+
+    Returns:
+        Pixels and landmarks, see `augment_annotated`.
+    """
     if augmentation.random_resize:
-        pixels = _random_resize(pixels, image_size, seeds[2])
+        pixels = _random_resize(pixels, image_size, draws)
     else:
         pixels = preprocessing.resize_image(pixels, image_size, resize)
     if augmentation.flip:
-        pixels = tf.where(chosen[1], pixels[:, ::-1], pixels)
+        flipped = draws.is_chosen(_FLIP, augmentation)
+        pixels = tf.cond(
+            flipped, lambda: tf.reverse(pixels, [1]), lambda: pixels
+        )
         mirrored = marks.mirror(landmarks, augmentation.paired_landmarks)
-        landmarks = tf.where(chosen[1], mirrored, landmarks)
+        landmarks = tf.where(flipped, mirrored, landmarks)
     pixels, landmarks = _addons(
-        pixels, landmarks, image_size, chosen, seeds, augmentation
+        pixels, landmarks, image_size, draws, augmentation
     )
     if augmentation.noise > 0:
-        noise = tf.random.stateless_normal(
-            [image_size, image_size, 3], seeds[3], stddev=augmentation.noise
+        resized = pixels
+        pixels = tf.cond(
+            draws.is_chosen(_NOISE, augmentation),
+            lambda: tf.clip_by_value(
+                resized + _noise(image_size, draws, augmentation.noise),
+                0.0,
+                1.0,
+            ),
+            lambda: resized,
         )
-        pixels = tf.where(chosen[2], pixels + noise, pixels)
-    return tf.clip_by_value(pixels, 0.0, 1.0), marks.outside_is_cut(landmarks)
+    return pixels, marks.outside_is_cut(landmarks)
 
 
-def _random_window(size, box, seed, augmentation) -> tf.Tensor:
+def _noise(image_size: int, draws: Draws, deviation: float) -> tf.Tensor:
+    """Returns a part of the table, at an offset that is drawn."""
+    # The table is made outside of the graph, and once.
+    with tf.init_scope():
+        table = _noise_table(image_size)
+    count = 3 * image_size**2
+    start = draws.whole(_NOISE_OFFSET, _OFFSETS)
+    part = tf.reshape(table[start : start + count], [image_size] * 2 + [3])
+    return part * deviation
+
+
+@functools.lru_cache(maxsize=4)
+def _noise_table(image_size: int) -> tf.Tensor:
+    """Returns standard normal numbers that are the same in every run."""
+    count = 3 * image_size**2 + _OFFSETS
+    with tf.device("cpu:0"):
+        return tf.random.stateless_normal([count], [8, 2018], alg="philox")
+
+
+def _random_window(size, box, draws, augmentation) -> tf.Tensor:
     """Draws the window to keep: `[4]` int32 top, left, bottom, right."""
-    known = ~tf.reduce_any(tf.math.is_nan(box))
+    part = _fractional_window(size, draws, augmentation.min_crop)
+    if box is None:
+        return part
     return tf.cond(
-        known,
+        tf.reduce_any(tf.math.is_nan(box)),
+        lambda: part,
         lambda: _distorted_box_window(
-            size, box, seed, augmentation.min_box_covered
+            size, box, draws.seed, augmentation.min_box_covered
         ),
-        lambda: _fractional_window(size, seed, augmentation.min_crop),
     )
 
 
-def _fractional_window(size, seed, min_crop: float) -> tf.Tensor:
+def _fractional_window(size, draws, min_crop: float) -> tf.Tensor:
     """Keeps a uniform share in [min_crop, 1] of the height and the width."""
     size = tf.cast(size, tf.float32)
-    draws = tf.random.stateless_uniform([4], seed)
-    kept = size * (min_crop + (1.0 - min_crop) * draws[:2])
+    uniform = draws.uniform[_WINDOW : _WINDOW + 4]
+    kept = size * (min_crop + (1.0 - min_crop) * uniform[:2])
     kept = tf.maximum(tf.round(kept), 1.0)
-    start = tf.floor((size - kept + 1.0) * draws[2:])
-    start = tf.cast(tf.minimum(start, size - kept), tf.int32)
-    return tf.concat([start, start + tf.cast(kept, tf.int32)], 0)
+    start = tf.floor((size - kept + 1.0) * uniform[2:])
+    start = tf.minimum(start, size - kept)
+    return tf.cast(tf.concat([start, start + kept], 0), tf.int32)
 
 
 def _distorted_box_window(size, box, seed, min_covered: float) -> tf.Tensor:
@@ -186,59 +299,72 @@ def _distorted_box_window(size, box, seed, min_covered: float) -> tf.Tensor:
     return tf.concat([begin[:2], begin[:2] + kept[:2]], 0)
 
 
-def _random_resize(pixels, image_size: int, seed) -> tf.Tensor:
-    pixels = tf.cast(pixels, tf.float32) / 255.0
-    method = tf.random.stateless_uniform(
-        [], seed, 0, len(RANDOM_RESIZE_METHODS), dtype=tf.int32
-    )
+def _random_resize(pixels, image_size: int, draws: Draws) -> tf.Tensor:
+    size = [image_size, image_size]
     resized = tf.switch_case(
-        method,
+        draws.whole(_METHOD, len(RANDOM_RESIZE_METHODS)),
         [
-            lambda name=name: tf.image.resize(
-                pixels, [image_size, image_size], method=name
+            lambda name=name: tf.cast(
+                tf.image.resize(pixels, size, method=name), tf.float32
             )
             for name in RANDOM_RESIZE_METHODS
         ],
     )
     resized.set_shape([image_size, image_size, 3])
-    return resized
+    return tf.clip_by_value(resized * (1 / 255.0), 0.0, 1.0)
 
 
-def _addons(pixels, landmarks, image_size, chosen, seeds, augmentation):
+def _addons(pixels, landmarks, image_size, draws, augmentation):
     """Applies rotation, blur and cutout, which need TensorFlow Addons."""
     if not (augmentation.rotation or augmentation.cutout or augmentation.blur):
         return pixels, landmarks
     import tensorflow_addons as tfa
 
     if augmentation.rotation > 0:
+        chosen = draws.is_chosen(_ROTATION, augmentation)
         limit = augmentation.rotation * 3.141592653589793 / 180.0
-        angle = tf.random.stateless_uniform([], seeds[4], -limit, limit)
-        rotated = tfa.image.rotate(
-            pixels, angle, interpolation="bilinear", fill_mode="nearest"
+        angle = limit * (2.0 * draws.uniform[_ANGLE] - 1.0)
+        pixels = _when(
+            chosen,
+            pixels,
+            lambda pixels: tfa.image.rotate(
+                pixels, angle, interpolation="bilinear", fill_mode="nearest"
+            ),
         )
-        pixels = tf.where(chosen[3], rotated, pixels)
-        turned = marks.rotate(landmarks, angle)
-        landmarks = tf.where(chosen[3], turned, landmarks)
+        landmarks = tf.where(chosen, marks.rotate(landmarks, angle), landmarks)
     if augmentation.blur > 0:
         # Three standard deviations to each side hold 99.7 % of the kernel.
         side = 2 * int(round(3 * augmentation.blur)) + 1
-        blurred = tfa.image.gaussian_filter2d(
-            pixels, (max(side, 3),) * 2, augmentation.blur
+        pixels = _when(
+            draws.is_chosen(_BLUR, augmentation),
+            pixels,
+            lambda pixels: tfa.image.gaussian_filter2d(
+                pixels, (max(side, 3),) * 2, augmentation.blur
+            ),
         )
-        pixels = tf.where(chosen[4], blurred, pixels)
     if augmentation.cutout > 0:
+        chosen = draws.is_chosen(_CUTOUT, augmentation)
         # TensorFlow Addons needs an even side.
         side = max(2, 2 * round(augmentation.cutout * image_size / 2))
-        center = tf.random.stateless_uniform(
-            [1, 2], seeds[5], 0, image_size, dtype=tf.int32
+        center = tf.stack(
+            [draws.whole(_CENTER + axis, image_size) for axis in (0, 1)]
         )
-        cut = tfa.image.cutout(
-            pixels[tf.newaxis], side, center, constant_values=0.5
-        )[0]
-        pixels = tf.where(chosen[5], cut, pixels)
-        covered = marks.cover(
-            landmarks, center[0] / image_size, side / image_size
+        pixels = _when(
+            chosen,
+            pixels,
+            lambda pixels: tfa.image.cutout(
+                pixels[tf.newaxis],
+                side,
+                center[tf.newaxis],
+                constant_values=0.5,
+            )[0],
         )
-        landmarks = tf.where(chosen[5], covered, landmarks)
+        covered = marks.cover(landmarks, center / image_size, side / image_size)
+        landmarks = tf.where(chosen, covered, landmarks)
     pixels.set_shape([image_size, image_size, 3])
     return pixels, landmarks
+
+
+def _when(chosen, pixels, change) -> tf.Tensor:
+    """Changes the pixels, at no cost where the change is not drawn."""
+    return tf.cond(chosen, lambda: change(pixels), lambda: pixels)

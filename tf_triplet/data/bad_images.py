@@ -1,22 +1,23 @@
 """Handles images that cannot be read without disturbing their batch.
 
 One bad image must not end a run, and must not move the other rows of its
-batch. `load_rows` therefore replaces the image by blanks, and `leave_out`
-drops it from the batch and reports its path.
+batch. `load_batches` therefore says which places of a batch it could read, and
+`leave_out` reports the paths of the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_triplet.data import preprocessing, transcode
+from tf_triplet.data import preprocessing
 
 if TYPE_CHECKING:
     from tf_triplet.data.bad_share import BadShare
@@ -105,63 +106,97 @@ class BadImages:
         )
 
 
-def reason(path: str) -> str:
+def reason(
+    path: str, max_megapixels: float = preprocessing.MAX_MEGAPIXELS
+) -> str:
     """Explains why a file cannot be read as an image.
 
     Args:
         path: The path of the file, with which the explanation begins.
+        max_megapixels: Millions of pixels that are decoded at most.
     """
-    file = Path(path)
-    if not file.exists():
-        return f"{path}: the file does not exist"
-    if file.stat().st_size == 0:
-        return f"{path}: the file is empty (0 bytes)"
-    try:
-        decode = preprocessing.decode_image
-        decode(tf.constant(transcode.servable(file.read_bytes())))
-    except (ValueError, OSError) as error:
-        return f"{path}: {error}"
-    except tf.errors.InvalidArgumentError as error:
-        return f"{path}: not a readable image ({error.message[:200]})"
-    return f"{path}: the image can be read, but its box or size cannot be used"
+    from tf_triplet.data import file_check
+
+    why = file_check.check_file(path, max_megapixels).reason
+    if why == "missing":
+        why = "the file does not exist"
+    elif why.startswith("empty"):
+        why = "the file is empty (0 bytes)"
+    return f"{path}: " + (
+        why or "the image can be read, but its box or size cannot be used"
+    )
 
 
-def load_rows(
-    dataset: tf.data.Dataset,
+def load_batches(
+    batches: tf.data.Dataset,
     load: Callable[..., tuple[tf.Tensor, ...]],
-    blanks: tuple[tf.Tensor, ...],
+    batch_size: int,
 ) -> tf.data.Dataset:
-    """Loads images in parallel and keeps their order.
+    """Loads the images of each batch in parallel and keeps their order.
 
     Args:
-        dataset: Yields (row, path, *sources).
-        load: Takes these and returns a tuple of tensors.
-        blanks: What replaces that tuple for an image that cannot be read.
+        batches: Yields the number of a batch, its `[batch]` paths, and
+            `[batch, ...]` columns.
+        load: Takes the path of one image and its columns, and returns a tuple
+            of tensors. What it raises leaves out the image.
+        batch_size: The largest number of images in a batch.
 
     Returns:
-        A dataset of (row, path, *loaded, good).
+        A dataset of (number, paths, places, *loaded). What is loaded has `b`
+        rows, one for each image that could be read. Places are their `[b]`
+        int32 numbers within the batch.
     """
 
-    # Each image is a dataset of one element, so that its error can be
-    # dropped. The blanks behind it then take its place.
-    def one(row, path, *sources):
-        read = tf.data.Dataset.from_tensors((row, path, *sources)).map(
-            lambda r, p, *s: (r, p, *load(r, p, *s), True)
+    def load_batch(number, paths, *columns):
+        places = tf.range(tf.size(paths))
+        # Opening a pipe would wait for ever. Without a name, nothing opens.
+        opened = tf.where(_are_files(paths), paths, "")
+        rows = tf.data.Dataset.from_tensor_slices((places, opened, *columns))
+        loaded = rows.map(
+            lambda place, path, *column: (place, *load(path, *column)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        ).ignore_errors()
+        nothing = tf.data.Dataset.from_tensors(
+            tf.nest.map_structure(_empty, loaded.element_spec)
         )
-        rest = tf.data.Dataset.from_tensors((row, path, *blanks, False))
-        return read.ignore_errors().concatenate(rest).take(1)
+        batch = loaded.batch(batch_size).concatenate(nothing).take(1)
+        return batch.map(lambda *read: (number, paths, *read))
 
-    return dataset.interleave(
-        one,
-        cycle_length=16,
+    # One batch is read while the next one begins.
+    return batches.interleave(
+        load_batch,
+        cycle_length=2,
         block_length=1,
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=2,
         deterministic=True,
     )
 
 
+def _are_files(paths: tf.Tensor) -> tf.Tensor:
+    """Returns `[n]` booleans: whether a path is a file or cannot be told."""
+
+    def check(paths):
+        return np.array([_is_file(path) for path in paths], np.bool_)
+
+    found = tf.numpy_function(check, [paths], tf.bool, stateful=False)
+    return tf.ensure_shape(found, paths.shape)
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return True  # Reading it tells why.
+    return stat.S_ISREG(mode)
+
+
+def _empty(spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.zeros([0, *spec.shape], spec.dtype)
+
+
 def leave_out(
-    good: tf.Tensor,
+    places: tf.Tensor,
     paths: tf.Tensor,
     bad: BadImages,
     together: int,
@@ -170,14 +205,14 @@ def leave_out(
     share: BadShare | None = None,
     least_share: float = 0.0,
 ) -> list[tf.Tensor]:
-    """Drops the rows of bad images and reports their paths.
+    """Reports the paths of bad images and drops their partners.
 
     Args:
-        good: `[batch]` booleans, false for a bad image.
-        paths: `[batch]` strings.
+        places: `[b]` int32, the numbers of the images that could be read.
+        paths: `[batch]` strings, of all images.
         bad: Records the bad images.
         together: The number of neighboring rows that are dropped together.
-        *columns: `[batch, ...]` tensors.
+        *columns: `[b, ...]` tensors of the images that could be read.
         step: The number of the batch, for `share`.
         share: Ends the dataset if too many images are bad. None: nothing
             does.
@@ -185,7 +220,7 @@ def leave_out(
             are dropped.
 
     Returns:
-        The columns without these rows.
+        The places and the columns of the rows that are left.
     """
 
     def report(flags, names, number):
@@ -201,17 +236,24 @@ def leave_out(
         return np.bool_(True)
 
     def drop():
+        good = tf.scatter_nd(
+            places[:, tf.newaxis], tf.ones_like(places), tf.shape(paths)
+        )
+        good = good > 0
         with tf.control_dependencies(
             [tf.numpy_function(report, [good, paths, step], tf.bool)]
         ):
             groups = tf.reduce_all(tf.reshape(good, [-1, together]), -1)
             left = tf.reduce_mean(tf.cast(groups, tf.float32))
             kept = tf.repeat(groups & (left >= least_share), together)
-            return [tf.boolean_mask(column, kept) for column in columns]
+            kept = tf.gather(kept, places)
+            return [tf.boolean_mask(c, kept) for c in (places, *columns)]
 
     kept = tf.cond(
-        tf.reduce_all(good), lambda: [tf.identity(c) for c in columns], drop
+        tf.size(places) == tf.size(paths),
+        lambda: [tf.identity(c) for c in (places, *columns)],
+        drop,
     )
-    for column, original in zip(kept, columns):
+    for column, original in zip(kept, (places, *columns)):
         column.set_shape([None, *original.shape[1:]])
     return kept

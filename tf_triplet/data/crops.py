@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_triplet.data import preprocessing
+from tf_triplet.data import decoding, preprocessing
 
 
 def crop_image_bytes(image_bytes: bytes, box: Sequence[float]) -> bytes:
@@ -22,9 +22,22 @@ def crop_image_bytes(image_bytes: bytes, box: Sequence[float]) -> bytes:
     Returns:
         The bytes of a PNG file.
     """
-    pixels = preprocessing.decode_image(tf.constant(image_bytes))
-    pixels = preprocessing.crop(pixels, tf.constant(box, tf.float32))
-    return tf.io.encode_png(pixels).numpy()
+    return _crop(tf.constant(image_bytes), tf.constant(box, tf.float32)).numpy()
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([4], tf.float32),
+    ]
+)
+def _crop(image_bytes: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    image = decoding.decode(
+        image_bytes,
+        lambda size: preprocessing.choose_box(size, box),
+        image_size=1,
+    )
+    return tf.io.encode_png(image.pixels)
 
 
 def crop_checked(image_bytes: bytes, box: Sequence[float]) -> bytes:
@@ -47,11 +60,19 @@ def crop_checked(image_bytes: bytes, box: Sequence[float]) -> bytes:
             "A box is x1,y1,x2,y2 in pixels, with 0 <= x1 < x2 and 0 <= y1 < "
             f"y2. Received: {received}"
         )
-    pixels = preprocessing.decode_image(tf.constant(image_bytes))
-    height, width = pixels.shape[:2]
+    height, width = _read_size(tf.constant(image_bytes)).numpy().tolist()
     if box[0] >= width or box[1] >= height:
         raise ValueError(
             f"The box lies outside of the image, which is {width} pixels "
             f"wide and {height} high. Received: {received}"
         )
     return crop_image_bytes(image_bytes, box)
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def _read_size(image_bytes: tf.Tensor) -> tf.Tensor:
+    return decoding.decode(
+        image_bytes,
+        lambda size: (decoding.whole(size), False),
+        image_size=1,
+    ).size

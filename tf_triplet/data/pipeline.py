@@ -14,9 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import preprocessing, transcode
-from tf_triplet.data.augmentation import Augmentation, augment_annotated
-from tf_triplet.data.bad_images import BadImages, leave_out, load_rows
+from tf_triplet.data import decoding, preprocessing, transcode
+from tf_triplet.data import landmarks as marks
+from tf_triplet.data.augmentation import (
+    Augmentation,
+    Draws,
+    augment_window,
+    choose_window,
+)
+from tf_triplet.data.bad_images import BadImages, leave_out, load_batches
 from tf_triplet.data.bad_share import BadShare
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sampling import Sampler
@@ -27,27 +33,28 @@ TARGETS = ("attributes", "landmarks")
 _LEAST_SHARE = 0.5
 
 
-def read_bytes(path: tf.Tensor) -> tf.Tensor:
+def read_bytes(
+    path: tf.Tensor, max_megapixels: float = decoding.MAX_MEGAPIXELS
+) -> tf.Tensor:
     """Reads an image file in a format that TensorFlow decodes.
 
     Args:
         path: Scalar string.
+        max_megapixels: Millions of pixels of an image that is converted.
 
     Returns:
         Scalar string, the bytes of the file. An image in a format that
-        TensorFlow cannot decode is converted to PNG.
+        TensorFlow cannot decode is converted to BMP.
     """
     data = tf.io.read_file(path)
-    known = tf.constant(False)
-    # `servable` may return other files unchanged, too. It decides in Python.
-    for magic in transcode.MAGIC:
-        known |= preprocessing.starts_with(data, magic)
+
+    def convert(raw):
+        return transcode.to_bmp(raw, max_megapixels)
+
     decoded = tf.cond(
-        known,
+        decoding.is_decoded(data),
         lambda: data,
-        lambda: tf.py_function(
-            lambda raw: transcode.servable(raw.numpy()), [data], tf.string
-        ),
+        lambda: tf.numpy_function(convert, [data], tf.string, stateful=False),
     )
     return tf.ensure_shape(decoded, [])
 
@@ -90,23 +97,28 @@ def evaluation_batches(
     """
     bad = bad_images or BadImages(on_bad_image)
     boxes = _boxes(catalog, inputs.use_boxes)
-    size = inputs.image_size
+    with_boxes = not np.isnan(boxes).all()
 
-    def load(row, path, box):
-        del row
-        data = read_bytes(path)
-        return (preprocessing.load_image(data, size, box, inputs.resize),)
-
-    dataset = tf.data.Dataset.from_tensor_slices(
-        (np.arange(len(catalog)), catalog.paths.astype(str), boxes)
-    )
-    loaded = load_rows(dataset, load, (tf.zeros([size, size, 3]),))
-    batches = loaded.batch(batch_size).map(
-        lambda row, path, pixels, good: (
-            *leave_out(good, path, bad, 1, row, pixels),
+    def load(path, row, box):
+        pixels = preprocessing.load_image(
+            read_bytes(path, inputs.max_megapixels),
+            inputs.image_size,
+            box if with_boxes else None,
+            inputs.resize,
+            inputs.max_megapixels,
         )
+        return row, pixels
+
+    def finish(_, paths, places, rows, pixels):
+        _, rows, pixels = leave_out(places, paths, bad, 1, rows, pixels)
+        return rows, pixels
+
+    rows = tf.data.Dataset.from_tensor_slices(
+        (catalog.paths.astype(str), np.arange(len(catalog)), boxes)
     )
-    return batches.prefetch(2)
+    batches = rows.batch(batch_size).enumerate()
+    batches = batches.map(lambda number, columns: (number, *columns))
+    return load_batches(batches, load, batch_size).map(finish).prefetch(2)
 
 
 def training_batches(
@@ -124,6 +136,7 @@ def training_batches(
     sides: np.ndarray | None = None,
     branches: np.ndarray | None = None,
     targets: Sequence[str] = (),
+    max_megapixels: float = decoding.MAX_MEGAPIXELS,
 ) -> tf.data.Dataset:
     """Reads and augments the batches of a sampler, without end.
 
@@ -146,6 +159,8 @@ def training_batches(
             domains apart.
         branches: `[rows]` int32, the branch of the encoder for each image.
         targets: What else to deliver, of "attributes" and "landmarks".
+        max_megapixels: Millions of pixels that are decoded at most, see
+            `InputSpec`.
 
     Returns:
         A dataset of (images, labels). b is smaller than the batch size of
@@ -188,43 +203,46 @@ def training_batches(
     table = _Table.build(catalog, use_boxes, sides, branches, targets)
     batch, share = sampler.batch_size, _watch_share(bad, sampler, catalog)
 
-    def load(row, path, box, landmarks):
-        pixels = preprocessing.decode_image(read_bytes(path))
-        image_seed = tf.stack([tf.constant(seed, tf.int64), row[1]])
-        return augment_annotated(
-            pixels,
-            landmarks,
-            box,
+    def load(path, row, number, box, landmarks):
+        seeds = tf.stack([tf.constant(seed, tf.int64), number])
+        draws = Draws.of(seeds)
+        image = decoding.decode(
+            read_bytes(path, max_megapixels),
+            lambda size: choose_window(
+                size, box if table.with_boxes else None, draws, augmentation
+            ),
             image_size,
-            image_seed,
+            max_megapixels,
+        )
+        pixels, landmarks = augment_window(
+            image.pixels,
+            marks.crop(landmarks, image.window),
+            image_size,
+            draws,
             augmentation,
             resize,
         )
+        return row, pixels, landmarks
 
-    def finish(row, path, pixels, landmarks, good):
-        rows, pixels, landmarks = leave_out(
-            good,
-            path,
+    def finish(step, paths, places, rows, pixels, landmarks):
+        _, rows, pixels, landmarks = leave_out(
+            places,
+            paths,
             bad,
             rows_together,
-            row[:, 0],
+            rows,
             pixels,
             landmarks,
-            step=row[0, 1] // batch,
+            step=step,
             share=share,
             least_share=_LEAST_SHARE,
         )
         return table.inputs(rows, pixels), table.targets(rows, landmarks)
 
-    rows = sampler.dataset(start_step).flat_map(
-        lambda step, rows: table.spread(step * batch, rows)
+    batches = sampler.dataset(start_step).map(
+        lambda step, rows: (step, *table.columns(step * batch, rows))
     )
-    blanks = (
-        tf.zeros([image_size, image_size, 3]),
-        tf.zeros(table.landmarks.shape[1:]),
-    )
-    loaded = load_rows(rows, load, blanks)
-    return loaded.batch(batch, drop_remainder=True).map(finish).prefetch(2)
+    return load_batches(batches, load, batch).map(finish).prefetch(2)
 
 
 def _watch_share(
@@ -245,6 +263,7 @@ class _Table:
     Attributes:
         paths: `[rows]` strings.
         boxes: `[rows, 4]` float32.
+        with_boxes: Whether any row has a box.
         landmarks: `[rows, L, 3]` float32. L is 0 if they are not wanted.
         labels: `[rows]` int32, or `[rows, 2]` with sides.
         branches: `[rows]` int32, or None.
@@ -254,6 +273,7 @@ class _Table:
 
     paths: tf.Tensor
     boxes: tf.Tensor
+    with_boxes: bool
     landmarks: tf.Tensor
     labels: tf.Tensor
     branches: tf.Tensor | None
@@ -276,10 +296,12 @@ class _Table:
         if "landmarks" in names:
             landmarks = catalog.landmarks
         with_attributes = "attributes" in names
+        boxes = _boxes(catalog, use_boxes)
         with tf.device("cpu:0"):
             return cls(
                 paths=tf.constant(catalog.paths.astype(str)),
-                boxes=tf.constant(_boxes(catalog, use_boxes)),
+                boxes=tf.constant(boxes),
+                with_boxes=not np.isnan(boxes).all(),
                 landmarks=tf.constant(landmarks),
                 labels=tf.constant(labels),
                 branches=(
@@ -293,24 +315,24 @@ class _Table:
                 names=tuple(names),
             )
 
-    def spread(self, first: tf.Tensor, rows: tf.Tensor) -> tf.data.Dataset:
-        """Turns a batch of rows into a dataset of single rows.
+    def columns(
+        self, first: tf.Tensor, rows: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Returns what reading the images of a batch takes.
 
         Args:
             first: Scalar int64, the number of images in earlier batches.
             rows: `[batch]` int64.
 
         Returns:
-            A dataset of (row and number of the image, path, box, landmarks).
+            `[batch]` paths, rows, numbers of the images, boxes and landmarks.
         """
-        numbers = first + tf.range(tf.size(rows, tf.int64), dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices(
-            (
-                tf.stack([rows, numbers], -1),
-                tf.gather(self.paths, rows),
-                tf.gather(self.boxes, rows),
-                tf.gather(self.landmarks, rows),
-            )
+        return (
+            tf.gather(self.paths, rows),
+            rows,
+            first + tf.range(tf.size(rows, tf.int64), dtype=tf.int64),
+            tf.gather(self.boxes, rows),
+            tf.gather(self.landmarks, rows),
         )
 
     def inputs(

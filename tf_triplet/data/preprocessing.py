@@ -4,10 +4,10 @@ Training, evaluation and the exported SavedModel call the same functions, so
 the same bytes give the same embedding everywhere. All functions are
 TensorFlow code that runs inside a graph.
 
-JPEG (gray, RGB or CMYK), PNG, BMP and GIF (first frame) are decoded here. A
-JPEG is turned upright by its EXIF orientation, and transparent images are
-composited on white. Formats that TensorFlow cannot read, such as WebP and
-TIFF, are first converted to PNG by `tf_triplet.data.transcode`.
+JPEG (gray, RGB or CMYK), PNG, BMP and GIF (first frame) are decoded by
+`tf_triplet.data.decoding`: upright by their EXIF orientation, and transparent
+images on white. Formats that TensorFlow cannot read, such as WebP and TIFF,
+are first converted by `tf_triplet.data.transcode`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_triplet.data import orientation
+from tf_triplet.data import decoding
+from tf_triplet.data.decoding import MAX_MEGAPIXELS
 
 RESIZE_METHODS = ("area", "bilinear")
 # Raise it whenever the same file gives other pixels than before. Embeddings
 # that were cached or indexed are then known to be of the former pixels.
 # tests/data/golden_pixels_test.py fails if the pixels change without it.
-PIXEL_VERSION = 1
+PIXEL_VERSION = 2
+# Images of one request that are decoded at once.
+_DECODED_AT_ONCE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,35 +41,43 @@ class InputSpec:
         resize: Resize method, "area" (the paper's) or "bilinear"
             (antialiased).
         use_boxes: Whether an image is cropped to its box, where it has one.
+        max_megapixels: Millions of pixels that are decoded at most. A larger
+            image is an error, unless it is a JPEG that can be decoded at a
+            smaller scale.
 
     Raises:
         ValueError: If `resize` is not a known method.
 
     Example:
 
-    >>> InputSpec(image_size=224)
-    InputSpec(image_size=224, resize='area', use_boxes=True)
+    >>> InputSpec(image_size=224).resize
+    'area'
     """
 
     image_size: int
     resize: str = "area"
     use_boxes: bool = True
+    max_megapixels: float = MAX_MEGAPIXELS
 
     def __post_init__(self) -> None:
         _check_resize(self.resize)
 
 
-def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes one image file, upright and on white.
+def decode_image(
+    image_bytes: tf.Tensor, max_megapixels: float = MAX_MEGAPIXELS
+) -> tf.Tensor:
+    """Decodes one image file at full scale, upright and on white.
 
     Args:
         image_bytes: Scalar string, the bytes of a JPEG, PNG, GIF or BMP file.
+        max_megapixels: Millions of pixels that are decoded at most.
 
     Returns:
         `[height, width, 3]` uint8 RGB pixels.
 
     Raises:
-        tf.errors.InvalidArgumentError: If the bytes are not such an image.
+        tf.errors.InvalidArgumentError: If the bytes are not such an image, or
+            it has too many pixels.
 
     Example:
 
@@ -75,14 +86,12 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     >>> pixels.shape.as_list(), int(pixels[0, 0, 0])
     ([2, 3, 3], 255)
     """
-    is_jpeg = starts_with(image_bytes, b"\xff\xd8\xff")
-    pixels = tf.cond(
-        is_jpeg,
-        lambda: _decode_jpeg(image_bytes),
-        lambda: _decode_other(image_bytes),
-    )
-    pixels.set_shape([None, None, 3])
-    return pixels
+    return decoding.decode(
+        image_bytes,
+        lambda size: (decoding.whole(size), True),
+        image_size=1,
+        max_megapixels=max_megapixels,
+    ).pixels
 
 
 def load_image(
@@ -90,8 +99,14 @@ def load_image(
     image_size: int,
     box: tf.Tensor | None = None,
     resize: str = "area",
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> tf.Tensor:
     """Decodes, crops and resizes one image file, without augmentation.
+
+    A JPEG whose sides are at least 2, 4 or 8 times `image_size` is decoded at
+    a half, a quarter or an eighth of its scale. An image that is cropped to a
+    box is decoded at full scale, so that its crop, sent as a file of its own,
+    gives the same pixels.
 
     Args:
         image_bytes: Scalar string, see `decode_image`.
@@ -101,6 +116,7 @@ def load_image(
             or NaN keeps the whole image.
         resize: Resize method, "area" (the paper's) or "bilinear"
             (antialiased).
+        max_megapixels: Millions of pixels that are decoded at most.
 
     Returns:
         `[image_size, image_size, 3]` float32 pixels in [0, 1].
@@ -118,14 +134,35 @@ def load_image(
     >>> load_image(data, image_size=1, box=right).numpy().tolist()
     [[[1.0, 1.0, 1.0]]]
     """
-    pixels = decode_image(image_bytes)
-    if box is not None:
-        pixels = crop(pixels, box)
-    return resize_image(pixels, image_size, resize)
+    image = decoding.decode(
+        image_bytes,
+        lambda size: choose_box(size, box),
+        image_size,
+        max_megapixels,
+    )
+    return resize_image(image.pixels, image_size, resize)
+
+
+def choose_box(
+    size: tf.Tensor, box: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor | bool]:
+    """Chooses the part of an image inside a box, see `decoding.ChooseWindow`.
+
+    Args:
+        size: `[2]` int32, height and width of the upright image.
+        box: `[4]` floats, see `load_image`.
+    """
+    if box is None:
+        return decoding.whole(size), False
+    is_cropped = ~tf.reduce_any(tf.math.is_nan(box))
+    return box_window(size, box), is_cropped
 
 
 def load_images(
-    image_bytes: tf.Tensor, image_size: int, resize: str = "area"
+    image_bytes: tf.Tensor,
+    image_size: int,
+    resize: str = "area",
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> tf.Tensor:
     """Decodes and resizes a batch of image files, as a served model does.
 
@@ -134,6 +171,8 @@ def load_images(
             empty.
         image_size: Side of the square results, in pixels.
         resize: Resize method, "area" or "bilinear".
+        max_megapixels: Millions of pixels of one image that are decoded at
+            most.
 
     Returns:
         `[batch, image_size, image_size, 3]` float32 pixels in [0, 1].
@@ -145,8 +184,12 @@ def load_images(
     [2, 4, 4, 3]
     """
     return tf.map_fn(
-        lambda one: load_image(one, image_size, resize=resize),
+        lambda one: load_image(
+            one, image_size, resize=resize, max_megapixels=max_megapixels
+        ),
         image_bytes,
+        # Images that are decoded at once are in memory at once.
+        parallel_iterations=_DECODED_AT_ONCE,
         fn_output_signature=tf.TensorSpec(
             [image_size, image_size, 3], tf.float32
         ),
@@ -158,14 +201,17 @@ def resize_image(
 ) -> tf.Tensor:
     """Resizes `[h, w, 3]` uint8 to `[image_size, image_size, 3]` in [0, 1]."""
     _check_resize(resize)
-    resized = tf.image.resize(
-        tf.cast(pixels, tf.float32) / 255.0,
-        [image_size, image_size],
-        method=resize,
-        antialias=resize == "bilinear",
-    )
+    # Pixels stay bytes until they are few.
+    if resize == "area":
+        resized = tf.raw_ops.ResizeArea(
+            images=pixels[tf.newaxis], size=[image_size, image_size]
+        )[0]
+    else:
+        resized = tf.image.resize(
+            pixels, [image_size, image_size], method=resize, antialias=True
+        )
     resized.set_shape([image_size, image_size, 3])
-    return tf.clip_by_value(resized, 0.0, 1.0)
+    return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
 
 
 def _check_resize(resize: str) -> None:
@@ -213,43 +259,3 @@ def cut(pixels: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """Returns the part of `[h, w, 3]` pixels inside a `box_window`."""
     top, left, bottom, right = tf.unstack(window)
     return pixels[top:bottom, left:right]
-
-
-def starts_with(text: tf.Tensor, prefix: bytes) -> tf.Tensor:
-    """Returns whether a scalar string begins with some bytes."""
-    return tf.strings.substr(text, 0, len(prefix)) == prefix
-
-
-def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
-    # The fast DCT differs between CPUs by a few levels.
-    pixels = tf.io.decode_jpeg(
-        image_bytes, channels=3, dct_method="INTEGER_ACCURATE"
-    )
-    return orientation.turn_upright(
-        pixels, orientation.jpeg_orientation(image_bytes)
-    )
-
-
-def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
-    pixels = tf.io.decode_image(image_bytes, expand_animations=False)
-    channels = tf.shape(pixels)[-1]
-    # The fourth byte of a BMP is usually padding, not alpha.
-    is_bmp = starts_with(image_bytes, b"BM")
-    has_alpha = ((channels == 2) | (channels == 4)) & ~is_bmp
-    color = tf.cond(
-        channels < 3,
-        lambda: tf.repeat(pixels[..., :1], 3, -1),
-        lambda: pixels[..., :3],
-    )
-    return tf.cond(
-        has_alpha,
-        lambda: _on_white(color, pixels[..., -1:]),
-        lambda: color,
-    )
-
-
-def _on_white(color: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    """Composites `[h, w, 3]` on white, with `[h, w, 1]` alpha, all uint8."""
-    color, alpha = tf.cast(color, tf.int32), tf.cast(alpha, tf.int32)
-    mixed = (color * alpha + 255 * (255 - alpha) + 127) // 255
-    return tf.cast(mixed, tf.uint8)

@@ -268,7 +268,10 @@ class ServedModel(tf.Module):
     def _embed(self, image_bytes, names):
         size = self._inputs.image_size
         pixels = preprocessing.load_images(
-            image_bytes, size, self._inputs.resize
+            image_bytes,
+            size,
+            self._inputs.resize,
+            self._inputs.max_megapixels,
         )
         images = tf.shape(image_bytes)[0]
         # Convolutions that oneDNN fuses fail on an empty batch. An empty
