@@ -20,6 +20,10 @@ BACKBONES = ("resnet50v2", "resnet50")
 # weights of ResNet50 come from them
 # (keras.applications.resnet50.preprocess_input).
 _CAFFE_MEANS = (123.68, 116.779, 103.939)
+# Means and standard deviations of red, green and blue, as PyTorch's networks
+# expect them.
+_TORCH_MEANS = (0.485, 0.456, 0.406)
+_TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
@@ -49,6 +53,10 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
         pixels = layers.Rescaling(255.0, offset, name="scale")(pixels)
         # `pixels[..., ::-1]` cannot be saved in a .keras file.
         return pixels[:, :, :, ::-1]
+    if scaling == "torch":
+        scales = [1 / deviation for deviation in _TORCH_DEVIATIONS]
+        offset = [-m * s for m, s in zip(_TORCH_MEANS, scales)]  # noqa: B905
+        return layers.Rescaling(scales, offset, name="scale")(pixels)
     raise ValueError(
         "`scaling` must be one of 0_1, -1_1, 0_255, caffe, torch. "
         f"Received: {scaling!r}"
@@ -59,10 +67,6 @@ def build_backbone(
     backbone: str, image_size: int, weights: str | Path | dict
 ) -> tf.keras.Model:
     """Builds a residual network without its classifier.
-# Means and standard deviations of red, green and blue, as PyTorch's networks
-# expect them.
-_TORCH_MEANS = (0.485, 0.456, 0.406)
-_TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
     Args:
         backbone: "resnet50v2" or "resnet50".
@@ -91,10 +95,6 @@ _TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
             f"Received: {backbone!r}"
         )
     if image_size < 32:
-    if scaling == "torch":
-        scales = [1 / deviation for deviation in _TORCH_DEVIATIONS]
-        offset = [-m * s for m, s in zip(_TORCH_MEANS, scales)]  # noqa: B905
-        return layers.Rescaling(scales, offset, name="scale")(pixels)
         raise ValueError(
             f"`image_size` must be at least 32. Received: {image_size}"
         )
