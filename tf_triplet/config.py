@@ -178,6 +178,9 @@ def _data() -> ml_collections.ConfigDict:
     # Whether to crop an image to the box of its product, where the catalog
     # has boxes.
     data.use_boxes = True
+    # Millions of pixels of an image that are decoded at most. A larger JPEG is
+    # decoded at a smaller scale, and any other larger image cannot be read.
+    data.max_megapixels = 32.0
     # What to do with an image that cannot be read. skip: leave it out, count
     # it and log its path. stop: end with an error.
     data.on_bad_image = "skip"

@@ -19,7 +19,9 @@ from tf_triplet.models import encoder as encoders
 def input_spec(config: ml_collections.ConfigDict) -> InputSpec:
     """Returns how `config.data` turns an image file into pixels."""
     data = config.data
-    return InputSpec(data.image_size, data.resize, data.use_boxes)
+    return InputSpec(
+        data.image_size, data.resize, data.use_boxes, data.max_megapixels
+    )
 
 
 def compute_embeddings(

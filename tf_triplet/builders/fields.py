@@ -105,6 +105,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     """
     for field, choices in CHOICES.items():
         _check_choice(field, _get(config, field), choices)
+    _require(config, "data.max_megapixels", lambda v: v > 0, "more than 0")
     for field in _AT_LEAST_ONE:
         _require(config, field, lambda v: v >= 1, "at least 1")
     for field in _AT_LEAST_ZERO:

@@ -310,6 +310,7 @@ def _batches(
             sides=builders.sampling_sides(config, training),
             branches=evaluation.branch_of_rows(branches, training),
             targets=tasks.targets if tasks else (),
+            max_megapixels=config.data.max_megapixels,
         )
 
     return batches
