@@ -64,11 +64,11 @@ def import_backbone(
     name = model.name if model is source else source
     if layer:
         model = layer_outputs.up_to_layer(model, layer)
-    pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
-    try:
     _check_input(model, name, image_size)
-        features = model(scaled)
+    pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
     scaled = backbones.scale_pixels(pixels, scaling)
+    try:
+        features = model(scaled)
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
             f"{name} does not take [batch, {image_size}, {image_size}, 3] "
@@ -81,8 +81,6 @@ def import_backbone(
     return tf.keras.Model(pixels, features, name="imported")
 
 
-def _load(
-    path: Path, modules: Collection[str], safe_mode: bool
 def _check_input(
     model: tf.keras.Model, name: str | Path, image_size: int
 ) -> None:
@@ -123,6 +121,8 @@ def _check_input(
         )
 
 
+def _load(
+    path: Path, modules: Collection[str], safe_mode: bool
 ) -> tf.keras.Model:
     if not path.exists():
         raise ValueError(
