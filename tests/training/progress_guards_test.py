@@ -119,15 +119,20 @@ def train(workdir, start, later, steps=6, **more):
     """Trains with given metrics, and returns the calls of the start."""
     calls, values = [], iter(later)
 
-    def evaluate_start(encoder):
+    def start_encoders(encoder):
         calls.append(encoder)
-        return {"recall@1": start}
+        return {"pretrained": encoder}
+
+    def evaluate(encoder):
+        at_start = calls and calls[-1] is encoder
+        calls[-1:] = [None] if at_start else calls[-1:]
+        return {"recall@1": start if at_start else next(values)}
 
     tiny_training.train(
         workdir,
         steps,
-        lambda encoder: {"recall@1": next(values)},
-        evaluate_start=evaluate_start,
+        evaluate,
+        start_encoders=start_encoders,
         evaluate_every=3,
         **more,
     )
@@ -148,7 +153,11 @@ def test_a_run_below_its_start_is_told_at_the_first_validation(
     assert "optimizer.learning_rate" in first and "steps=0" in first
     assert "at the best validation of the run, recall@1 is 0.4300" in last
     stored = json.loads((tmp_path / "pretrained.json").read_text())
-    assert stored == {"monitor": "recall@1", "value": 0.46}
+    of = {"pretrained": 0.46}
+    assert stored == {"monitor": "recall@1", "value": 0.46, "of": of}
+    # What it began with is better than anything since, and stays.
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert (best["step"], best["value"]) == (0, 0.46)
 
 
 def test_a_run_above_its_start_is_not_told(tmp_path, caplog):
@@ -172,8 +181,8 @@ def test_a_start_without_readable_images_is_left_out(tmp_path, caplog):
     tiny_training.train(
         tmp_path,
         3,
-        lambda encoder: {"recall@1": 0.1},
-        evaluate_start=lambda encoder: {},
+        lambda encoder: {},
+        start_encoders=lambda encoder: {"pretrained": encoder},
     )
     assert not below(caplog)
     assert not (tmp_path / "pretrained.json").exists()

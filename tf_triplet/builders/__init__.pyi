@@ -1,3 +1,11 @@
+from .chosen_fields import (
+    Choice,
+    check_resolved,
+    fill,
+    get_field,
+    open_fields,
+    with_fields,
+)
 from .data import (
     BENCHMARKS,
     build_augmentation,
@@ -41,16 +49,10 @@ from .objective import (
     build_optimizer,
     build_tasks,
 )
-from .open_fields import (
-    Choice,
-    check_resolved,
-    fill,
-    open_fields,
-    with_fields,
-)
 from .recipe import (
     Machine,
     Table,
+    image_size_for,
     resolve,
 )
 from .run_folder import (
@@ -120,6 +122,8 @@ __all__ = [
     "encoder_sha256",
     "fill",
     "fetch_registry_weights",
+    "get_field",
+    "image_size_for",
     "input_spec",
     "load_config",
     "load_encoder",

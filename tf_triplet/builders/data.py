@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from tf_triplet.builders import extensions, open_fields
+from tf_triplet.builders import chosen_fields, extensions
 from tf_triplet.data import fetch
 from tf_triplet.data.augmentation import Augmentation
 from tf_triplet.data.catalog import Catalog
@@ -256,7 +256,7 @@ def build_sampler(
     Raises:
         ValueError: If the catalog has too few products for a minibatch.
     """
-    open_fields.check_resolved(config)
+    chosen_fields.check_resolved(config)
     sampling = config.sampling
     return GroupedSampler(
         catalog.products,

@@ -94,7 +94,8 @@ def whiten(
         encoder: An encoder whose head takes features of unit length
             (`unit_features` of `encoder.build_encoder`). It is changed in
             place.
-        catalog: The training images, to which the whitening is fitted.
+        catalog: The training images. The whitening is fitted to them, or to
+            `config.model.whitening_images` of them.
         batch_size: Number of images in one forward pass. None:
             `config.evaluation.batch_size`.
         progress: Whether to show the progress.
@@ -102,6 +103,10 @@ def whiten(
     from tf_triplet.models import whitening  # scikit-learn takes a second.
 
     head = encoder.get_layer("embedding")
+    most = config.model.whitening_images
+    if 0 < most < len(catalog):
+        rows = np.random.default_rng(config.seed).permutation(len(catalog))
+        catalog = catalog.select(np.sort(rows[:most]))
     features = compute_embeddings(
         config,
         encoders.at_layer(encoder, "features"),

@@ -9,7 +9,7 @@ import ml_collections
 import tensorflow as tf
 from absl import logging
 
-from tf_triplet.builders import data, extensions, objective
+from tf_triplet.builders import chosen_fields, data, extensions, objective
 from tf_triplet.data import fetch
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.models import (
@@ -83,6 +83,7 @@ def build_encoder(
         A model from pixels (with branches, a dictionary of pixels and branch
         numbers) to `[batch, dim]` embeddings of unit length.
     """
+    chosen_fields.check_resolved(config)
     model = config.model
     with encoders.mixed_precision(config.training.mixed_precision):
         if own_branches is not None:

@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from tf_triplet.builders import extensions
-from tf_triplet.builders.open_fields import (
+from tf_triplet.builders.chosen_fields import (
     Choice,
     get_field,
     open_fields,
@@ -207,9 +207,13 @@ class _Recipe:
             )
         self._choose("model.backbone", "resnet50v2", "it serves most catalogs")
         model = self.config.model
+        if model.backbone.startswith("convnext"):
+            self._choose(
+                "model.batch_norm", "none", f"{model.backbone} has none"
+            )
         self._choose(
             "data.image_size",
-            224 if self._machine.gpus else 64,
+            image_size_for(self._machine),
             f"what {self._on} computes in good time",
         )
         if model.weights == "random" and not _is_own(model.backbone):
@@ -347,6 +351,21 @@ class _Recipe:
             "training.collapse_every",
         ):
             self._choose(field, every, "some times in a training")
+
+
+def image_size_for(machine: Machine) -> int:
+    """Returns the side of the images that suits a machine, in pixels.
+
+    Args:
+        machine: The machine.
+
+    Example:
+
+    >>> from tf_triplet import builders
+    >>> builders.image_size_for(builders.Machine(gpus=0))
+    64
+    """
+    return 224 if machine.gpus else 64
 
 
 def _learning_rate(table: Table) -> float:

@@ -15,8 +15,8 @@ from typing import Any
 import ml_collections
 
 from tf_triplet.builders import extensions, recipe
+from tf_triplet.builders.chosen_fields import open_fields
 from tf_triplet.builders.fields import check_fields
-from tf_triplet.builders.open_fields import open_fields
 from tf_triplet.retrieval import protocols
 
 
@@ -81,9 +81,11 @@ def _check_sampling(sampling: ml_collections.ConfigDict) -> None:
 
 
 def _check_model(config: ml_collections.ConfigDict) -> None:
-    from tf_triplet.models import encoder
+    from tf_triplet.models import batch_norm, encoder
 
     model = config.model
+    with _as_fields({"batch_norm": "model.batch_norm"}):
+        batch_norm.check_kind(model.backbone, model.batch_norm)
     imported = model.backbone == "imported"
     if imported and not model.path:
         raise ValueError(
@@ -100,12 +102,12 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
         {"embedding_size": "model.embedding_size", "learners": "model.learners"}
     ):
         encoder.check_sizes(size, learners)
-    own = imported or extensions.is_extension(model.backbone)
-    if learners > 1 and own and not model.attention_at:
+    known = model.backbone in ("resnet50", "resnet50v2")
+    if learners > 1 and not known and not model.attention_at:
         raise ValueError(
-            "`model.learners` of an imported model or a backbone of your own "
-            "needs `model.attention_at`: the name of the layer whose output "
-            "the learners mask. Received: ''"
+            f"`model.learners` with model.backbone={model.backbone} needs "
+            "`model.attention_at`: the name of the layer whose output the "
+            "learners mask. Received: ''"
         )
     if model.attention_at and learners < 2:
         raise ValueError(
@@ -193,7 +195,7 @@ def _check_branches(config: ml_collections.ConfigDict) -> None:
         {"kind": "model.branches", "embedding_size": "model.embedding_size"}
     ):
         branched_encoder.check_kind(kind, model.embedding_size)
-    if kind == "weights" and model.batch_norm != "frozen":
+    if kind == "weights" and model.batch_norm not in ("frozen", "none"):
         raise ValueError(
             "`model.branches=weights` does not train the backbone, so it needs "
             f"`model.batch_norm=frozen`. Received: {model.batch_norm!r}"

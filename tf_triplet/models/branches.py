@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_triplet.models import mirroring
+
 CHOSEN_BY = ("domain", "category")
 
 
@@ -143,6 +145,7 @@ def find(encoder: Any) -> Branches | None:
     Returns:
         The branches, or None if the encoder has none.
     """
+    encoder = mirroring.without_mirror_image(encoder)
     for layer in getattr(encoder, "layers", ()):
         if isinstance(layer, BranchOneHot):
             return layer.branches

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_triplet.models import backbones, ensemble, layer_outputs
+from tf_triplet.models import backbones, ensemble, layer_outputs, mirroring
+from tf_triplet.models.batch_norm import check_kind as check_batch_norm
 from tf_triplet.models.batch_norm import with_batch_norm
 from tf_triplet.models.pooling import Pooling, build_pooling
 
@@ -28,7 +29,7 @@ def build_encoder(
     """Builds a Keras model from images to embeddings of unit length.
 
     Args:
-        backbone: "resnet50v2", "resnet50", or a Keras model from
+        backbone: A name that `build_backbone` knows, or a Keras model from
             `[batch, size, size, 3]` pixels in [0, 1] to features. Features
             are `[batch, features]` or `[batch, height, width, channels]`.
         embedding_size: Width of the linear head. 0 leaves the head out.
@@ -36,8 +37,9 @@ def build_encoder(
             backbone is a model.
         image_size: Side of the images in pixels. Ignored if the backbone is a
             model.
-        batch_norm: "train", "frozen" (keeps the pretrained statistics) or
-            "sync" (computes statistics over all replicas).
+        batch_norm: "train", "frozen" (keeps the pretrained statistics),
+            "sync" (computes statistics over all replicas), or "none" for a
+            backbone that has no batch normalization (ConvNeXt).
         seed: Seed of the initial weights of the head.
         pooling: How to pool a feature map; see `build_pooling`. Must be
             "average" if the backbone returns vectors.
@@ -74,6 +76,7 @@ def build_encoder(
     """
     check_sizes(embedding_size, learners)
     if isinstance(backbone, str):
+        check_batch_norm(backbone, batch_norm)
         backbone = backbones.build_backbone(backbone, image_size, weights)
     backbone = with_batch_norm(backbone, batch_norm)
     pool = pooling_for(backbone, pooling)
@@ -237,6 +240,9 @@ def at_layer(encoder: tf.keras.Model, name: str) -> tf.keras.Model:
         Vo and Hays, 2018, https://arxiv.org/abs/1803.03310: The layer before
         the embedding may generalize better to unseen classes.
     """
+    if mirroring.is_mirrored(encoder):
+        inner = at_layer(mirroring.without_mirror_image(encoder), name)
+        return mirroring.with_mirror_image(inner)
     if isinstance(encoder.input, dict):
         raise ValueError(
             "An encoder with branches has no layer that can replace the "

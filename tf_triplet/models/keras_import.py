@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_triplet.models import (
     backbones,
     layer_outputs,
+    mirroring,
     model_files,
     pooling,  # noqa: F401  Registers the layers of saved encoders.
     safe_loading,
@@ -63,6 +64,7 @@ def import_backbone(
         model = _load(Path(source), modules, safe_mode)
     name = model.name if model is source else source
     if layer:
+        model = mirroring.without_mirror_image(model)
         model = layer_outputs.up_to_layer(model, layer)
     _check_input(model, name, image_size)
     pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -16,6 +16,9 @@ from tf_triplet.training import run_files
 from tf_triplet.training.callbacks import MetricsWriter, StepCounter
 from tf_triplet.training.run_files import read_best
 from tf_triplet.training.stops import EvaluationInterrupted, GracefulStop
+
+# From the encoder before the first step to what the run can fall back on.
+StartEncoders = Callable[[tf.keras.Model], Mapping[str, tf.keras.Model]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Evaluator(StepCounter):
         monitor: str,
         choice: StepChoice,
         stop: GracefulStop,
+        served: Callable[[tf.keras.Model], tf.keras.Model] = lambda e: e,
     ):
         """Sets what to evaluate, and when.
 
@@ -63,20 +67,31 @@ class Evaluator(StepCounter):
             choice: What best.json says about the choice.
             stop: Tells whether a signal ends the run. An evaluation is then
                 skipped, or broken off if it is under way.
+            served: Makes the model that is evaluated and saved from the
+                encoder that is trained.
         """
         super().__init__()
         self._evaluate, self._every = evaluate, every
-        self._workdir, self._writer = Path(workdir), writer
-        self._monitor, self._choice = monitor, choice
+        self._served = served
+        self.workdir, self._writer = Path(workdir), writer
+        self.monitor, self._choice = monitor, choice
         self._stop = stop
         self._last = -1
         # The metrics of the last evaluation that counts.
         self.latest: dict[str, float] | None = None
 
+    @property
+    def best(self) -> float | None:
+        """The best value of the run so far, without that of step 0."""
+        name = f"eval/{self.monitor}"
+        rows = run_files.read_rows(self.workdir / "metrics.jsonl")
+        values = [row[name] for row in rows if name in row]
+        return max(values, default=None)
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         # A signal may have skipped the evaluation of the step that was saved.
         if self._every and self.step and self.step % self._every == 0:
-            if not has_evaluation(self._workdir, self.step):
+            if not has_evaluation(self.workdir, self.step):
                 self.run()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -86,6 +101,35 @@ class Evaluator(StepCounter):
     def on_train_end(self, logs: dict | None = None) -> None:
         self.run()
 
+    def keep_start(self, encoders: StartEncoders) -> dict[str, float]:
+        """Evaluates what the run begins with, and keeps the best as step 0.
+
+        Args:
+            encoders: Returns the encoders, by name.
+
+        Returns:
+            The monitored metric of each. Encoders for which there is none are
+            left out, and all are if a signal ends the run.
+        """
+        values = {}
+        for name, encoder in encoders(self.model.encoder).items():
+            encoder = self._served(encoder)
+            try:
+                with self._stop.interrupting():
+                    metrics = self._evaluate(encoder)
+            except EvaluationInterrupted:
+                return {}
+            value = metrics.get(self.monitor, math.nan)
+            if not math.isnan(value):
+                values[name] = value
+                self._keep(encoder, 0, value)
+        return values
+
+    def _keep(self, encoder: tf.keras.Model, step: int, value: float) -> None:
+        keep_best(
+            encoder, step, self.monitor, value, self.workdir, self._choice
+        )
+
     def run(self) -> None:
         """Evaluates the encoder, unless this step was evaluated already."""
         step = self.step
@@ -93,24 +137,18 @@ class Evaluator(StepCounter):
             return
         try:
             with self._stop.interrupting():
-                metrics = self._evaluate(self.model.encoder)
+                encoder = self._served(self.model.encoder)
+                metrics = self._evaluate(encoder)
         except EvaluationInterrupted:
             return
         self._last = step
         # NaN compares as neither better nor worse, so it chooses nothing.
-        if math.isnan(metrics.get(self._monitor, math.nan)):
+        if math.isnan(metrics.get(self.monitor, math.nan)):
             return
         self.latest = metrics
         shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items())
         logging.info("step %d: %s", step, shown)
-        keep_best(
-            self.model.encoder,
-            step,
-            self._monitor,
-            metrics[self._monitor],
-            self._workdir,
-            self._choice,
-        )
+        self._keep(encoder, step, metrics[self.monitor])
         # Last, so that a step that has this line needs no evaluation any more.
         self._writer.write(step, {f"eval/{k}": v for k, v in metrics.items()})
 

@@ -86,7 +86,10 @@ def train(
     choice: evaluating.StepChoice | None = None,
     collapse_images: tf.Tensor | dict[str, tf.Tensor] | None = None,
     build_smaller: Callable[[int], Learner] | None = None,
-    evaluate_start: Callable[[tf.keras.Model], dict[str, float]] | None = None,
+    start_encoders: evaluating.StartEncoders | None = None,
+    served: Callable[[tf.keras.Model], tf.keras.Model] = lambda encoder: (
+        encoder
+    ),
 ) -> int:
     """Trains up to `settings.steps`, continuing the run of the folder.
 
@@ -109,9 +112,11 @@ def train(
         build_smaller: Builds a learner of the same network for a smaller
             number of products. It is called if the checkpoint has variables
             of fewer products than `learner`.
-        evaluate_start: Computes the metrics of the pretrained features, given
-            the encoder before the first step. The run warns if its own
+        start_encoders: Returns the encoders that a new run begins with, by
+            name, given the encoder before the first step. They are evaluated,
+            the best is kept as that of step 0, and the run warns if its own
             metrics are below.
+        served: Makes the model that is evaluated and saved from an encoder.
 
     Returns:
         The last step.
@@ -168,7 +173,8 @@ def train(
         workdir,
         settings,
         choice or evaluating.StepChoice(),
-        evaluate_start,
+        start_encoders,
+        served,
     )
     with run.stop, _explained(bad_images, checkpoints):
         if start < settings.steps:
@@ -222,11 +228,13 @@ class _Run:
         workdir: Path,
         settings: Settings,
         choice: evaluating.StepChoice,
-        evaluate_start: Callable[[tf.keras.Model], dict[str, float]] | None,
+        start_encoders: evaluating.StartEncoders | None,
+        served: Callable[[tf.keras.Model], tf.keras.Model],
     ):
         self._learner, self._evaluate = learner, evaluate
         self._workdir, self._settings = workdir, settings
-        self._choice, self._evaluate_start = choice, evaluate_start
+        self._choice, self._start_encoders = choice, start_encoders
+        self._served = served
         self.stop = GracefulStop()
 
     def callbacks(self, checkpoints: Checkpoints, start: int) -> list:
@@ -242,14 +250,10 @@ class _Run:
         ]
         if self._evaluate is not None:
             chain.append(self._evaluator(writer))
-            if self._evaluate_start is not None:
+            if self._start_encoders is not None:
                 chain.append(
                     progress_guards.PretrainedGuard(
-                        self._evaluate_start,
-                        settings.monitor,
-                        self._workdir,
-                        chain[-1],
-                        self.stop,
+                        self._start_encoders, chain[-1], self.stop
                     )
                 )
         return [*chain, self.stop]
@@ -263,6 +267,7 @@ class _Run:
             self._settings.monitor,
             self._choice,
             self.stop,
+            self._served,
         )
 
     def fit(
@@ -302,7 +307,8 @@ class _Run:
         self, checkpoints: Checkpoints, step: int, trained: bool
     ) -> None:
         """Saves the encoders that do not belong to this step yet."""
-        encoder, last = self._learner.encoder, self._workdir / _LAST
+        encoder = self._served(self._learner.encoder)
+        last = self._workdir / _LAST
         # After a kill, the encoder of an earlier stop may still be there.
         if not last.exists() or _is_older(last, checkpoints.latest):
             evaluating.save_encoder(encoder, last)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import collections
 import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -20,8 +18,8 @@ from tf_triplet.losses.batch_loss import BatchLoss
 from tf_triplet.losses.ensemble import EnsembleLoss
 from tf_triplet.training import run_files
 from tf_triplet.training.callbacks import StepCounter
-from tf_triplet.training.evaluator import Evaluator, read_best
-from tf_triplet.training.stops import EvaluationInterrupted, GracefulStop
+from tf_triplet.training.evaluator import Evaluator, StartEncoders
+from tf_triplet.training.stops import GracefulStop
 
 # Number of steps whose losses are averaged before they are compared.
 _BLOCK = 10
@@ -139,33 +137,32 @@ class RestGuard(StepCounter):
 class PretrainedGuard(StepCounter):
     """Warns if the validation metric is below that of the pretrained features.
 
-    It stands after the `Evaluator` in the list of callbacks. The value before
-    the first step is kept in the folder of the run (pretrained.json), for a
-    run that is resumed.
+    It also makes the `Evaluator` keep the best of what the run begins with, so
+    that a run without a gain leaves the pretrained encoder. It stands after
+    the `Evaluator` in the list of callbacks. The values before the first step
+    are kept in the folder of the run (pretrained.json), for a run that is
+    resumed.
     """
 
     def __init__(
         self,
-        evaluate: Callable[[tf.keras.Model], dict[str, float]],
-        monitor: str,
-        workdir: Path,
+        encoders: StartEncoders,
         evaluator: Evaluator,
         stop: GracefulStop,
     ):
         """Sets what is compared.
 
         Args:
-            evaluate: Computes the metrics of the pretrained features, given
-                the encoder before its first step.
-            monitor: Name of the metric.
-            workdir: Folder of the run.
+            encoders: Returns the encoders that the run begins with, by name,
+                given the encoder before its first step.
             evaluator: Evaluates the encoder during the run.
             stop: Tells whether a signal ends the run.
         """
         super().__init__()
-        self._evaluate, self._monitor = evaluate, monitor
-        self._path = Path(workdir) / "pretrained.json"
-        self._evaluator, self._stop = evaluator, stop
+        self._encoders, self._evaluator = encoders, evaluator
+        self._monitor = evaluator.monitor
+        self._path = evaluator.workdir / "pretrained.json"
+        self._stop = stop
         self._start: float | None = None
         self._first: float | None = None
 
@@ -178,24 +175,22 @@ class PretrainedGuard(StepCounter):
                 self._start = start["value"]
 
     def _measure(self) -> float | None:
-        """Returns the value before the first step, and stores it."""
+        """Returns the best value before the first step, and stores all."""
         if self._stop.signal is not None:
             return None
-        try:
-            with self._stop.interrupting():
-                metrics = self._evaluate(self.model.encoder)
-        except EvaluationInterrupted:
+        values = self._evaluator.keep_start(self._encoders)
+        if not values:
             return None
-        if self._monitor not in metrics:
-            return None
-        value = metrics[self._monitor]
-        text = json.dumps({"monitor": self._monitor, "value": value})
-        run_files.write_text(self._path, text + "\n")
-        logging.info(
-            "pretrained features: %s %.4f on the validation products",
-            self._monitor,
-            value,
-        )
+        value = max(values.values())
+        stored = {"monitor": self._monitor, "value": value, "of": values}
+        run_files.write_text(self._path, json.dumps(stored, indent=2) + "\n")
+        for name, value_of in values.items():
+            logging.info(
+                "%s features: %s %.4f on the validation products",
+                name,
+                self._monitor,
+                value_of,
+            )
         return value
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -204,8 +199,8 @@ class PretrainedGuard(StepCounter):
             self._compare(self._first, "at the first validation")
 
     def on_train_end(self, logs: dict | None = None) -> None:
+        best = self._evaluator.best
         # If there was no evaluation during the run, this is the first.
-        best = read_best(self._path.parent).get("value")
         if best is not None and best != self._first:
             self._compare(best, "at the best validation of the run")
 

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 import ml_collections
 
 from tf_triplet import builders
+from tf_triplet.workflows.train_recipe import (
+    choose_before_reading,
+    choose_for_table,
+)
 
 if TYPE_CHECKING:
     from tf_triplet.data.preflight import Report
@@ -87,12 +91,17 @@ def check_data(config: ml_collections.ConfigDict) -> DataCheck:
     from tf_triplet.data import preflight
 
     builders.validate(config)
+    config = choose_before_reading(config)
     catalog = builders.build_catalog(config)
     counts = builders.verify_counts(config.data.source, catalog)
     report = preflight.inspect(catalog)
     refusal = ""
     try:
-        split = builders.split_for_training(config, catalog)
+        config, split, _ = choose_for_table(
+            config,
+            catalog,
+            lambda chosen: builders.split_for_training(chosen, catalog),
+        )
         catalog.split(config.evaluation.split)
         if config.training.steps:
             builders.build_sampler(config, split.training)
@@ -129,6 +138,7 @@ sop, inshop, consumer2shop, street2shop, cars196, cub200. Received: 'folder'. \
 Check your own images with --check.
     """
     builders.validate(config)
+    config = choose_before_reading(config)
     source = config.data.source
     if source not in builders.BENCHMARKS:
         raise ValueError(

@@ -56,6 +56,12 @@ def train_again(
         )
         return
     best = run_files.read_best(workdir)
+    if not best["step"]:
+        print(
+            "There is nothing to train again: no step was better than the "
+            "encoder before training, which is kept."
+        )
+        return
     whole = config.copy_and_resolve_references()
     whole.data.validation_fraction = 0.0
     folder = workdir / "refit"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import ml_collections
 import numpy as np
-from absl import logging
 
 from tf_triplet import builders, evaluation
+from tf_triplet.workflows.mirroring import decide_mirroring
 from tf_triplet.workflows.refit import restore_first, train_again
 from tf_triplet.workflows.train_folder import (
     TrainResult,
@@ -18,6 +18,7 @@ from tf_triplet.workflows.train_folder import (
     claim_folder,
     has_begun,
     last_step,
+    write_config,
     write_versions,
 )
 from tf_triplet.workflows.train_products import (
@@ -25,10 +26,17 @@ from tf_triplet.workflows.train_products import (
     decide_products,
     store_products,
 )
+from tf_triplet.workflows.train_recipe import (
+    choose_before_reading,
+    choose_for_table,
+    tell,
+    warn_of_unreached,
+)
 from tf_triplet.workflows.train_validation import (
+    build_served,
     collapse_images,
     monitored_metric,
-    pretrained_metrics,
+    start_encoders,
     step_choice,
     validation_metrics,
 )
@@ -111,6 +119,7 @@ def train(
     with folder_lock.locked(workdir):
         try:
             step = _run(config, workdir, resume, init_from, accept_new_catalog)
+            config = _chosen(config, workdir)
             if refit and step >= config.training.steps:
                 in_refit = True
                 train_again(workdir, config, _run)
@@ -119,6 +128,15 @@ def train(
                 workdir, stopped.step, stopped.signal, stopped.steps, in_refit
             )
         return TrainResult.read(workdir)
+
+
+def _chosen(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> ml_collections.ConfigDict:
+    """Returns the config with the fields that the run has chosen."""
+    if builders.open_fields(config):
+        return builders.load_config(workdir)
+    return config
 
 
 def _run(
@@ -146,16 +164,22 @@ def _run(
     if begun:
         config = check_folder(workdir, config, accept_new_catalog)
     check_init_from(config, workdir, init_from)
+    config = choose_before_reading(config, "" if begun else init_from)
     catalog = builders.build_catalog(config)
     held_out = catalog.split(config.evaluation.split)
-    split = decide_products(
+    config, split, choices = choose_for_table(
         config,
-        workdir,
         catalog,
-        begun=begun,
-        init_from=init_from,
-        accept_new_catalog=accept_new_catalog,
+        lambda chosen: decide_products(
+            chosen,
+            workdir,
+            catalog,
+            begun=begun,
+            init_from=init_from,
+            accept_new_catalog=accept_new_catalog,
+        ),
     )
+    tell(choices)
     _check_branches(config, split, held_out)
     strategy = distribution.build_strategy(config.training.replicas)
     claim_folder(workdir, config, resume)
@@ -168,24 +192,8 @@ def _run(
     if goes_on:
         restore_first(workdir)
         if not stop_at:
-            _warn_of_unreached(config)
+            warn_of_unreached(config)
     return _train_encoder(config, workdir, resume, strategy, split, stop_at)
-
-
-def _warn_of_unreached(config: ml_collections.ConfigDict) -> None:
-    """Warns of parts of the schedule that lie beyond the last step."""
-    from tf_triplet.training import schedule_checks
-
-    optimizer, loss = config.optimizer, config.loss
-    for sentence in schedule_checks.unreached(
-        config.training.steps,
-        optimizer.schedule,
-        optimizer.boundaries,
-        optimizer.warmup_steps,
-        loss.memory_warmup if loss.memory_size else 0,
-        config.training.collapse_every,
-    ):
-        logging.warning("%s", sentence)
 
 
 def _check_branches(
@@ -217,24 +225,24 @@ def _train_encoder(
         config.data.on_bad_image, max_share=config.data.max_bad_share
     )
     branches = builders.build_branches(config, training)
-    batches = _batches(config, training, sampler, branches, bad_images)
     _check_whole_pairs(config, sampler, strategy)
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
         network = builders.build_network(config, training, branches)
         if not (resume and last_step(workdir)):
             _set_first_weights(config, network.encoder, split)
+        config = _decide_mirroring(config, workdir, network.encoder, split)
         learner = builders.build_learner(config, network, training)
+    batches = _batches(config, training, sampler, branches, bad_images)
 
     def build_smaller(products: int) -> Learner:
         with strategy.scope():
             return builders.build_learner(config, network, training, products)
 
-    evaluate = validation_metrics(config, split.validation)
     return loop.train(
         learner,
         batches,
-        evaluate,
+        validation_metrics(config, split.validation),
         bad_images,
         workdir,
         loop.Settings(
@@ -250,7 +258,8 @@ def _train_encoder(
         choice=step_choice(split),
         collapse_images=collapse_images(config, branches, split.validation),
         build_smaller=build_smaller,
-        evaluate_start=pretrained_metrics(config, split, evaluate),
+        start_encoders=start_encoders(config, split),
+        served=build_served(config),
     )
 
 
@@ -266,6 +275,20 @@ def _set_first_weights(
         builders.whiten(config, encoder, split.training)
 
 
+def _decide_mirroring(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    encoder: tf.keras.Model,
+    split: TrainingSplit,
+) -> ml_collections.ConfigDict:
+    """Decides what needs the network, and records it before the first step."""
+    config, choices = decide_mirroring(config, encoder, split)
+    if choices:
+        tell(choices)
+        write_config(workdir, config)
+    return config
+
+
 def _build_untrained(
     config: ml_collections.ConfigDict,
     workdir: Path,
@@ -278,7 +301,8 @@ def _build_untrained(
     def build() -> tf.keras.Model:
         encoder = builders.build_encoder(config)
         _set_first_weights(config, encoder, split)
-        return encoder
+        chosen = _decide_mirroring(config, workdir, encoder, split)
+        return build_served(chosen)(encoder)
 
     loop.finish_untrained(build, workdir, step_choice(split), resume)
 

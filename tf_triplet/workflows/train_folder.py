@@ -186,7 +186,8 @@ def check_folder(
 
     Returns:
         The config of the run. If an earlier version began it, it keeps the
-        draw of that version and has no validation products.
+        draw of that version and has no validation products. Fields that are
+        left to be chosen have the values of the run.
 
     Raises:
         ValueError: If the configs differ in another field, or if the file of
@@ -195,6 +196,7 @@ def check_folder(
     if not (workdir / "config.json").exists():
         return config
     saved = builders.read_config(workdir)
+    config = builders.fill(config, saved)
     # Only runs of earlier versions have that draw, and no record.
     record = workdir / "products.json"
     if saved.data.split_draw == "permutation" and not record.exists():
@@ -261,6 +263,16 @@ def claim_folder(
         # A kill before the first save must not let the old run continue.
         for name in ("checkpoints", "refit"):
             shutil.rmtree(workdir / name, ignore_errors=True)
+    write_config(workdir, config)
+
+
+def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json, so that the file is never incomplete.
+
+    Args:
+        workdir: The folder of the run.
+        config: The config of the run.
+    """
     run_files.write_text(workdir / "config.json", configs.to_json(config))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tf_triplet.data.catalog import Catalog
     from tf_triplet.models import Branches
     from tf_triplet.training import StepChoice
+    from tf_triplet.training.evaluator import StartEncoders
 
 # Number of images whose embeddings are watched for a collapse.
 _COLLAPSE_IMAGES = 32
@@ -105,40 +106,77 @@ def _embed(
     return evaluation.Embeddings(vectors, rows, tuple(map(str, skipped)))
 
 
-def pretrained_metrics(
-    config: ml_collections.ConfigDict,
-    split: TrainingSplit,
-    evaluate: Callable[[tf.keras.Model], dict[str, float]] | None,
-) -> Callable[[tf.keras.Model], dict[str, float]] | None:
-    """Returns what scores the features that a new run begins with.
+def start_encoders(
+    config: ml_collections.ConfigDict, split: TrainingSplit
+) -> StartEncoders | None:
+    """Returns what a new run begins with, and can fall back on.
 
     Args:
         config: The config of the run.
         split: The images of the run.
-        evaluate: The result of `validation_metrics`.
 
     Returns:
-        A function of the encoder before its first step. None if nothing is
-        pretrained, or if there are no validation products.
+        A function of the encoder before its first step, to encoders by name:
+        "pretrained" gives the pooled features, "whitened" the embedding whose
+        head was whitened, and "earlier" the encoder of the run from which this
+        one begins. None if nothing is pretrained, or if there are no
+        validation products.
     """
     model = config.model
     begun = split.products is not None and bool(split.products.init_from)
-    is_random = model.weights == "random" and model.backbone != "imported"
-    if evaluate is None or (is_random and not begun):
+    own = model.backbone == "imported" or ":" in model.backbone
+    is_random = model.weights == "random" and not own
+    if split.validation is None or (is_random and not begun):
         return None
 
-    def evaluate_start(encoder: tf.keras.Model) -> dict[str, float]:
+    def encoders(encoder: tf.keras.Model) -> dict[str, tf.keras.Model]:
         from tf_triplet.models import at_layer
 
-        # A head that was neither whitened nor trained is random, and hides
-        # what the features are worth.
+        if begun:
+            return {"earlier": encoder}
+        found = {}
+        # A head that was not whitened is random, and hides what the features
+        # are worth.
         names = [layer.name for layer in encoder.layers]
-        has_random_head = not (begun or model.whitening)
-        if has_random_head and "pool" in names and not model.branch_by:
-            encoder = at_layer(encoder, "pool")
-        return evaluate(encoder)
+        one_head = model.learners < 2 and not model.branch_by
+        if not model.embedding_size and one_head:
+            found["pretrained"] = encoder
+        elif "pool" in names and one_head:
+            found["pretrained"] = at_layer(encoder, "pool")
+        if model.whitening:
+            found["whitened"] = encoder
+        return found
 
-    return evaluate_start
+    return encoders
+
+
+def build_served(
+    config: ml_collections.ConfigDict,
+) -> Callable[[tf.keras.Model], tf.keras.Model]:
+    """Returns what makes the model that is kept from a trained encoder.
+
+    Args:
+        config: The config of the run.
+
+    Returns:
+        A function that returns one model for each encoder: the encoder itself,
+        or with `data.mirrored_is_same` the mean over an image and its mirror
+        image.
+    """
+    if not config.data.mirrored_is_same:
+        return lambda encoder: encoder
+    from tf_triplet.models import mirroring
+
+    made: list[tuple[tf.keras.Model, tf.keras.Model]] = []
+
+    def served(encoder: tf.keras.Model) -> tf.keras.Model:
+        for other, model in made:
+            if other is encoder:
+                return model
+        made.append((encoder, mirroring.with_mirror_image(encoder)))
+        return made[-1][1]
+
+    return served
 
 
 def collapse_images(
