@@ -58,6 +58,10 @@ _COUNTED = re.compile(r"layer_normalization(_\d+)?")
 # weights of ResNet50 come from them
 # (keras.applications.resnet50.preprocess_input).
 _CAFFE_MEANS = (123.68, 116.779, 103.939)
+# Means and standard deviations of red, green and blue, as PyTorch's networks
+# expect them.
+_TORCH_MEANS = (0.485, 0.456, 0.406)
+_TORCH_DEVIATIONS = (0.229, 0.224, 0.225)
 
 
 def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
@@ -65,8 +69,9 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
 
     Args:
         pixels: `[batch, height, width, 3]` Keras tensor, RGB in [0, 1].
-        scaling: "0_1" (unchanged), "-1_1", "0_255", or "caffe" (BGR from 0 to
-            255, minus the mean of ImageNet).
+        scaling: "0_1" (unchanged), "-1_1", "0_255", "caffe" (BGR from 0 to
+            255, minus the mean of ImageNet), or "torch" (0 to 1, minus the
+            mean of ImageNet, divided by its standard deviation).
 
     Returns:
         A Keras tensor of the same shape.
@@ -86,8 +91,12 @@ def scale_pixels(pixels: tf.Tensor, scaling: str) -> tf.Tensor:
         pixels = layers.Rescaling(255.0, offset, name="scale")(pixels)
         # `pixels[..., ::-1]` cannot be saved in a .keras file.
         return pixels[:, :, :, ::-1]
+    if scaling == "torch":
+        scales = [1 / deviation for deviation in _TORCH_DEVIATIONS]
+        offset = [-m * s for m, s in zip(_TORCH_MEANS, scales)]  # noqa: B905
+        return layers.Rescaling(scales, offset, name="scale")(pixels)
     raise ValueError(
-        "`scaling` must be one of 0_1, -1_1, 0_255, caffe. "
+        "`scaling` must be one of 0_1, -1_1, 0_255, caffe, torch. "
         f"Received: {scaling!r}"
     )
 

@@ -24,6 +24,8 @@ from typing import Any
 import tensorflow as tf
 from keras.src.saving import serialization_lib
 
+from tf_triplet.models import model_files
+
 # The modules that register layers of this package. Importing one registers
 # them.
 LAYER_MODULES = ("branches", "keras_layers", "multitask", "pooling")
@@ -58,9 +60,11 @@ def load_model(
         that was saved with it.
 
     Raises:
-        ValueError: If the file is refused, or if Keras cannot load it.
+        ValueError: If the file is refused, if it is no model of Keras 2, or
+            if Keras cannot load it.
     """
     path = Path(path)
+    model_files.check_model(path)
     for name in LAYER_MODULES:
         importlib.import_module(f"tf_triplet.models.{name}")
     objects = {}
@@ -82,11 +86,7 @@ def load_model(
                 f"{_HOW_TO_TRUST} Or save the model with a registered layer "
                 "in place of the Lambda layer."
             ) from error
-        raise ValueError(
-            f"Keras could not load a model from {path}: "
-            f"{str(error).rstrip('.')}. If the model has layers of your own, "
-            "name the module that registers them: --import=<module>."
-        ) from error
+        raise ValueError(model_files.explain_failure(path, error)) from error
 
 
 def check_weights(path: str | Path) -> None:
