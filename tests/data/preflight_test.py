@@ -133,7 +133,52 @@ def test_identical_files_in_both_splits_are_a_warning(good, tmp_path):
     assert report.duplicates_across_splits == [(good[0][0], str(copy))]
     assert report.duplicates_across_products == [(good[0][0], str(copy))]
     assert len(report.warnings) == 2
-    assert "identical files" in _text(report)
+    text = " ".join(_text(report).split())
+    assert "identical images" in text
+    assert "0.jpg (product p0, split train)" in text
+    assert "copy.jpg (product p3, split test)" in text
+
+
+def test_two_boxes_in_one_file_are_two_images(good):
+    boxes = {name: [0] * 9 for name in ("x1", "y1")}
+    boxes |= {"x2": [5] * 8 + [6], "y2": [5] * 9}
+    rows = [*good, (good[0][0], "p3", "train")]
+    apart = _inspect(rows, **boxes)
+    assert apart.duplicates_across_products == apart.same_looks == []
+    boxes["x2"][-1] = 5
+    alike = _inspect(rows, **boxes)
+    (line,) = alike.same_images
+    assert "product p0" in line and "product p3" in line and "box" in line
+
+
+def test_one_photo_of_two_products_is_a_warning(good, tmp_path):
+    smooth = Image.fromarray(_RNG.integers(0, 256, (4, 4, 3), np.uint8))
+    smooth.resize((90, 60), Image.BICUBIC).save(tmp_path / "a.png")
+    smooth.resize((45, 30), Image.BICUBIC).save(tmp_path / "b.jpg", quality=70)
+    rows = [
+        *good,
+        (str(tmp_path / "a.png"), "p0", "train"),
+        (str(tmp_path / "b.jpg"), "p3", "test"),
+    ]
+    report = _inspect(rows)
+    (line,) = report.same_looks
+    assert "a.png (product p0, split train)" in line
+    assert "b.jpg (product p3, split test)" in line
+    assert any("same photo under two products" in w for w in report.warnings)
+    assert line[:30] in _text(report)
+    same = _inspect([*rows[:-1], (rows[-1][0], "p0", "train")])
+    assert same.same_looks == []
+
+
+def test_a_large_category_beside_small_ones_is_a_warning(good):
+    path = good[0][0]
+    rows = [(path, f"q{i}", "train") for i in range(520)]
+    categories = ["all"] * 500 + ["b"] * 10 + ["c"] * 5 + ["d"] * 5
+    report = _inspect(rows, category=categories)
+    (warning,) = [w for w in report.warnings if "Category" in w]
+    assert "'all' has 500 products, and 2 of the 4 categories" in warning
+    even = _inspect(rows, category=["all"] * 260 + ["b"] * 260)
+    assert not any("Category" in w for w in even.warnings)
 
 
 def test_unreadable_files_are_not_duplicates(good, tmp_path):

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from tf_triplet.data import file_check
+from tf_triplet.data import box_checks, file_check, near_duplicates
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.columns import BOX_COLUMNS
+
+# A category of fewer products is small, and one is large that has so many
+# times the products of the largest small one.
+_FEW_PRODUCTS = 10
+_LARGE = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +35,17 @@ class Report:
             than one split.
         unreadable: (path, reason) of every missing or damaged file.
         boxes_outside: (path, reason) of every box that leaves its image.
-        duplicates_across_splits: Groups of paths whose files are identical
+        duplicates_across_splits: Groups of paths whose images are identical
             but belong to more than one split.
-        duplicates_across_products: Groups of paths whose files are identical
+        duplicates_across_products: Groups of paths whose images are identical
             but belong to more than one product.
+        same_images: One line about each group of identical images of several
+            products or splits, which names the paths and product ids.
+        same_looks: One line about each pair of files of different products
+            that are not identical, but show the same photo.
+        box_problem: What is wrong with boxes that leave their images, in one
+            sentence or more. Empty if none does.
+        box_warning: What may be wrong with boxes that do not.
         copies: The number of images that are identical to another image of
             the same product and split.
         problems: What costs images or prevents training, one sentence or two
@@ -54,6 +66,10 @@ class Report:
     boxes_outside: list[tuple[str, str]]
     duplicates_across_splits: list[tuple[str, ...]]
     duplicates_across_products: list[tuple[str, ...]]
+    same_images: list[str]
+    same_looks: list[str]
+    box_problem: str
+    box_warning: str
     copies: int
     problems: list[str] = dataclasses.field(init=False)
     warnings: list[str] = dataclasses.field(init=False)
@@ -76,6 +92,7 @@ def inspect(
     path_labels, paths = pd.factorize(catalog.paths)
     checked = file_check.check_files(list(paths), workers, show_progress)
     readable = _readable(catalog, path_labels, checked)
+    sizes = _sizes(path_labels, checked)
     per_product = np.bincount(
         catalog.products, minlength=len(catalog.product_ids)
     )
@@ -100,9 +117,13 @@ def inspect(
             for path, check in zip(paths, checked)  # noqa: B905
             if check.reason
         ],
-        boxes_outside=_boxes_outside(catalog, path_labels, checked),
+        boxes_outside=_boxes_outside(catalog, sizes),
+        box_problem=box_checks.explain_outside(catalog.boxes, sizes),
+        box_warning=box_checks.explain_corner(catalog.boxes, sizes),
         duplicates_across_splits=_duplicates(readable, "split"),
         duplicates_across_products=_duplicates(readable, "product"),
+        same_images=_name_duplicates(catalog, readable),
+        same_looks=_same_looks(catalog, readable, path_labels, checked),
         copies=_copies(readable),
     )
 
@@ -121,11 +142,8 @@ def _problems(report: Report) -> Iterator[str]:
     if report.unreadable:
         count = len(report.unreadable)
         yield f"Files that are missing or unreadable: {count:,}."
-    if report.boxes_outside:
-        yield (
-            f"Boxes that leave their image: {len(report.boxes_outside):,}. "
-            "Boxes are x1, y1, x2, y2 in pixels of the upright image."
-        )
+    if report.box_problem:
+        yield report.box_problem
 
 
 def _warnings(report: Report) -> Iterator[str]:
@@ -153,6 +171,30 @@ def _warnings(report: Report) -> Iterator[str]:
     ):
         if groups:
             yield f"Identical images in {where}: {len(groups):,}."
+    if report.same_looks:
+        yield (
+            "Pairs of different files that show the same photo under two "
+            f"products: {len(report.same_looks):,}. Correct the product_id "
+            "of one, or remove it, unless the products do look alike."
+        )
+    yield from filter(None, [report.box_warning, _skew(report.categories)])
+
+
+def _skew(categories: pd.DataFrame) -> str:
+    """Tells a large category beside many small ones."""
+    products = categories["products"].to_numpy()
+    small = products < _FEW_PRODUCTS
+    largest = int(products.max(initial=0))
+    if small.sum() < 2 or largest < _LARGE * products[small].max():
+        return ""
+    return (
+        f"Category {categories.index[products.argmax()]!r} has {largest:,} "
+        f"products, and {small.sum():,} of the {len(products):,} categories "
+        f"have fewer than {_FEW_PRODUCTS}. A minibatch of a small category is "
+        "filled up with other products. How often each category is drawn is "
+        "decided by sampling.category_draw; merge small categories, or set "
+        "sampling.small_category=exclude."
+    )
 
 
 def _in_several_splits(catalog: Catalog) -> list:
@@ -182,24 +224,26 @@ def _counts(
     return table
 
 
-def _boxes_outside(
-    catalog: Catalog,
-    path_labels: np.ndarray,
-    checked: list[file_check.CheckedFile],
-) -> list[tuple[str, str]]:
+def _sizes(
+    path_labels: np.ndarray, checked: list[file_check.CheckedFile]
+) -> np.ndarray:
+    """Returns `[rows, 2]` the width and height of each row's image."""
     sizes = np.array([(c.width, c.height) for c in checked], np.float64)
-    sizes = sizes.reshape(-1, 2)[path_labels]
-    # Half a pixel may be rounding. Unreadable files are listed elsewhere.
-    outside = (catalog.boxes[:, :2] < -0.5).any(axis=1) | (
-        catalog.boxes[:, 2:] > sizes + 0.5
-    ).any(axis=1)
+    return sizes.reshape(-1, 2)[path_labels]
+
+
+def _boxes_outside(
+    catalog: Catalog, sizes: np.ndarray
+) -> list[tuple[str, str]]:
+    # Unreadable files have no size, and are listed elsewhere.
+    outside = box_checks.outside(catalog.boxes, sizes)
     return [
         (
             catalog.paths[row],
             f"box {catalog.boxes[row].tolist()} leaves the image of "
             f"{sizes[row, 0]:.0f} x {sizes[row, 1]:.0f} pixels",
         )
-        for row in np.flatnonzero(outside & (sizes[:, 0] > 0))
+        for row in np.flatnonzero(outside)
     ]
 
 
@@ -208,7 +252,7 @@ def _readable(
     path_labels: np.ndarray,
     checked: list[file_check.CheckedFile],
 ) -> pd.DataFrame:
-    """Lists the rows of readable files, with a label of each file's bytes."""
+    """Lists the rows of readable files, with labels of file and image."""
     digests, _ = pd.factorize(
         np.array([check.digest for check in checked], object)
     )
@@ -222,21 +266,66 @@ def _readable(
             **dict(zip(BOX_COLUMNS, catalog.boxes.T)),  # noqa: B905
         }
     )
+    # Two boxes in one file are two images.
+    image = ["digest", *BOX_COLUMNS]
+    rows["image"] = rows.groupby(image, dropna=False, sort=False).ngroup()
     return rows[whole[path_labels]]
 
 
 def _duplicates(rows: pd.DataFrame, label: str) -> list[tuple[str, ...]]:
-    """Groups the paths of identical files that have several labels."""
-    if not len(rows):
-        return []
-    several = rows.groupby("digest")[label].nunique()
-    rows = rows[rows["digest"].isin(several.index[several > 1])]
+    """Groups the paths of identical images that have several labels."""
+    several = rows.groupby("image")[label].transform("nunique") > 1
+    groups = rows[several].groupby("image")["path"]
+    return [tuple(group.unique()) for _, group in groups]
+
+
+def _name_duplicates(catalog: Catalog, rows: pd.DataFrame) -> list[str]:
+    """Names the images of each group that has several products or splits."""
+    by_image = rows.groupby("image")
+    several = (by_image["product"].transform("nunique") > 1) | (
+        by_image["split"].transform("nunique") > 1
+    )
     return [
-        tuple(group.unique()) for _, group in rows.groupby("digest")["path"]
+        "identical images: "
+        + ", ".join(_name_row(catalog, row) for row in group.index)
+        for _, group in rows[several].groupby("image")
+    ]
+
+
+def _name_row(catalog: Catalog, row: int) -> str:
+    split = catalog.split_names[catalog.splits[row]]
+    box = catalog.boxes[row]
+    part = "" if np.isnan(box).any() else f", box {box.tolist()}"
+    return (
+        f"{catalog.paths[row]} (product {catalog.row_product_ids[row]}"
+        f"{split and f', split {split}'}{part})"
+    )
+
+
+def _same_looks(
+    catalog: Catalog,
+    rows: pd.DataFrame,
+    path_labels: np.ndarray,
+    checked: list[file_check.CheckedFile],
+) -> list[str]:
+    """Names pairs of files of different products that look the same."""
+    # A file with two boxes shows two products.
+    single = rows.groupby("digest")["product"].transform("nunique") == 1
+    first = rows[single & ~rows.duplicated("digest")].index.to_numpy()
+    if not len(first):
+        return []
+    small = [checked[label].thumbnail for label in path_labels[first]]
+    pairs = near_duplicates.find_pairs(
+        np.frombuffer(b"".join(small), np.uint8).reshape(len(first), -1),
+        catalog.products[first],
+    )
+    return [
+        f"the same photo: {_name_row(catalog, one)}, "
+        f"{_name_row(catalog, other)}"
+        for one, other in first[pairs]
     ]
 
 
 def _copies(rows: pd.DataFrame) -> int:
-    # Two boxes in one file are two images.
-    same = rows.duplicated(["digest", "product", "split", *BOX_COLUMNS])
+    same = rows.duplicated(["image", "product", "split"])
     return int(same.sum())

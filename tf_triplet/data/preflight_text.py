@@ -37,14 +37,10 @@ def render(report: Report) -> rich.console.Group:
         f"{path}: {reason}"
         for path, reason in report.unreadable + report.boxes_outside
     ]
-    duplicates = [
-        f"identical files: {', '.join(group)}"
-        for group in report.duplicates_across_splits
-    ]
-    for lines, most in ((bad_files, _LISTED), (duplicates, 5)):
-        shown = lines[:most]
-        if len(lines) > most:
-            shown.append(f"... and {len(lines) - most:,} more")
+    for lines in (bad_files, report.same_images, report.same_looks):
+        shown = lines[:_LISTED]
+        if len(lines) > _LISTED:
+            shown.append(f"... and {len(lines) - _LISTED:,} more")
         parts.extend(rich.text.Text(f"  {line}") for line in shown)
     if not report.problems:
         text = "No problem found in the images."
@@ -76,13 +72,14 @@ def _facts_table(report: Report) -> rich.table.Table:
         ("missing or unreadable files", f"{len(report.unreadable):,}"),
         ("boxes outside the image", f"{len(report.boxes_outside):,}"),
         (
-            "duplicate files across splits",
+            "duplicate images across splits",
             f"{len(report.duplicates_across_splits):,}",
         ),
         (
-            "duplicate files across products",
+            "duplicate images across products",
             f"{len(report.duplicates_across_products):,}",
         ),
+        ("same photo in two products", f"{len(report.same_looks):,}"),
     ):
         facts.add_row(label, value)
     return facts
