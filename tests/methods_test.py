@@ -15,6 +15,7 @@ PRODUCTS = {
     "sampling.units_per_batch": 4,
     "loss.mining": "batch_hard",
 }
+NETWORK = {"model.weights": "random", "model.path": ""}
 # In place of the rendered catalog, its manifest with annotations.
 TASKS = {
     "data.source": "manifest",
@@ -70,6 +71,13 @@ METHODS = {
     "rmac": {"model.pooling": "rmac"},
     "average_max": {"model.pooling": "average_max"},
     "ensemble": {"model.learners": 2, "model.attention_at": "first"},
+    "efficientnet": {**NETWORK, "model.backbone": "efficientnetv2b0"},
+    "convnext": {
+        **NETWORK,
+        "model.backbone": "convnexttiny",
+        "model.batch_norm": "none",
+    },
+    "mobilenet": {**NETWORK, "model.backbone": "mobilenetv3small"},
     "neural_codes": {
         "training.steps": 0,
         "model.whitening": 4,
