@@ -482,6 +482,9 @@ def _optimizer() -> ml_collections.ConfigDict:
     # Largest norm of the gradient of all weights; a longer gradient is scaled
     # down to it. 0: no clipping.
     optimizer.clip_norm = 0.0
+    # Momentum of a moving average (EMA) of the weights, below 1, for instance
+    # 0.99. The average is what is evaluated, kept and exported. 0: off.
+    optimizer.ema_momentum = 0.0
     # How the learning rate changes. constant. piecewise: it is divided by ten
     # at each boundary. cosine: it falls to 0 at the last step.
     optimizer.schedule = "piecewise"

@@ -116,6 +116,9 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
     for field in ("loss.attribute_positive_weight", "optimizer.learning_rate"):
         _require(config, field, lambda v: v > 0, "more than 0")
+    _require(
+        config, "optimizer.ema_momentum", lambda v: 0 <= v < 1, "in [0, 1)"
+    )
     _require(config, "data.test_fraction", lambda v: 0 < v < 1, "in (0, 1)")
     _require(
         config,

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_triplet.training import growth, optimizer_variables, run_files
+from tf_triplet.training.averaging import WeightAverage
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.run_files import (
     find_checkpoints,
@@ -30,16 +31,22 @@ class Checkpoints:
     If the last one is damaged, the run continues from the one before.
     """
 
-    def __init__(self, learner: Learner, workdir: Path):
+    def __init__(
+        self,
+        learner: Learner,
+        workdir: Path,
+        average: WeightAverage | None = None,
+    ):
         """Sets what is saved, and where.
 
         Args:
             learner: The compiled learner.
             workdir: Folder of the run, which holds the folder `checkpoints`.
+            average: The average of the encoder's weights, if there is one.
         """
-        self._learner = learner
+        self._learner, self._average = learner, average
         self._folder = Path(workdir) / "checkpoints"
-        self._checkpoint = _collect(learner)
+        self._checkpoint = _collect(learner, average)
         self._made: tf.train.CheckpointManager | None = None
 
     @property
@@ -147,7 +154,7 @@ class Checkpoints:
                     "step only, so the run cannot go on with more products. "
                     "Restore the table, or choose another --workdir."
                 )
-            _collect(former).restore(path).assert_consumed()
+            _collect(former, self._average).restore(path).assert_consumed()
             growth.copy_grown(former, learner)
         elif optimizer_variables.create_all(learner):
             self._checkpoint.restore(path).assert_consumed()
@@ -199,7 +206,9 @@ def _write_list(folder: Path, names: list[str]) -> None:
     run_files.write_text(folder / "checkpoint", "\n".join(lines) + "\n")
 
 
-def _collect(learner: Learner) -> tf.train.Checkpoint:
+def _collect(
+    learner: Learner, average: WeightAverage | None
+) -> tf.train.Checkpoint:
     """Collects everything that a resumed run needs."""
     parts = {
         "encoder": learner.encoder,
@@ -208,6 +217,7 @@ def _collect(learner: Learner) -> tf.train.Checkpoint:
         "loss_parameters": learner.loss_parameters,
         "loss_optimizer": learner.loss_optimizer,
         "memory": learner.memory,
+        "average": average and average.encoder,
     }
     return tf.train.Checkpoint(
         **{name: part for name, part in parts.items() if part is not None}

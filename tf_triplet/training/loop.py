@@ -19,6 +19,7 @@ from tf_triplet.data import pipeline
 from tf_triplet.training import callbacks as cb
 from tf_triplet.training import evaluator as evaluating
 from tf_triplet.training import guards, progress_guards, run_files
+from tf_triplet.training.averaging import WeightAverage
 from tf_triplet.training.checkpoints import Checkpoints
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.stops import GracefulStop, TrainingStopped
@@ -29,8 +30,6 @@ _NOTHING_CHOSEN = evaluating.StepChoice(
     "The last step is kept and none is chosen, because too few of the "
     "validation images could be read.",
 )
-# Number of batches among which one has images to look at for a collapse.
-_TRIED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Settings:
         stop_on_collapse: Whether a collapse ends the run. Otherwise it is
             logged.
         monitor: Name of the metric by which the best encoder is chosen.
+        ema_momentum: Momentum of the average of the weights that is evaluated
+            and kept, below 1; 0 keeps the weights themselves.
 
     Example:
         >>> from tf_triplet.training import Settings
@@ -71,6 +72,7 @@ class Settings:
     collapse_every: int
     stop_on_collapse: bool
     monitor: str
+    ema_momentum: float = 0.0
 
 
 def train(
@@ -160,7 +162,11 @@ def train(
     """
     run_files.remove_partial(workdir)
     run_files.remove_damaged_encoders(workdir)
-    checkpoints, start = Checkpoints(learner, workdir), 0
+    average, start = None, 0
+    if settings.ema_momentum:
+        with learner.distribute_strategy.scope():
+            average = WeightAverage(learner.encoder, settings.ema_momentum)
+    checkpoints = Checkpoints(learner, workdir, average)
     if resume:
         # Outside the scope, the replicas' momentum is not restored.
         with learner.distribute_strategy.scope():
@@ -175,13 +181,18 @@ def train(
         choice or evaluating.StepChoice(),
         start_encoders,
         served,
+        average,
     )
     with run.stop, _explained(bad_images, checkpoints):
         if start < settings.steps:
             callbacks = run.callbacks(checkpoints, start)
             if settings.collapse_every:
-                callbacks[:0] = _loss_guards(
-                    learner, settings, collapse_images, batches
+                callbacks[:0] = progress_guards.loss_guards(
+                    learner,
+                    settings.collapse_every,
+                    settings.stop_on_collapse,
+                    collapse_images,
+                    batches,
                 )
             run.fit(batches(start), start, callbacks, verbose)
         else:
@@ -230,12 +241,19 @@ class _Run:
         choice: evaluating.StepChoice,
         start_encoders: evaluating.StartEncoders | None,
         served: Callable[[tf.keras.Model], tf.keras.Model],
+        average: WeightAverage | None,
     ):
         self._learner, self._evaluate = learner, evaluate
         self._workdir, self._settings = workdir, settings
         self._choice, self._start_encoders = choice, start_encoders
-        self._served = served
+        self._serve, self._average = served, average
         self.stop = GracefulStop()
+
+    def _served(self, encoder: tf.keras.Model) -> tf.keras.Model:
+        """Returns the model that is evaluated and saved for an encoder."""
+        if self._average is not None and encoder is self._learner.encoder:
+            encoder = self._average.encoder
+        return self._serve(encoder)
 
     def callbacks(self, checkpoints: Checkpoints, start: int) -> list:
         """Returns the callbacks in the order in which they must run."""
@@ -245,6 +263,7 @@ class _Run:
         # a kill in between leaves out, the next start makes up for.
         chain = [
             guards.NaNGuard(),
+            *filter(None, [self._average]),
             writer,
             cb.Checkpointer(checkpoints, settings.checkpoint_every),
         ]
@@ -343,44 +362,6 @@ def _explained(
             message = f"{bad_images.error} {checkpoints.describe()}"
             raise ValueError(message) from error
         raise
-
-
-def _loss_guards(
-    learner: Learner,
-    settings: Settings,
-    images: tf.Tensor | dict[str, tf.Tensor] | None,
-    batches: Callable[[int], tf.data.Dataset],
-) -> list[tf.keras.callbacks.Callback]:
-    """Returns the guards that look at the loss and at a few embeddings."""
-    at_rest = at_collapse = learner.batch_loss.loss_at_collapse
-    found = []
-    if images is None or at_collapse is None:
-        # The first batches may have lost their images.
-        for batch, labels in batches(0).take(_TRIED):
-            if len(tf.nest.flatten(batch)[0]) > 1:
-                images = batch if images is None else images
-                at_rest = progress_guards.value_at_collapse(
-                    learner.batch_loss,
-                    labels["labels"] if isinstance(labels, dict) else labels,
-                    learner.encoder.output_shape[-1],
-                )
-                break
-    if learner.memory is not None:
-        # The logged loss then includes the comparison with the memory.
-        at_rest = at_collapse = None
-    if at_rest:
-        found.append(
-            progress_guards.RestGuard(at_rest, settings.collapse_every)
-        )
-    if images is not None:
-        guard = guards.CollapseGuard(
-            tf.nest.map_structure(lambda values: values[:32], images),
-            settings.collapse_every,
-            at_collapse,
-            settings.stop_on_collapse,
-        )
-        found.append(guard)
-    return found
 
 
 def _report_losses(learner: Learner, bad_images: pipeline.BadImages) -> None:

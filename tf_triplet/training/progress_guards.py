@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -16,11 +17,14 @@ from absl import logging
 
 from tf_triplet.losses.batch_loss import BatchLoss
 from tf_triplet.losses.ensemble import EnsembleLoss
-from tf_triplet.training import run_files
+from tf_triplet.training import guards, run_files
 from tf_triplet.training.callbacks import StepCounter
 from tf_triplet.training.evaluator import Evaluator, StartEncoders
+from tf_triplet.training.learner import Learner
 from tf_triplet.training.stops import GracefulStop
 
+# Number of batches among which one has images to look at for a collapse.
+_TRIED = 10
 # Number of steps whose losses are averaged before they are compared.
 _BLOCK = 10
 # Smallest number of such means that tell a rest from a passage.
@@ -28,6 +32,47 @@ _BLOCKS = 4
 # Largest difference from the value at a collapse, as a share of that value.
 _GAP = 0.02
 _LOST_START = "Delete it: the comparison with the start is then left out."
+
+
+def loss_guards(
+    learner: Learner,
+    every: int,
+    stop: bool,
+    images: tf.Tensor | dict[str, tf.Tensor] | None,
+    batches: Callable[[int], tf.data.Dataset],
+) -> list[tf.keras.callbacks.Callback]:
+    """Returns the guards that look at the loss and at a few embeddings.
+
+    Args:
+        learner: The learner.
+        every: Number of steps between checks.
+        stop: Whether a collapse ends the run.
+        images: Images to look for a collapse of the embeddings, as the
+            encoder takes them. None: images of the first batch.
+        batches: Returns the dataset of batches from a step on.
+    """
+    at_rest = at_collapse = learner.batch_loss.loss_at_collapse
+    found = []
+    if images is None or at_collapse is None:
+        # The first batches may have lost their images.
+        for batch, labels in batches(0).take(_TRIED):
+            if len(tf.nest.flatten(batch)[0]) > 1:
+                images = batch if images is None else images
+                at_rest = value_at_collapse(
+                    learner.batch_loss,
+                    labels["labels"] if isinstance(labels, dict) else labels,
+                    learner.encoder.output_shape[-1],
+                )
+                break
+    if learner.memory is not None:
+        # The logged loss then includes the comparison with the memory.
+        at_rest = at_collapse = None
+    if at_rest:
+        found.append(RestGuard(at_rest, every))
+    if images is not None:
+        few = tf.nest.map_structure(lambda values: values[:32], images)
+        found.append(guards.CollapseGuard(few, every, at_collapse, stop))
+    return found
 
 
 def value_at_collapse(

@@ -253,6 +253,7 @@ def _train_encoder(
             collapse_every=config.training.collapse_every,
             stop_on_collapse=config.training.stop_on_collapse,
             monitor=monitored_metric(config),
+            ema_momentum=config.optimizer.ema_momentum,
         ),
         resume=resume,
         choice=step_choice(split),
