@@ -19,7 +19,7 @@ def _image(seed, size=64):
 
 def _thumbnail(image):
     small = image.convert("RGB").resize((SIDE, SIDE), Image.BOX)
-    return np.asarray(small).reshape(-1)
+    return np.frombuffer(near_duplicates.shrink(np.asarray(small)), np.uint8)
 
 
 def _saved(image, kind="JPEG", **options):
@@ -52,12 +52,12 @@ def test_a_photo_that_was_saved_anew_is_found(change):
 @pytest.mark.parametrize("count", [0, 1, 2, 5_000])
 def test_other_images_are_not_found(count):
     thumbnails = np.random.default_rng(0).integers(
-        0, 256, (count, SIDE * SIDE * 3), np.uint8
+        0, 256, (count, near_duplicates.SIZE), np.uint8
     )
     assert not len(near_duplicates.find_pairs(thumbnails, np.arange(count)))
 
 
 def test_a_photo_of_thousands_of_products_ends_the_search():
-    thumbnails = np.full((3_000, SIDE * SIDE * 3), 255, np.uint8)
+    thumbnails = np.full((3_000, near_duplicates.SIZE), 255, np.uint8)
     pairs = near_duplicates.find_pairs(thumbnails, np.arange(3_000), most=50)
     assert len(pairs) == 50 and (pairs[:, 0] < pairs[:, 1]).all()

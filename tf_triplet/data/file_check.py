@@ -29,8 +29,8 @@ class CheckedFile:
         digest: SHA-256 of the bytes of a readable file.
         width: Width in pixels, with the EXIF orientation applied.
         height: Height in pixels, with the EXIF orientation applied.
-        thumbnail: `SIDE * SIDE * 3` bytes of `near_duplicates`, a small copy
-            of a readable image.
+        thumbnail: The result of `near_duplicates.shrink` for a readable
+            image.
     """
 
     reason: str = ""
@@ -111,7 +111,8 @@ def check_file(
     except (ValueError, tf.errors.OpError) as error:
         return CheckedFile(transcode.describe(data, str(error)))
     digest = hashlib.sha256(data).digest()
-    return CheckedFile("", digest, width, height, thumbnail.numpy().tobytes())
+    thumbnail = near_duplicates.shrink(thumbnail.numpy())
+    return CheckedFile("", digest, width, height, thumbnail)
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,9 +11,16 @@ import numpy as np
 
 # Side of a small copy, in pixels.
 SIDE = 16
-# Gray levels by which two small copies of one photo differ: at most this
+# The lightness of all pixels, and two colors of each of 4 x 4 parts: saving a
+# photo as JPEG changes colors far more than lightness.
+SIZE = SIDE * SIDE + 2 * 4 * 4
+_COLOR = np.array(
+    [[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]],
+    np.float32,
+)
+# By so many gray levels, two small copies of one photo differ: at most this
 # share of their contrast, and not more than the second number.
-_SHARE, _MOST = 0.12, 6.0
+_SHARE, _MOST = 0.1, 3.0
 # So much does rounding alone make.
 _LEAST = 0.75
 # Principal components by which pairs are looked up.
@@ -23,13 +30,34 @@ _MOST_PAIRS = 10_000
 _BATCH = 256
 
 
+def shrink(pixels: np.ndarray) -> bytes:
+    """Keeps of an image what hardly changes when it is saved anew.
+
+    Args:
+        pixels: `[SIDE, SIDE, 3]` uint8, the image at that size.
+
+    Returns:
+        `SIZE` bytes.
+
+    Example:
+
+    >>> len(shrink(np.zeros([SIDE, SIDE, 3], np.uint8)))
+    288
+    """
+    channels = pixels.astype(np.float32) @ _COLOR.T
+    part = SIDE // 4
+    colors = channels[..., 1:].reshape(4, part, 4, part, 2).mean(axis=(1, 3))
+    values = np.concatenate([channels[..., 0].ravel(), colors.ravel() + 128])
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes()
+
+
 def find_pairs(
     thumbnails: np.ndarray, products: np.ndarray, most: int = _MOST_PAIRS
 ) -> np.ndarray:
     """Finds pairs of images of different products that look the same.
 
     Args:
-        thumbnails: `[n, SIDE * SIDE * 3]` uint8, small copies of the images.
+        thumbnails: `[n, SIZE]` uint8, small copies of the images.
         products: `[n]` integer product labels.
         most: The number of pairs after which the search ends.
 
@@ -38,7 +66,7 @@ def find_pairs(
 
     Example:
 
-    >>> noise = np.random.default_rng(0).integers(0, 255, (3, 768), np.uint8)
+    >>> noise = np.random.default_rng(0).integers(0, 255, (3, 288), np.uint8)
     >>> noise[2] = noise[0] + (noise[0] < 200)
     >>> find_pairs(noise, np.array([0, 1, 2])).tolist()
     [[0, 2]]
@@ -73,31 +101,37 @@ def find_pairs(
 
 def _project(thumbnails: np.ndarray) -> np.ndarray:
     """Returns `[n, components]` the main directions of the small copies."""
-    values = thumbnails.shape[1]
     step = max(1, len(thumbnails) // 5_000)
-    sample = thumbnails[::step].astype(np.float32)
+    sample = _weigh(thumbnails[::step])
     mean = sample.mean(axis=0)
     covariance = np.cov((sample - mean).T)
     _, vectors = np.linalg.eigh(np.atleast_2d(covariance))
-    axes = vectors[:, -min(_COMPONENTS, values) :].astype(np.float32)
+    axes = vectors[:, -_COMPONENTS:].astype(np.float32)
     parts = [
-        (thumbnails[start : start + 10_000].astype(np.float32) - mean) @ axes
+        (_weigh(thumbnails[start : start + 10_000]) - mean) @ axes
         for start in range(0, len(thumbnails), 10_000)
     ]
     return np.concatenate(parts)
 
 
+def _weigh(thumbnails: np.ndarray) -> np.ndarray:
+    """Returns `[n, SIZE]` float32, in which a color counts twice."""
+    values = thumbnails.astype(np.float32)
+    values[:, SIDE * SIDE :] *= 2
+    return values
+
+
 def _allowed(thumbnails: np.ndarray) -> np.ndarray:
     """Returns `[n]` the gray levels by which a copy may differ."""
-    pixels = thumbnails.reshape(len(thumbnails), -1, 3).astype(np.float32)
-    contrast = pixels.std(axis=1).mean(axis=1)
+    light = thumbnails[:, : SIDE * SIDE].astype(np.float32)
+    contrast = light.std(axis=1)
     return np.clip(_SHARE * contrast, _LEAST, _MOST)
 
 
 def _look_same(
     thumbnails: np.ndarray, row: int, others: np.ndarray
 ) -> np.ndarray:
-    one = thumbnails[row].astype(np.float32)
-    differences = thumbnails[others].astype(np.float32) - one
+    one = _weigh(thumbnails[row : row + 1])
+    differences = _weigh(thumbnails[others]) - one
     distance = np.sqrt(np.mean(differences**2, axis=1))
     return distance <= _allowed(thumbnails[row : row + 1])[0]
