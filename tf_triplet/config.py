@@ -345,7 +345,7 @@ def _model() -> ml_collections.ConfigDict:
 def _loss() -> ml_collections.ConfigDict:
     """What training minimizes."""
     loss = ml_collections.ConfigDict()
-    # The loss. triplet reads the fields from `mining` to `reduction`; each of
+    # The loss. triplet reads the fields from `mining` to `selective`; each of
     # contrastive, lifted, margin_loss, npairs, multi_similarity, supcon,
     # smooth_ap, proxy_nca, proxy_anchor, norm_softmax and arcface reads the
     # section of its name. The names that begin with tfa_ and tfsim_ are losses
@@ -371,6 +371,9 @@ def _loss() -> ml_collections.ConfigDict:
     # How losses are averaged. mean: over all triplets that count, as in the
     # paper. mean_active: over those whose loss is above 0. sum.
     loss.reduction = "mean"
+    # Whether a triplet whose negative is nearer than its positive only pushes
+    # the negative away (selectively contrastive). Not for batch_all.
+    loss.selective = False
     # Where negatives come from. global: the minibatch of all replicas.
     # replica: the share of one replica.
     loss.scope = "global"

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pair_reference
 import pytest
 import reference
 import scipy.stats
@@ -334,3 +335,70 @@ def test_sides_of_unknown_width_are_refused_not_flattened(mining):
     assert float(loss([[0], [0], [1], [1]])) >= 0
     with pytest.raises(tf.errors.InvalidArgumentError, match="set_shape"):
         loss([[0, 0], [0, 1], [1, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("distance", distances.DISTANCES)
+@pytest.mark.parametrize("mining", ["paper", "batch_hard", "semi_hard"])
+def test_selective_triplets_only_push_near_negatives(mining, distance, soft):
+    """With the distance of those positives held fixed, all is the same."""
+    labels, vectors = batch(11, mining=mining, products=3)
+    arguments = {"mining": mining, "distance": distance, "soft": soft}
+    plain, by_plain = loss_and_gradient(
+        labels, vectors, margin=0.3, **arguments
+    )
+    got, gradient = loss_and_gradient(
+        labels, vectors, margin=0.3, selective=True, **arguments
+    )
+    assert got == pytest.approx(plain, rel=1e-6)
+    if mining == "semi_hard":  # Most negatives are farther by definition.
+        return
+    assert np.abs(gradient - by_plain).max() > 1e-3
+
+    def fixed(moved):
+        """The loss, with chosen rows and near-negative positives fixed."""
+        x, old = np.float64(moved), np.float64(vectors)
+        total, count = 0.0, 0
+        for i, label in enumerate(labels):
+            if mining == "paper" and i % 2:
+                continue
+            same = [j for j in np.flatnonzero(labels == label) if j != i]
+            other = np.flatnonzero(labels != label)
+            if not same:
+                continue
+
+            def d(rows, i=i):
+                return [
+                    reference.distance(rows[i], rows[j], distance)
+                    for j in range(len(rows))
+                ]
+
+            before, now = d(old), d(x)
+            p = max(same, key=before.__getitem__)
+            p = i + 1 if mining == "paper" else p
+            n = min(other, key=before.__getitem__)
+            held = before[n] < before[p]
+            gap = (before[p] if held else now[p]) - now[n] + 0.3
+            total += np.log1p(np.exp(gap)) if soft else max(gap, 0.0)
+            count += 1
+        return total / count
+
+    assert fixed(vectors) == pytest.approx(plain, rel=1e-5)
+    numeric = pair_reference.finite_differences(fixed, vectors)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=2e-5)
+
+
+def test_all_triplets_cannot_be_selective():
+    with pytest.raises(ValueError, match="`selective` is for a mining"):
+        triplet.TripletLoss("batch_all", selective=True)
+    labels, vectors = batch(1)
+    with pytest.raises(ValueError, match="Received: `mining=batch_all`"):
+        triplet.triplet_loss(
+            labels, vectors, mining="batch_all", selective=True
+        )
+
+
+def test_selective_is_in_the_config_of_the_loss():
+    loss = triplet.TripletLoss(selective=True)
+    again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
+    assert again.get_config()["selective"] is True

@@ -45,7 +45,9 @@ LOSSES = {
     "norm_softmax": NormSoftmaxLoss,
     "arcface": ArcFaceLoss,
 }
-_TRIPLET_FIELDS = ("mining", "margin", "soft", "distance", "reduction")
+_TRIPLET_FIELDS = (
+    *("mining", "margin", "soft", "distance", "reduction", "selective"),
+)
 # How to add annotations to a catalog.
 _COLUMNS = {
     "attributes": (

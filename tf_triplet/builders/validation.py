@@ -280,7 +280,10 @@ def _argument_fields(
 ) -> dict[str, str]:
     """Maps the arguments of a loss to the fields of the config."""
     if loss.name == "triplet":
-        names = ("mining", "margin", "soft", "distance", "reduction")
+        names = (
+            *("mining", "margin", "soft", "distance", "reduction"),
+            "selective",
+        )
         return {name: f"loss.{name}" for name in names}
     section = loss.name if loss.name in sections else "arguments"
     return {name: f"loss.{section}.{name}" for name in loss[section]}

@@ -21,6 +21,7 @@ from tf_triplet.losses.triplet_terms import (
     MININGS,
     PAIRED,
     TripletTerms,
+    check_selective,
     triplet_terms,
 )
 
@@ -54,6 +55,7 @@ def triplet_loss(
     reduction: str = "mean",
     semi_hard_fallback: str = "easiest",
     count_lone_anchors: bool = False,
+    selective: bool = False,
 ) -> tf.Tensor:
     """Pulls each anchor to its positives, and away from its negatives.
 
@@ -76,13 +78,15 @@ def triplet_loss(
             triplets that violate the margin. "sum" adds up.
         semi_hard_fallback: "easiest" or "skip"; see `triplet_terms`.
         count_lone_anchors: See `triplet_terms`.
+        selective: Whether a triplet whose negative is nearer than its
+            positive only pushes the negative away; see `triplet_terms`.
 
     Returns:
         Scalar float32.
 
     Raises:
-        ValueError: An argument is unknown, or `soft` is used with
-            "mean_active".
+        ValueError: An argument is unknown, `soft` is used with "mean_active",
+            or `selective` with "batch_all".
         tf.errors.InvalidArgumentError: The mining needs pairs, but rows 2i
             and 2i + 1 are of different products.
 
@@ -90,7 +94,8 @@ def triplet_loss(
         Dodds et al., 2018, https://arxiv.org/abs/1810.04652 (paper);
         Hermans et al., 2017, https://arxiv.org/abs/1703.07737 (batch hard,
         batch all, soft margin); Schroff et al., 2015,
-        https://arxiv.org/abs/1503.03832 (semi-hard).
+        https://arxiv.org/abs/1503.03832 (semi-hard); Xuan et al., 2020,
+        https://arxiv.org/abs/2007.12749 (selective).
 
     Example:
         >>> import tensorflow as tf
@@ -112,6 +117,7 @@ def triplet_loss(
         distance=distance,
         semi_hard_fallback=semi_hard_fallback,
         count_lone_anchors=count_lone_anchors,
+        selective=selective,
     )
     return reduce_terms(terms, reduction)
 
@@ -149,6 +155,7 @@ class TripletLoss(BatchLoss):
         reduction: str = "mean",
         semi_hard_fallback: str = "easiest",
         count_lone_anchors: bool = False,
+        selective: bool = False,
         name: str = "triplet_loss",
     ):
         """Creates the loss.
@@ -161,6 +168,7 @@ class TripletLoss(BatchLoss):
             reduction: See `triplet_loss`.
             semi_hard_fallback: See `triplet_loss`.
             count_lone_anchors: See `triplet_loss`.
+            selective: See `triplet_loss`.
             name: Name of the loss.
 
         Raises:
@@ -170,6 +178,7 @@ class TripletLoss(BatchLoss):
         check_choice("mining", mining, MININGS)
         check_choice("distance", distance, distances.DISTANCES)
         check_choice("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
+        check_selective(mining, selective)
         _check_reduction(reduction, soft)
         if not margin >= 0:
             raise ValueError(f"`margin` must be at least 0. Received: {margin}")
@@ -181,6 +190,7 @@ class TripletLoss(BatchLoss):
             "distance": distance,
             "semi_hard_fallback": semi_hard_fallback,
             "count_lone_anchors": bool(count_lone_anchors),
+            "selective": bool(selective),
         }
 
     @property

@@ -53,6 +53,7 @@ def triplet_terms(
     distance: str = "cosine",
     semi_hard_fallback: str = "easiest",
     count_lone_anchors: bool = False,
+    selective: bool = False,
 ) -> TripletTerms:
     """Mines triplets and computes the loss of each anchor.
 
@@ -87,12 +88,19 @@ def triplet_terms(
         count_lone_anchors: Whether "batch_hard" counts an anchor without a
             positive as its own positive, as TensorFlow Addons does. Otherwise
             such an anchor is left out.
+        selective: Whether a triplet whose negative is nearer than its
+            positive only pushes the negative away. Its loss has the same
+            value, without a gradient of the distance to the positive. When
+            all embeddings are near, both gradients together move anchor and
+            negative in the same direction, which ends in a collapse. Not for
+            "batch_all".
 
     Returns:
         The sums of each anchor.
 
     Raises:
-        ValueError: `mining`, `distance` or `semi_hard_fallback` is unknown.
+        ValueError: `mining`, `distance` or `semi_hard_fallback` is unknown,
+            or `selective` is given with "batch_all".
         tf.errors.InvalidArgumentError: The mining needs pairs, but rows 2i
             and 2i + 1 are of different products.
 
@@ -100,8 +108,10 @@ def triplet_terms(
         Dodds et al., 2018, https://arxiv.org/abs/1810.04652 (paper);
         Hermans et al., 2017, https://arxiv.org/abs/1703.07737 (batch hard,
         batch all, soft margin); Schroff et al., 2015,
-        https://arxiv.org/abs/1503.03832 (semi-hard).
+        https://arxiv.org/abs/1503.03832 (semi-hard); Xuan et al., 2020,
+        https://arxiv.org/abs/2007.12749 (selective, with a weight of 1).
     """
+    check_selective(mining, selective)
     check_choice("mining", mining, MININGS)
     check_choice("semi_hard_fallback", semi_hard_fallback, FALLBACKS)
     positives, negatives = miners.pair_masks(labels, keys)
@@ -110,7 +120,9 @@ def triplet_terms(
     others = None
     if keys is not None:
         others = distances.prepare(tf.stop_gradient(keys.embeddings), distance)
-    hinge = functools.partial(_hinge, margin=margin, soft=soft)
+    hinge = functools.partial(
+        _hinge, margin=margin, soft=soft, selective=selective
+    )
     if mining in ("batch_all", "semi_hard"):
         squared = _squared_distances(vectors, others)
         if mining == "batch_all":
@@ -143,10 +155,27 @@ def triplet_terms(
     return _one_per_anchor(d_ap, d_an, hinge, has_positive & has_negative)
 
 
+def check_selective(mining: str, selective: bool) -> None:
+    """Raises a ValueError if the mining cannot be selective."""
+    if selective and mining == "batch_all":
+        raise ValueError(
+            "`selective` is for a mining that takes one negative for each "
+            "positive. Received: `mining=batch_all`. Set mining=batch_hard, or "
+            "selective=False."
+        )
+
+
 def _hinge(
-    positive: tf.Tensor, negative: tf.Tensor, margin: float, soft: bool
+    positive: tf.Tensor,
+    negative: tf.Tensor,
+    margin: float,
+    soft: bool,
+    selective: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the losses, and booleans: whether they violate the margin."""
+    if selective:
+        fixed = tf.stop_gradient(positive)
+        positive = tf.where(negative < positive, fixed, positive)
     x = positive - negative + margin
     return tf.math.softplus(x) if soft else tf.nn.relu(x), x > 0
 
