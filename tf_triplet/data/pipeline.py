@@ -49,6 +49,8 @@ def read_bytes(
     data = tf.io.read_file(path)
 
     def convert(raw):
+        # Outside of a graph, the bytes come as an array without dimensions.
+        raw = raw.item() if isinstance(raw, np.ndarray) else raw
         return transcode.to_bmp(raw, max_megapixels)
 
     decoded = tf.cond(
