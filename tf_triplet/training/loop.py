@@ -162,10 +162,7 @@ def train(
     """
     run_files.remove_partial(workdir)
     run_files.remove_damaged_encoders(workdir)
-    average, start = None, 0
-    if settings.ema_momentum:
-        with learner.distribute_strategy.scope():
-            average = WeightAverage(learner.encoder, settings.ema_momentum)
+    average, start = _average(learner, settings.ema_momentum), 0
     checkpoints = Checkpoints(learner, workdir, average)
     if resume:
         # Outside the scope, the replicas' momentum is not restored.
@@ -204,6 +201,14 @@ def train(
         raise TrainingStopped(step, settings.steps, run.stop.signal)
     _report_losses(learner, bad_images)
     return step
+
+
+def _average(learner: Learner, momentum: float) -> WeightAverage | None:
+    """Returns the average of the weights, if there is to be one."""
+    if not momentum:
+        return None
+    with learner.distribute_strategy.scope():
+        return WeightAverage(learner.encoder, momentum)
 
 
 def finish_untrained(
