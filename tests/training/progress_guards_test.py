@@ -210,3 +210,12 @@ def test_what_lies_beyond_the_last_step_is_named(changes, words):
         assert word in found[0]
     if found:
         assert next(iter(changes)) in found[0] and "200 steps" in found[0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"monitor": "recall@1"}'])
+def test_a_damaged_start_is_told_and_left_out(tmp_path, text, caplog):
+    train(tmp_path, 0.46, [0.5], steps=3)
+    (tmp_path / "pretrained.json").write_text(text)
+    train(tmp_path, 0.9, [0.45], steps=6)
+    assert f"{tmp_path / 'pretrained.json'} cannot be used" in caplog.text
+    assert not below(caplog)
