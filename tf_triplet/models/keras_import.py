@@ -14,6 +14,7 @@ from tf_triplet.models import (
     model_files,
     pooling,  # noqa: F401  Registers the layers of saved encoders.
     safe_loading,
+    saved_graph,
 )
 
 
@@ -29,13 +30,15 @@ def import_backbone(
 
     Args:
         source: A `.keras` or `.h5` file, the folder of a SavedModel, or a
-            model.
+            model. The serving signature of a SavedModel that Keras has not
+            written is run with weights that are not trained.
         image_size: Pixels on each side of the images that it will be given.
         scaling: The pixel values that the model expects: "0_1", "-1_1",
             "0_255", "caffe" or "torch" (see `backbones.scale_pixels`).
         layer: Name of a layer whose output replaces the model's output, for
             instance "pool" of an encoder of this package, to train a new
-            head on it. Empty: the model's output.
+            head on it. Of a SavedModel that Keras has not written, the name
+            of an output of its signature. Empty: the model's output.
         modules: Names of Python modules whose layers a saved model may use
             (see `safe_loading.load_model`).
         safe_mode: Whether to refuse a saved model that runs code of its own
@@ -59,11 +62,13 @@ def import_backbone(
     >>> backbone(tf.ones([1, 8, 8, 3])).numpy().tolist()
     [[255.0, 255.0, 255.0]]
     """
-    model = source
+    model, plain = source, False
     if not isinstance(source, tf.keras.Model):
-        model = _load(Path(source), modules, safe_mode)
+        plain = model_files.is_plain_saved_model(Path(source))
+        model = _load(Path(source), modules, safe_mode, layer)
     name = model.name if model is source else source
-    if layer:
+    # The layer of a plain SavedModel is an output of its signature.
+    if layer and not plain:
         model = mirroring.without_mirror_image(model)
         model = layer_outputs.up_to_layer(model, layer)
     _check_input(model, name, image_size)
@@ -124,11 +129,13 @@ def _check_input(
 
 
 def _load(
-    path: Path, modules: Collection[str], safe_mode: bool
+    path: Path, modules: Collection[str], safe_mode: bool, layer: str
 ) -> tf.keras.Model:
     if not path.exists():
         raise ValueError(
             "`model.path` must be a .keras or .h5 file or a SavedModel "
             f"folder. Received: {str(path)!r}, which does not exist."
         )
+    if model_files.is_plain_saved_model(path):
+        return saved_graph.load_signature(path, layer)
     return safe_loading.load_model(path, modules, safe_mode)

@@ -28,7 +28,9 @@ from tf_triplet.models import model_files
 
 # The modules that register layers of this package. Importing one registers
 # them.
-LAYER_MODULES = ("branches", "keras_layers", "multitask", "pooling")
+LAYER_MODULES = (
+    *("branches", "keras_layers", "multitask", "pooling", "saved_graph"),
+)
 # The modules whose classes a model may always name.
 _CLASS_MODULES = ("keras", "tf_triplet.models")
 # Those whose functions it may: activations, such as `tf.nn.gelu`.
