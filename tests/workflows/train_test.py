@@ -11,6 +11,7 @@ from tf_triplet import builders, workflows
 from tf_triplet import config as configs
 from tf_triplet.data.bad_images import BadImages, leave_out
 from tf_triplet.training import TrainingStopped
+from tf_triplet.workflows import train_batches
 from tf_triplet.workflows.train_folder import (
     check_folder,
     claim_folder,
@@ -176,7 +177,9 @@ def test_a_stop_is_told_with_the_steps_of_its_training(
         raise TrainingStopped(step=1, steps=3, signal=15)
 
     module = importlib.import_module("tf_triplet.workflows.train")
-    first, second = (lambda *args: 10, stop) if in_refit else (stop, None)
+    first, second = stop, None
+    if in_refit:
+        first, second = (lambda *args, **more: 10), stop
     monkeypatch.setattr(module, "_run", first)
     monkeypatch.setattr(module, "train_again", second)
     made = config(**{"training.steps": 10})
@@ -197,7 +200,6 @@ def test_a_stop_is_told_with_the_steps_of_its_training(
 def test_an_unreadable_image_leaves_each_replica_whole_pairs(
     two_replicas, units, scope, mining, expected
 ):
-    module = importlib.import_module("tf_triplet.workflows.train")
     made = config(
         **{
             "sampling.units": units,
@@ -206,7 +208,7 @@ def test_an_unreadable_image_leaves_each_replica_whole_pairs(
             "training.replicas": 2,
         }
     )
-    together = module._rows_together(made)
+    together = train_batches.rows_together(made)
     assert together == expected
     readable = tf.constant([i for i in range(12) if i != 5])
     paths = tf.constant([f"{i}.png" for i in range(12)])

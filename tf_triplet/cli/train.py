@@ -26,6 +26,13 @@ Ctrl-C saves a checkpoint and ends the run with exit code 130, and SIGTERM with
 143. The same command again continues it; --config.training.steps may then be
 higher.
 
+Without a config file, batch, steps, learning rate and others are chosen for
+the table and the machine, and told with their reasons. Give the training more
+or less time, or choose a field yourself:
+
+  --minutes=30
+  --config.optimizer.learning_rate=1e-4
+
 A tenth of the training products are set aside as validation products, and the
 step that is best on them is kept. Train again on all of them, for as many
 steps:
@@ -92,6 +99,20 @@ _REFIT = flags.DEFINE_bool(
     "Then train again on all training products, validation products included, "
     "up to the step that they have chosen. That encoder replaces the first.",
 )
+_MINUTES = flags.DEFINE_float(
+    "minutes",
+    None,
+    "Time for the training, in minutes. The number of steps, and without a GPU "
+    "the size of the images, are chosen to fit, after the speed of a few steps "
+    "was measured. Evaluation and reading the images come on top.",
+    lower_bound=0.1,
+)
+_REQUIRE_GAIN = flags.DEFINE_bool(
+    "require_gain",
+    False,
+    "End with an error if the encoder is no better on the validation products "
+    "than before training, so that a script does not publish it.",
+)
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
@@ -130,6 +151,8 @@ def main(argv: list[str]) -> None:
         init_from=_INIT_FROM.value,
         accept_new_catalog=_ACCEPT_NEW_CATALOG.value,
         refit=_REFIT.value,
+        minutes=_MINUTES.value,
+        require_gain=_REQUIRE_GAIN.value,
     )
     if result.signal:
         which = " of the second training (--refit)" if result.in_refit else ""
@@ -138,8 +161,8 @@ def main(argv: list[str]) -> None:
             "same command continues the run."
         )
         sys.exit(128 + result.signal)
-    done = "Trained" if config.training.steps else "Built without training"
-    print(f"{result.how}\n{done}: {result.encoder}")
+    done = "Trained" if result.step else "Built without training"
+    print(f"{result.how}\n{done}: {result.encoder}\n{result.describe_gain()}")
 
 
 def _read_config() -> ml_collections.ConfigDict:
@@ -148,8 +171,8 @@ def _read_config() -> ml_collections.ConfigDict:
         raise FileNotFoundError(
             "--config must be a Python file with get_config(), such as "
             f"configs/sop.py or configs/sop.py:smoke. Received: {given!r}, "
-            "which does not exist. Without --config, the recipe of the paper "
-            "is used."
+            "which does not exist. Without --config, a recipe is chosen for "
+            "the table."
         )
     return _CONFIG.value
 

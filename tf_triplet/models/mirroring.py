@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 _NAME = "mirrored_encoder"
+_OF_NAME = "encoder_of_mirror_image"
 
 
 def with_mirror_image(encoder: tf.keras.Model) -> tf.keras.Model:
@@ -33,27 +36,38 @@ def with_mirror_image(encoder: tf.keras.Model) -> tf.keras.Model:
     >>> bool(tf.reduce_all(both(image) == both(mirrored)))
     True
     """
-    inputs = tf.nest.map_structure(
-        lambda tensor: tf.keras.Input(
-            tensor.shape[1:], dtype=tensor.dtype, name=tensor.node.layer.name
-        ),
-        encoder.input,
-    )
-    mirrored = inputs
-    if isinstance(inputs, dict):
-        mirrored = {**inputs, "pixels": tf.reverse(inputs["pixels"], [2])}
-    else:
-        mirrored = tf.reverse(inputs, [2])
+    inputs = _new_inputs(encoder)
     layers = tf.keras.layers
     both = layers.Add(dtype="float32", name="image_and_mirror_image")(
-        [encoder(inputs), encoder(mirrored)]
+        [encoder(inputs), encoder(_mirrored(inputs))]
     )
     unit = layers.UnitNormalization(dtype="float32", name="unit_length")(both)
     return tf.keras.Model(inputs, unit, name=_NAME)
 
 
+def of_mirror_image(encoder: tf.keras.Model) -> tf.keras.Model:
+    """Embeds the mirror image of each image.
+
+    Args:
+        encoder: See `with_mirror_image`.
+
+    Returns:
+        A model with the same inputs and weights.
+
+    Example:
+
+    >>> pixels = tf.keras.Input([1, 2, 3])
+    >>> encoder = tf.keras.Model(pixels, tf.keras.layers.Flatten()(pixels))
+    >>> image = tf.constant([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
+    >>> of_mirror_image(encoder)(image).numpy().tolist()
+    [[4.0, 5.0, 6.0, 1.0, 2.0, 3.0]]
+    """
+    inputs = _new_inputs(encoder)
+    return tf.keras.Model(inputs, encoder(_mirrored(inputs)), name=_OF_NAME)
+
+
 def without_mirror_image(model: tf.keras.Model) -> tf.keras.Model:
-    """Returns the encoder inside a model of `with_mirror_image`.
+    """Returns the encoder inside a model of this module.
 
     Args:
         model: A Keras model.
@@ -68,11 +82,28 @@ def without_mirror_image(model: tf.keras.Model) -> tf.keras.Model:
     >>> without_mirror_image(with_mirror_image(encoder)) is encoder
     True
     """
-    if getattr(model, "name", "") != _NAME:
+    if getattr(model, "name", "") not in (_NAME, _OF_NAME):
         return model
     return next(
         layer for layer in model.layers if isinstance(layer, tf.keras.Model)
     )
+
+
+def _new_inputs(encoder: tf.keras.Model) -> Any:
+    """Returns inputs of the same shapes and names as those of an encoder."""
+    return tf.nest.map_structure(
+        lambda tensor: tf.keras.Input(
+            tensor.shape[1:], dtype=tensor.dtype, name=tensor.node.layer.name
+        ),
+        encoder.input,
+    )
+
+
+def _mirrored(inputs: Any) -> Any:
+    """Returns the inputs of an encoder with mirrored pixels."""
+    if isinstance(inputs, dict):
+        return {**inputs, "pixels": tf.reverse(inputs["pixels"], [2])}
+    return tf.reverse(inputs, [2])
 
 
 def is_mirrored(model: tf.keras.Model) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ml_collections
-import numpy as np
 
 from tf_triplet import builders, evaluation
 from tf_triplet.workflows.mirroring import decide_mirroring
 from tf_triplet.workflows.refit import restore_first, train_again
+from tf_triplet.workflows.train_batches import (
+    build_batches,
+    check_whole_pairs,
+    describe,
+    seconds_per_step,
+)
 from tf_triplet.workflows.train_folder import (
     TrainResult,
     check_folder,
@@ -46,9 +50,6 @@ if TYPE_CHECKING:
 
     from tf_triplet.builders import TrainingSplit
     from tf_triplet.data.catalog import Catalog
-    from tf_triplet.data.pipeline import BadImages
-    from tf_triplet.data.sampling import GroupedSampler
-    from tf_triplet.models import Branches
     from tf_triplet.training import Learner
 
 
@@ -60,6 +61,8 @@ def train(
     init_from: str | Path = "",
     accept_new_catalog: bool = False,
     refit: bool = False,
+    minutes: float | None = None,
+    require_gain: bool = False,
 ) -> TrainResult:
     """Trains an encoder, and saves the one of the chosen step.
 
@@ -88,6 +91,11 @@ def train(
         refit: Whether to train again on all training products, validation
             products included, up to the chosen step. That encoder is kept in
             place of the first.
+        minutes: Time for the training, by which `training.steps` and, without
+            a GPU, `data.image_size` are chosen where the config leaves them
+            open. By default, they are chosen by the table.
+        require_gain: Whether it is an error if the kept encoder is no better
+            on the validation products than before training.
 
     Returns:
         The metrics on the validation products, and where the encoder is. If
@@ -95,7 +103,8 @@ def train(
 
     Raises:
         ValueError: If a field of the config is wrong, if the folder holds a
-            run with another config, or if its table has changed.
+            run with another config, if its table has changed, or if there is
+            no gain and `require_gain` is set.
         OSError: If another process trains in the folder. The message names
             it.
 
@@ -118,7 +127,14 @@ def train(
     in_refit = False
     with folder_lock.locked(workdir):
         try:
-            step = _run(config, workdir, resume, init_from, accept_new_catalog)
+            step = _run(
+                config,
+                workdir,
+                resume,
+                init_from,
+                accept_new_catalog,
+                minutes=minutes,
+            )
             config = _chosen(config, workdir)
             if refit and step >= config.training.steps:
                 in_refit = True
@@ -127,7 +143,13 @@ def train(
             return TrainResult.of_stopped(
                 workdir, stopped.step, stopped.signal, stopped.steps, in_refit
             )
-        return TrainResult.read(workdir)
+        result = TrainResult.read(workdir)
+    if require_gain and not result.gained:
+        raise ValueError(
+            f"`require_gain`: {result.describe_gain()} Train for longer "
+            "(--minutes), or on a table with more products."
+        )
+    return result
 
 
 def _chosen(
@@ -146,6 +168,7 @@ def _run(
     init_from: str = "",
     accept_new_catalog: bool = False,
     stop_at: int = 0,
+    minutes: float | None = None,
 ) -> int:
     """Trains one run, and returns its last step.
 
@@ -157,6 +180,7 @@ def _run(
         accept_new_catalog: As in `train`.
         stop_at: The last step, if it is not `training.steps`, on which the
             schedule of the learning rate depends.
+        minutes: As in `train`.
     """
     from tf_triplet.training import distribution
 
@@ -178,6 +202,8 @@ def _run(
             init_from=init_from,
             accept_new_catalog=accept_new_catalog,
         ),
+        minutes,
+        seconds_per_step,
     )
     tell(choices)
     _check_branches(config, split, held_out)
@@ -220,12 +246,12 @@ def _train_encoder(
 
     training = split.training
     sampler = builders.build_sampler(config, training)
-    print(_describe(split, sampler, strategy))
+    print(describe(split, sampler, strategy))
     bad_images = pipeline.BadImages(
         config.data.on_bad_image, max_share=config.data.max_bad_share
     )
     branches = builders.build_branches(config, training)
-    _check_whole_pairs(config, sampler, strategy)
+    check_whole_pairs(config, sampler, strategy)
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
         network = builders.build_network(config, training, branches)
@@ -233,7 +259,7 @@ def _train_encoder(
             _set_first_weights(config, network.encoder, split)
         config = _decide_mirroring(config, workdir, network.encoder, split)
         learner = builders.build_learner(config, network, training)
-    batches = _batches(config, training, sampler, branches, bad_images)
+    batches = build_batches(config, training, sampler, branches, bad_images)
 
     def build_smaller(products: int) -> Learner:
         with strategy.scope():
@@ -306,92 +332,3 @@ def _build_untrained(
         return build_served(chosen)(encoder)
 
     loop.finish_untrained(build, workdir, step_choice(split), resume)
-
-
-def _batches(
-    config: ml_collections.ConfigDict,
-    training: Catalog,
-    sampler: GroupedSampler,
-    branches: Branches | None,
-    bad_images: BadImages,
-) -> Callable[[int], tf.data.Dataset]:
-    """Returns a function from the first step to the batches from there on."""
-    from tf_triplet.data import pipeline
-
-    tasks = builders.build_tasks(config, training)
-
-    def batches(start_step: int) -> tf.data.Dataset:
-        return pipeline.training_batches(
-            training,
-            sampler,
-            config.data.image_size,
-            builders.build_augmentation(config),
-            start_step=start_step,
-            seed=config.seed,
-            rows_together=_rows_together(config),
-            resize=config.data.resize,
-            use_boxes=config.data.use_boxes,
-            bad_images=bad_images,
-            sides=builders.sampling_sides(config, training),
-            branches=evaluation.branch_of_rows(branches, training),
-            targets=tasks.targets if tasks else (),
-            max_megapixels=config.data.max_megapixels,
-        )
-
-    return batches
-
-
-def _rows_together(config: ml_collections.ConfigDict) -> int:
-    """Returns how many neighboring rows an unreadable image takes along."""
-    from tf_triplet.training import distribution
-
-    if config.sampling.units != "pairs":
-        return 1
-    strategy = distribution.build_strategy(config.training.replicas)
-    # The replicas share the rest of a batch equally.
-    return 2 * strategy.num_replicas_in_sync if _pairs_apart(config) else 2
-
-
-def _pairs_apart(config: ml_collections.ConfigDict) -> bool:
-    """Whether each replica needs whole pairs."""
-    return config.loss.scope == "replica" and (
-        builders.build_loss(config).in_pairs
-    )
-
-
-def _check_whole_pairs(
-    config: ml_collections.ConfigDict,
-    sampler: GroupedSampler,
-    strategy: tf.distribute.Strategy,
-) -> None:
-    """Raises an error if a replica would get half a pair."""
-    whole = 2 * strategy.num_replicas_in_sync
-    if sampler.batch_size % whole and _pairs_apart(config):
-        raise ValueError(
-            "`loss.scope=replica` gives each replica whole pairs, so the "
-            f"batch size must be a multiple of {whole}. Received: "
-            f"{sampler.batch_size} images a batch. Change "
-            "`sampling.units_per_batch` or `training.replicas`."
-        )
-
-
-def _describe(
-    split: TrainingSplit,
-    sampler: GroupedSampler,
-    strategy: tf.distribute.Strategy,
-) -> str:
-    training, validation = split.training, split.validation
-    held = "no validation images"
-    if validation is not None:
-        held = (
-            f"{len(validation)} validation images of "
-            f"{len(validation.product_ids)} products"
-        )
-    return (
-        f"{len(training)} training images of "
-        f"{len(np.unique(training.products))} products "
-        f"({sampler.dropped_singletons} without a pair left out), {held}; "
-        f"{sampler.batch_size} images a batch, "
-        f"{sampler.steps_per_epoch} batches an epoch, "
-        f"{strategy.num_replicas_in_sync} replicas\n{split.how}"
-    )

@@ -44,6 +44,11 @@ class TrainResult:
         steps: The step that a stopped run would have reached.
         in_refit: Whether the signal came during the second training, that of
             `refit`, of which `step` and `steps` are then.
+        monitor: Name of the metric by which the step was chosen, or "".
+        value: This metric of the kept encoder on the validation products, or
+            None without such products.
+        pretrained: The same metric before the first step, of the better of
+            the pretrained features and the whitened ones, or None.
 
     Example:
 
@@ -68,6 +73,39 @@ class TrainResult:
     signal: int = 0
     steps: int = 0
     in_refit: bool = False
+    monitor: str = ""
+    value: float | None = None
+    pretrained: float | None = None
+
+    @property
+    def gained(self) -> bool | None:
+        """Whether the kept encoder is better than what the run began with.
+
+        None if that is not known, because there are no validation products or
+        nothing is pretrained.
+        """
+        if self.value is None or self.pretrained is None:
+            return None
+        return self.best_step > 0 and self.value > self.pretrained
+
+    def describe_gain(self) -> str:
+        """Compares the kept encoder with the pretrained one, in a sentence."""
+        if self.gained is None:
+            return (
+                "Whether training has helped is not known: there is nothing "
+                "pretrained to compare with, or no validation products."
+            )
+        if self.gained:
+            return (
+                f"{self.monitor} on the validation products: "
+                f"{self.pretrained:.4f} before training, {self.value:.4f} now "
+                f"(step {self.best_step})."
+            )
+        return (
+            "Training has brought no gain, so the encoder before training is "
+            f"kept: {self.monitor} on the validation products is "
+            f"{self.pretrained:.4f}."
+        )
 
     @property
     def encoder(self) -> Path:
@@ -130,7 +168,19 @@ class TrainResult:
             metrics=_last_metrics(workdir),
             best_step=best["step"],
             how=best.get("sentence", ""),
+            monitor=best.get("monitor", ""),
+            value=best.get("value"),
+            pretrained=_pretrained_value(workdir, best.get("monitor")),
         )
+
+
+def _pretrained_value(workdir: Path, monitor: str | None) -> float | None:
+    """Returns the best value before the first step, or None."""
+    path = workdir / "pretrained.json"
+    if not path.exists():
+        return None
+    found = run_files.read_json(path, "Delete it: no comparison is told then.")
+    return found["value"] if found.get("monitor") == monitor else None
 
 
 def has_begun(workdir: Path) -> bool:

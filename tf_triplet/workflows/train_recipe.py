@@ -11,11 +11,13 @@ from absl import logging
 
 from tf_triplet import builders
 from tf_triplet.builders import Choice, Machine
+from tf_triplet.workflows.time_budget import fit_to_time
 
 if TYPE_CHECKING:
     from tf_triplet.builders import TrainingSplit
     from tf_triplet.data.catalog import Catalog
 
+SecondsPerStep = Callable[[ml_collections.ConfigDict, "Catalog"], float]
 # What an encoder of another run must share, to be continued.
 _OF_THE_ENCODER = ("model.", "data.image_size", "data.mirrored_is_same")
 _TOO_FEW = "too few products are left to tell whether training helps"
@@ -53,6 +55,8 @@ def choose_for_table(
     config: ml_collections.ConfigDict,
     catalog: Catalog,
     decide_products: Callable[[ml_collections.ConfigDict], TrainingSplit],
+    minutes: float | None = None,
+    seconds_per_step: SecondsPerStep | None = None,
 ) -> tuple[ml_collections.ConfigDict, TrainingSplit, list[Choice]]:
     """Chooses all fields but those that need the network.
 
@@ -61,6 +65,8 @@ def choose_for_table(
         catalog: The images of the whole table.
         decide_products: Returns the images to train on, for a config whose
             fields are chosen.
+        minutes: Time for the training, or None.
+        seconds_per_step: Measures the time of a step, for `minutes`.
 
     Returns:
         The config, the images to train on, and the choices.
@@ -71,9 +77,9 @@ def choose_for_table(
     """
     left = builders.open_fields(config)
     training = builders.training_catalog(config, catalog)
-    chosen, choices = builders.resolve(config, training.products)
     if not left:
         return config, decide_products(config), []
+    chosen, choices = builders.resolve(config, training.products)
     builders.validate(chosen)
     untrained = _without_training(config, training)
     too_small = untrained is not None and _is_too_small(chosen, training)
@@ -82,6 +88,13 @@ def choose_for_table(
         if untrained is not None:
             chosen, choices = untrained
             split = decide_products(chosen)
+    if minutes and chosen.training.steps:
+        chosen, choices = fit_to_time(
+            config,
+            minutes,
+            training.products,
+            lambda found: seconds_per_step(found, split.training),
+        )
     return chosen, split, choices
 
 
