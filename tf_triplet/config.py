@@ -482,6 +482,12 @@ def _optimizer() -> ml_collections.ConfigDict:
     # Learning rate of the variables of the loss (proxies, boundaries), on the
     # same schedule. 0: the learning rate above.
     optimizer.loss_learning_rate = 0.0
+    # Factor of the learning rate of the head, and of all layers on top of the
+    # backbone, more than 0.
+    optimizer.head_rate = 1.0
+    # Number of first steps in which only the head learns, and the weights of
+    # the backbone stay as they are.
+    optimizer.head_warmup_steps = 0
     # Largest norm of the gradient of all weights; a longer gradient is scaled
     # down to it. 0: no clipping.
     optimizer.clip_norm = 0.0

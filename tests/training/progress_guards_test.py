@@ -197,6 +197,7 @@ def test_a_start_without_readable_images_is_left_out(tmp_path, caplog):
         ({"boundaries": (10, 150)}, []),
         ({"warmup_steps": 200}, ["still growing", "tenth"]),
         ({"warmup_steps": 20}, []),
+        ({"head_warmup_steps": 200}, ["backbone never learns"]),
         ({"memory_warmup": 1000}, ["never used", "memory_size=0"]),
         ({"collapse_every": 201}, ["never looked for"]),
         ({"collapse_every": 200}, []),

@@ -82,6 +82,7 @@ _AT_LEAST_ZERO = (
     *("loss.divergence_weight", "optimizer.loss_learning_rate"),
     *("optimizer.clip_norm", "optimizer.weight_decay"),
     *("optimizer.warmup_steps", "training.steps", "training.replicas"),
+    "optimizer.head_warmup_steps",
     *("training.micro_batch", "training.collapse_every", "evaluation.every"),
     *("export.leaves", "export.leaves_to_search", "export.reorder"),
     *("augment.noise", "augment.rotation", "augment.blur"),
@@ -114,7 +115,10 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         _require(config, field, lambda v: 0 <= v <= 1, "in [0, 1]")
     for field in ("augment.min_crop", "augment.min_box_covered"):
         _require(config, field, lambda v: 0 < v <= 1, "in (0, 1]")
-    for field in ("loss.attribute_positive_weight", "optimizer.learning_rate"):
+    for field in (
+        *("loss.attribute_positive_weight", "optimizer.learning_rate"),
+        "optimizer.head_rate",
+    ):
         _require(config, field, lambda v: v > 0, "more than 0")
     _require(
         config, "optimizer.ema_momentum", lambda v: 0 <= v < 1, "in [0, 1)"

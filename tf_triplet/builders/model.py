@@ -319,5 +319,6 @@ def build_learner(
     )
     own_rate = config.optimizer.loss_learning_rate
     own = objective.build_optimizer(config, own_rate) if own_rate else None
-    learner.compile(objective.build_optimizer(config), own)
+    shared = objective.build_optimizer(config, trained=learner.trained)
+    learner.compile(shared, own)
     return learner

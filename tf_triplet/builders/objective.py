@@ -28,7 +28,7 @@ from tf_triplet.losses.proxies import (
 from tf_triplet.losses.smooth_ap import SmoothAPLoss
 from tf_triplet.losses.supervised_contrastive import SupervisedContrastiveLoss
 from tf_triplet.losses.triplet import TripletLoss
-from tf_triplet.training import schedules
+from tf_triplet.training import group_rates, schedules
 from tf_triplet.training.tasks import Tasks
 
 # The losses that have a section of `config.loss`, named like the section.
@@ -211,18 +211,30 @@ def _annotated(catalog: Catalog, target: str) -> bool:
 
 
 def build_optimizer(
-    config: ml_collections.ConfigDict, learning_rate: float = 0.0
+    config: ml_collections.ConfigDict,
+    learning_rate: float = 0.0,
+    trained: tf.keras.Model | None = None,
 ) -> tf.keras.optimizers.Optimizer:
     """Builds the optimizer with its learning-rate schedule.
 
     Args:
         config: The config of the run.
         learning_rate: Replaces `config.optimizer.learning_rate`, unless 0.
+        trained: The model whose head and backbone may have rates of their
+            own. None: it is for other variables.
 
     Returns:
         The optimizer.
+
+    Raises:
+        ValueError: If the head is to have a rate of its own, and there is
+            none.
     """
-    optimizer = config.optimizer
+    optimizer, groups = config.optimizer, None
+    if trained is not None:
+        groups = group_rates.find_groups(
+            trained, optimizer.head_rate, optimizer.head_warmup_steps
+        )
     rate = schedules.build_schedule(
         optimizer.schedule,
         learning_rate or optimizer.learning_rate,
@@ -236,4 +248,5 @@ def build_optimizer(
         optimizer.momentum,
         optimizer.weight_decay,
         optimizer.clip_norm,
+        groups,
     )

@@ -319,6 +319,10 @@ def _check_optimizer(optimizer: ml_collections.ConfigDict) -> None:
             "`optimizer.boundaries` must be rising positive steps. "
             f"Received: {boundaries}"
         )
+    from tf_triplet.training import schedules
+
+    own = optimizer.head_rate != 1 or optimizer.head_warmup_steps > 0
+    schedules.check_groups(optimizer.name, own)
 
 
 def _check_evaluation(evaluation: ml_collections.ConfigDict) -> None:

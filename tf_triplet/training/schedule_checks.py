@@ -16,6 +16,7 @@ def unreached(
     warmup_steps: int,
     memory_warmup: int = 0,
     collapse_every: int = 0,
+    head_warmup_steps: int = 0,
 ) -> list[str]:
     """Describes what lies beyond the last step of a run.
 
@@ -27,6 +28,7 @@ def unreached(
         memory_warmup: Step from which on a memory is used; 0 if there is none.
         collapse_every: Number of steps between checks for a collapse; 0 for
             none.
+        head_warmup_steps: Number of steps in which the backbone rests.
 
     Returns:
         A sentence or two for each part, with what to change.
@@ -48,6 +50,12 @@ def unreached(
             f"optimizer.warmup_steps={warmup_steps}: the learning rate is "
             f"still growing when the run ends, after {steps} steps. Lower "
             "it, to a tenth of the steps or less."
+        )
+    if head_warmup_steps >= steps:
+        found.append(
+            f"optimizer.head_warmup_steps={head_warmup_steps}: the backbone "
+            f"never learns, because the run has {steps} steps. Lower it, or "
+            "keep it if only the head is to learn."
         )
     if memory_warmup and memory_warmup >= steps:
         found.append(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_triplet.training import group_rates
+
 
 @tf.keras.utils.register_keras_serializable("tf_triplet")
 class Warmup(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -87,6 +89,7 @@ def build_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    groups: group_rates.Groups | None = None,
 ) -> tf.keras.optimizers.Optimizer:
     """Builds an optimizer by name.
 
@@ -97,12 +100,14 @@ def build_optimizer(
         momentum: Momentum of "sgd".
         weight_decay: Weight decay; 0 for none.
         clip_norm: Largest global norm of the gradients; 0 for no limit.
+        groups: Variables with a rate of their own (`group_rates`). None: all
+            learn alike.
 
     Returns:
         The optimizer.
 
     Raises:
-        ValueError: `name` is unknown.
+        ValueError: `name` is unknown, or cannot have groups.
 
     References:
         You et al., 2020, https://arxiv.org/abs/1904.00962 (LAMB).
@@ -115,7 +120,7 @@ def build_optimizer(
     """
     clip = clip_norm or None
     if name == "sgd":
-        return tf.keras.optimizers.SGD(
+        return _grouped(tf.keras.optimizers.SGD, groups)(
             learning_rate,
             momentum=momentum,
             nesterov=momentum > 0,
@@ -123,12 +128,13 @@ def build_optimizer(
             global_clipnorm=clip,
         )
     if name == "adam":
-        return tf.keras.optimizers.Adam(
+        return _grouped(tf.keras.optimizers.Adam, groups)(
             learning_rate,
             weight_decay=weight_decay or None,
             global_clipnorm=clip,
         )
     if name == "lamb":
+        check_groups(name, groups is not None)
         import tensorflow_addons as tfa
 
         arguments = {"global_clipnorm": clip} if clip else {}
@@ -136,3 +142,25 @@ def build_optimizer(
             learning_rate, weight_decay=weight_decay, **arguments
         )
     raise ValueError(f"`name` must be sgd, adam or lamb. Received: {name!r}")
+
+
+def check_groups(name: str, has_groups: bool) -> None:
+    """Checks that an optimizer can have groups.
+
+    Args:
+        name: See `build_optimizer`.
+        has_groups: Whether there are to be any.
+
+    Raises:
+        ValueError: It cannot, and there are.
+    """
+    if has_groups and name == "lamb":
+        raise ValueError(
+            "`optimizer.head_rate` and `optimizer.head_warmup_steps` do not "
+            "work with the optimizer of TensorFlow Addons. Received: "
+            "`optimizer.name=lamb`. Use sgd or adam, or leave them at 1 and 0."
+        )
+
+
+def _grouped(kind: type, groups: group_rates.Groups | None) -> type:
+    return kind if groups is None else group_rates.with_groups(kind, groups)

@@ -161,5 +161,6 @@ def warn_of_unreached(config: ml_collections.ConfigDict) -> None:
         optimizer.warmup_steps,
         loss.memory_warmup if loss.memory_size else 0,
         config.training.collapse_every,
+        optimizer.head_warmup_steps,
     ):
         logging.warning("%s", sentence)
