@@ -31,7 +31,6 @@ _BLOCK = 10
 _BLOCKS = 4
 # Largest difference from the value at a collapse, as a share of that value.
 _GAP = 0.02
-_LOST_START = "The metrics are not compared with those before training."
 
 
 def loss_guards(
@@ -215,17 +214,7 @@ class PretrainedGuard(StepCounter):
         if self.step == 0:
             self._start = self._measure()
         elif self._path.exists():
-            self._start = self._read()
-
-    def _read(self) -> float | None:
-        """Returns the value that was stored, if it can be read."""
-        try:
-            start = run_files.read_json(self._path, _LOST_START)
-            value = float(start["value"])
-        except (ValueError, KeyError, TypeError) as error:
-            logging.warning("%s cannot be used: %s", self._path, error)
-            return None
-        return value if start.get("monitor") == self._monitor else None
+            self._start = run_files.read_pretrained(self._path, self._monitor)
 
     def _measure(self) -> float | None:
         """Returns the best value before the first step, and stores all."""

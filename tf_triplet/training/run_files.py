@@ -24,6 +24,7 @@ _LOST_BEST = (
     "Restore it from a backup, or delete it: the best step is then chosen "
     "among the evaluations that follow."
 )
+_LOST_START = "The metrics are not compared with those before training."
 _ENCODERS = ("encoder.keras", "encoder_last.keras")
 # The files that are written under another name first.
 _PARTIAL = ("partial-*.keras", "*.partial")
@@ -121,6 +122,28 @@ def read_best(workdir: Path) -> dict[str, Any]:
     ):
         raise ValueError(f"{path} is damaged: it names no step. {_LOST_BEST}")
     return best
+
+
+def read_pretrained(path: Path, monitor: str | None) -> float | None:
+    """Reads the value of a metric before the first step.
+
+    Args:
+        path: The file pretrained.json, which need not exist.
+        monitor: Name of the metric.
+
+    Returns:
+        The value. None if another metric was stored, or if the file cannot be
+        read, of which a warning tells.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path, _LOST_START)
+        value = float(found["value"])
+    except (ValueError, KeyError, TypeError) as error:
+        logging.warning("%s cannot be used: %s", path, error)
+        return None
+    return value if found.get("monitor") == monitor else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

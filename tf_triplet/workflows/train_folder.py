@@ -170,17 +170,10 @@ class TrainResult:
             how=best.get("sentence", ""),
             monitor=best.get("monitor", ""),
             value=best.get("value"),
-            pretrained=_pretrained_value(workdir, best.get("monitor")),
+            pretrained=run_files.read_pretrained(
+                workdir / "pretrained.json", best.get("monitor")
+            ),
         )
-
-
-def _pretrained_value(workdir: Path, monitor: str | None) -> float | None:
-    """Returns the best value before the first step, or None."""
-    path = workdir / "pretrained.json"
-    if not path.exists():
-        return None
-    found = run_files.read_json(path, "Delete it: no comparison is told then.")
-    return found["value"] if found.get("monitor") == monitor else None
 
 
 def has_begun(workdir: Path) -> bool:
