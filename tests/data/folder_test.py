@@ -1,6 +1,9 @@
+import os
+
 import numpy as np
 import pytest
 
+from tf_triplet.data import transcode
 from tf_triplet.data.sources import folder, splits
 
 
@@ -83,7 +86,7 @@ def test_no_such_folder(tmp_path):
 
 def test_no_images(tmp_path):
     _touch(tmp_path, "p/a.txt", "p/b.pdf")
-    with pytest.raises(FileNotFoundError, match="Received: 2 other files"):
+    with pytest.raises(FileNotFoundError, match=r"1 .pdf \(p/b.pdf\); 1 .txt"):
         folder.read_folder(tmp_path)
 
 
@@ -106,3 +109,34 @@ def test_other_depths_are_refused_with_an_example(tmp_path, files):
         pattern = f"'{files[0]}'"
     with pytest.raises(ValueError, match=f"Received: .*{pattern}"):
         folder.read_folder(tmp_path)
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path, caplog):
+    _touch(tmp_path, "a/1.jpg", "a/2.tif", "a/3.avif", "b/1.jfif")
+    _touch(tmp_path, "a/4.jxl", "a/notes.txt", "c/1.heic", "c/2.HEIC", "c/raw")
+    caplog.set_level("WARNING")
+    catalog = folder.read_folder(tmp_path)
+
+    assert len(catalog) == 4 + 2 * transcode.reads_heif()
+    assert "1 .jxl (a/4.jxl)" in caplog.text and "djxl" in caplog.text
+    assert "1 .txt (a/notes.txt)" in caplog.text
+    assert "1 no extension (c/raw)" in caplog.text
+    if not transcode.reads_heif():
+        assert "6 files" not in caplog.text and "5 files" in caplog.text
+        assert "2 .heic (c/1.heic, c/2.HEIC)" in caplog.text
+        assert "tf-triplet[heif]" in caplog.text
+
+
+def test_loops_of_links_and_pipes_are_left_out(tmp_path, caplog):
+    _touch(tmp_path, "shop/a/1.jpg", "shop/b/1.jpg", "elsewhere/1.jpg")
+    (tmp_path / "shop/a/self").symlink_to(tmp_path / "shop/a")
+    (tmp_path / "shop/up").symlink_to(tmp_path / "shop")
+    (tmp_path / "shop/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "shop/b/gone.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "shop/b/x.jpg")
+    caplog.set_level("WARNING")
+    catalog = folder.read_folder(tmp_path / "shop")
+
+    assert list(catalog.row_product_ids) == ["a", "b", "c"]
+    assert caplog.text.count("leads back") == 2
+    assert "2 no file (b/gone.jpg, b/x.jpg)" in caplog.text

@@ -1,5 +1,7 @@
 """Batches of pixels: order, skipping, boxes, exact restarts."""
 
+import os
+
 import numpy as np
 import pytest
 import reference
@@ -53,6 +55,15 @@ def spoil(files):
     open(files[6], "w").close()
     files[8] += ".gone"
     return [files[1], files[6], files[8]]
+
+
+def test_a_pipe_hangs_nothing(files, caplog):
+    os.remove(files[3])
+    os.mkfifo(files[3])
+    bad = pipeline.BadImages("skip")
+    rows, _ = evaluated(build(files), bad_images=bad)
+    assert rows.tolist() == [i for i in range(12) if i != 3]
+    assert "not a file, but a pipe" in caplog.text
 
 
 def test_skipping_names_each_image(files, caplog):

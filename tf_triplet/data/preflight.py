@@ -8,7 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from tf_triplet.data import box_checks, file_check, near_duplicates
+from tf_triplet.data import (
+    box_checks,
+    decoding,
+    file_check,
+    near_duplicates,
+)
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.columns import BOX_COLUMNS
 
@@ -80,7 +85,10 @@ class Report:
 
 
 def inspect(
-    catalog: Catalog, workers: int | None = None, show_progress: bool = True
+    catalog: Catalog,
+    workers: int | None = None,
+    show_progress: bool = True,
+    max_megapixels: float = decoding.MAX_MEGAPIXELS,
 ) -> Report:
     """Opens, hashes and decodes every file of a catalog once.
 
@@ -88,9 +96,13 @@ def inspect(
         catalog: The images of all splits.
         workers: The number of threads. By default, one per processor.
         show_progress: Whether to show the progress.
+        max_megapixels: Millions of pixels that are decoded at most, see
+            `InputSpec`.
     """
     path_labels, paths = pd.factorize(catalog.paths)
-    checked = file_check.check_files(list(paths), workers, show_progress)
+    checked = file_check.check_files(
+        list(paths), workers, show_progress, max_megapixels
+    )
     readable = _readable(catalog, path_labels, checked)
     sizes = _sizes(path_labels, checked)
     per_product = np.bincount(

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -136,11 +137,14 @@ def describe(data: bytes, error: str = "") -> str:
 
 def _shorten(error: str) -> str:
     """Returns the part of TensorFlow's error that names the cause."""
+    asserted = error.partition("assertion failed: [")[2]
+    if asserted:
+        return asserted.split("]")[0]
+    trace = ("Graph execution error", "Detected at node", "Node: ", "File ")
     for line in error.splitlines():
-        text = line.split("assertion failed: [")[-1]
-        text = text.split("}} ", 1)[-1].strip().removesuffix("]")
-        if text and not text.endswith("errors found."):
-            return text.split(" [[")[0][:300]
+        text = re.sub(r"^\{\{[^}]*\}\}\s*", "", line.strip())
+        if text and not text.startswith(trace) and "root error" not in text:
+            return text.split(" [[")[0].split(" [Op:")[0][:300]
     return "unknown error"
 
 

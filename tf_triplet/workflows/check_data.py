@@ -94,7 +94,9 @@ def check_data(config: ml_collections.ConfigDict) -> DataCheck:
     config = choose_before_reading(config)
     catalog = builders.build_catalog(config)
     counts = builders.verify_counts(config.data.source, catalog)
-    report = preflight.inspect(catalog)
+    report = preflight.inspect(
+        catalog, max_megapixels=config.data.max_megapixels
+    )
     refusal = ""
     try:
         config, split, _ = choose_for_table(

@@ -227,8 +227,11 @@ class _Images:
         """Reads an image file, and returns its key as it is now."""
         from tf_triplet.servable import embedding_cache
 
+        path = Path(self.catalog.paths[row])
         try:
-            data = Path(self.catalog.paths[row]).read_bytes()
+            if not path.is_file():  # Reading a pipe would wait for ever.
+                return None
+            data = path.read_bytes()
         except OSError:
             # Embedding it will skip it or raise, as the config says.
             return None

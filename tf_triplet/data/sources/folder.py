@@ -5,13 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pandas as pd
+from absl import logging
 
+from tf_triplet.data import image_formats, transcode
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.data.sources import splits
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".avif", ".jp2", ".ppm"),
+)
+# Read with the extra `heif` only.
+_HEIF_EXTENSIONS = (".heic", ".heif", ".hif")
+# Number of files that a message names.
+_NAMED = 3
 _SPLITS = frozenset(("train", "test", "val"))
 _LAYOUTS = "product/*.jpg or category/product/*.jpg"
 
@@ -28,7 +38,8 @@ def read_folder(
     product is the name of its folder. With categories it is
     `category/product`, so that `001` in two categories is two products.
     Folders `train` and `test` (or `val`) at the top are splits. Hidden files
-    and folders are ignored.
+    and folders are ignored. A warning counts and names other files that are
+    left out, by extension.
 
     Args:
         path: The folder that contains all others.
@@ -83,24 +94,75 @@ def read_folder(
 
 def _images(root: pathlib.Path) -> list[str]:
     """Lists the images below `root`: sorted relative paths with slashes."""
-    files, others = [], 0
-    for folder, names, file_names in os.walk(root, followlinks=True):
-        names[:] = [name for name in names if not name.startswith(".")]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else relative + "/"
-        for name in file_names:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(EXTENSIONS):
-                files.append(prefix + name)
-            else:
-                others += 1
+    read = EXTENSIONS
+    if transcode.reads_heif():
+        read += _HEIF_EXTENSIONS
+    files: list[str] = []
+    others: dict[str, list[str]] = {}
+    for path, entry in _walk(root):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if not entry.is_file():
+            others.setdefault("no file", []).append(path)
+        elif suffix in read:
+            files.append(path)
+        else:
+            others.setdefault(suffix or "no extension", []).append(path)
+    left_out = _describe(others)
     if not files:
         raise FileNotFoundError(
-            f"There is no image ({', '.join(EXTENSIONS)}) in {str(root)!r}, "
-            f"which should contain {_LAYOUTS}. Received: {others} other files"
+            f"There is no image ({', '.join(read)}) in {str(root)!r}, which "
+            f"should contain {_LAYOUTS}. Received: {left_out or 'no file'}"
+        )
+    if left_out:
+        logging.warning(
+            "%d files of the folder %s are left out: %s",
+            sum(map(len, others.values())),
+            root,
+            left_out,
         )
     return sorted(files)
+
+
+def _walk(root: pathlib.Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """Yields the relative path and the entry of each file that is not hidden.
+
+    Symbolic links are followed, except to a folder that contains the link.
+    """
+    folders = [("", root, frozenset((os.path.realpath(root),)))]
+    while folders:
+        prefix, folder, above = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = prefix + entry.name
+                if not entry.is_dir():
+                    yield path, entry
+                    continue
+                real = os.path.realpath(entry.path)
+                if real in above:
+                    logging.warning(
+                        "The link %s leads back to %s, and is left out.",
+                        entry.path,
+                        real,
+                    )
+                    continue
+                folders.append((path + "/", entry.path, above | {real}))
+
+
+def _describe(others: dict[str, list[str]]) -> str:
+    """Counts and names files by extension, and says how to have them read."""
+    parts = []
+    for suffix, paths in sorted(others.items()):
+        paths = sorted(paths)
+        more = ", ..." if len(paths) > _NAMED else ""
+        names = ", ".join(paths[:_NAMED]) + more
+        parts.append(f"{len(paths)} {suffix} ({names})")
+    text = "; ".join(parts)
+    for suffixes, name in ((_HEIF_EXTENSIONS, "HEIC"), ((".jxl",), "JPEG XL")):
+        if set(suffixes) & set(others):
+            text += f". {name} is not read: {image_formats.advise(name)}"
+    return text
 
 
 def _check_depth(
