@@ -57,7 +57,11 @@ METHODS = {
         "optimizer.loss_learning_rate": 0.1,
     },
     "norm_softmax": {**PRODUCTS, "loss.name": "norm_softmax"},
-    "arcface": {**PRODUCTS, "loss.name": "arcface"},
+    "arcface": {
+        **PRODUCTS,
+        "loss.name": "arcface",
+        "loss.proxy_start": "means",
+    },
     "tfa_semihard": {**PRODUCTS, "loss.name": "tfa_semihard"},
     "tfsim_circle": {**PRODUCTS, "loss.name": "tfsim_circle"},
     "memory": {

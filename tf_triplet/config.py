@@ -456,6 +456,9 @@ def _add_losses(loss: ml_collections.ConfigDict) -> None:
 def _add_proxy_losses(loss: ml_collections.ConfigDict) -> None:
     """Adds the section of each loss with proxies, one vector per product."""
     # optimizer.loss_learning_rate is the learning rate of the proxies.
+    # Where they begin. random. means: at the mean embedding of the images of
+    # their product; products that are added later begin at random.
+    loss.proxy_start = "random"
     # Proxy-NCA. scale: length of embeddings and proxies.
     loss.proxy_nca = ml_collections.ConfigDict({"scale": 3.0})
     # Proxy-Anchor. alpha: how sharply images are weighed. delta: the margin.

@@ -34,6 +34,7 @@ from .fields import (
 from .first_weights import (
     copy_weights,
     earlier_products,
+    start_proxies,
 )
 from .model import (
     build_backbone,
@@ -137,6 +138,7 @@ __all__ = [
     "split_again",
     "split_for_training",
     "split_unrecorded",
+    "start_proxies",
     "table_fingerprint",
     "training_catalog",
     "trust",

@@ -57,6 +57,7 @@ CHOICES = {
     "loss.margin_loss.beta_per": ("all", "product"),
     "loss.margin_loss.sampling": ("distance_weighted", "all"),
     "loss.supcon.variant": ("supcon", "infonce"),
+    "loss.proxy_start": ("random", "means"),
     "loss.mining": ("paper", "random", "batch_hard", "batch_all", "semi_hard"),
     "loss.distance": _DISTANCES,
     "loss.reduction": ("mean", "mean_active", "sum"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from tf_triplet import config as configs
-from tf_triplet.builders import run_folder
+from tf_triplet.builders import features, run_folder
 from tf_triplet.builders.run_products import RunProducts
+from tf_triplet.data.catalog import Catalog
 from tf_triplet.models import branches
+from tf_triplet.training.learner import Learner
 
 # Fields that decide which weights an encoder has.
 _MODEL_FIELDS = ("model.", "sampling.query_domain", "sampling.gallery_domain")
@@ -53,6 +56,30 @@ def copy_weights(
         + "\n  ".join(lines or ["the names or number of its branches"])
         + "\nUse the same model fields."
     )
+
+
+def start_proxies(
+    config: ml_collections.ConfigDict, learner: Learner, training: Catalog
+) -> None:
+    """Starts each proxy at the mean embedding of its product's images.
+
+    Args:
+        config: The config of the run.
+        learner: A learner that has not been trained, whose loss has proxies.
+            The proxies are changed in place.
+        training: The training images. A product without an image that can be
+            read keeps its random proxy.
+    """
+    embeddings = features.compute_embeddings(config, learner.encoder, training)
+    proxies = learner.batch_loss.parameters.proxies
+    sums = np.zeros(proxies.shape, np.float64)
+    products = training.products[embeddings.rows]
+    np.add.at(sums, products, embeddings.vectors)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    # Embeddings that cancel out have no mean direction.
+    known = lengths > 1e-6
+    means = sums / np.where(known, lengths, 1.0)
+    proxies.assign(np.where(known, means, proxies.numpy()))
 
 
 def earlier_products(

@@ -224,6 +224,7 @@ def _check_loss(config: ml_collections.ConfigDict) -> None:
             "`sampling.units_per_batch` must be at least 2, or no image of a "
             f"minibatch has a negative. Received: {sampling.units_per_batch}"
         )
+    _check_proxy_start(config, needs)
     rate = config.optimizer.loss_learning_rate
     if rate and not needs.has_variables:
         raise ValueError(
@@ -256,6 +257,25 @@ def _check_loss(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             "`loss.memory_size` must be at least the size of a minibatch, "
             f"{batch} images. Received: {loss.memory_size}"
+        )
+
+
+def _check_proxy_start(config: ml_collections.ConfigDict, loss: Any) -> None:
+    from tf_triplet.losses import proxy_base
+
+    start, learners = config.loss.proxy_start, config.model.learners
+    if start == "random":
+        return
+    if not isinstance(loss, proxy_base.ProxyLoss):
+        raise ValueError(
+            f"`loss.proxy_start={start}` is for a loss with proxies, and "
+            f"loss.name={config.loss.name} has none. Set it to random."
+        )
+    if learners > 1:
+        raise ValueError(
+            f"`loss.proxy_start={start}` needs one embedding of an image, and "
+            f"`model.learners` makes several. Received: {learners}. Set "
+            "loss.proxy_start=random."
         )
 
 

@@ -18,6 +18,9 @@ from tf_triplet.losses.batch_loss import (
     split_labels,
 )
 
+# Where the proxies of a run may begin; see `builders.start_proxies`.
+STARTS = ("random", "means")
+
 
 class ProxyLoss(BatchLoss):
     """Base class: creates proxies and compares normalized rows with them.

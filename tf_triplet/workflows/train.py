@@ -255,10 +255,13 @@ def _train_encoder(
     with strategy.scope():
         tf.keras.utils.set_random_seed(config.seed)
         network = builders.build_network(config, training, branches)
-        if not (resume and last_step(workdir)):
+        is_new = not (resume and last_step(workdir))
+        if is_new:
             _set_first_weights(config, network.encoder, split)
         config = _decide_mirroring(config, workdir, network.encoder, split)
         learner = builders.build_learner(config, network, training)
+        if is_new and config.loss.proxy_start == "means":
+            builders.start_proxies(config, learner, training)
     batches = build_batches(config, training, sampler, branches, bad_images)
 
     def build_smaller(products: int) -> Learner:
