@@ -74,6 +74,7 @@ METHODS = {
     "gem": {"model.pooling": "gem"},
     "rmac": {"model.pooling": "rmac"},
     "average_max": {"model.pooling": "average_max"},
+    "head_norm": {"model.head_norm": True},
     "ensemble": {"model.learners": 2, "model.attention_at": "first"},
     "efficientnet": {**NETWORK, "model.backbone": "efficientnetv2b0"},
     "convnext": {

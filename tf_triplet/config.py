@@ -316,11 +316,13 @@ def _model() -> ml_collections.ConfigDict:
     model.whitening = 0
     # Number of training images, drawn at random, for the whitening. 0: all.
     model.whitening_images = 0
+    # Whether layer normalization of the features precedes the linear layer.
+    model.head_norm = False
     # Number of learners of an attention-based ensemble (ABE), which must
     # divide embedding_size. 0 and 1: no ensemble.
     model.learners = 0
-    # Name of the backbone's layer whose output the learners mask. Empty: the
-    # last layer of conv4 of a ResNet. Other backbones must name it.
+    # Name of the layer that the learners mask. Empty: the last of a ResNet's
+    # conv4. Other backbones must name it.
     model.attention_at = ""
     # Batch normalization in training. train: statistics of the minibatch on
     # each replica, as in the paper. frozen: the pretrained statistics, which
@@ -330,11 +332,10 @@ def _model() -> ml_collections.ConfigDict:
     # each category (those of the training images), and embed an image by the
     # branch it belongs to. Empty: no branches.
     model.branch_by = ""
-    # What a branch has of its own. heads: a linear layer, on one backbone.
-    # networks: a backbone and a linear layer, at twice the cost; for domains
-    # only. weights: a vector that weighs the features of the pretrained
-    # backbone, and is all that is trained; needs embedding_size = 0 and
-    # batch_norm = frozen.
+    # What a branch has of its own. heads: a linear layer. networks: also a
+    # backbone, at twice the cost; for domains only. weights: a vector that
+    # weighs the features of the pretrained backbone, and is all that is
+    # trained; needs embedding_size = 0 and batch_norm = frozen.
     model.branches = "heads"
     # Number of features that are taken from around the predicted landmarks,
     # and joined to the pooled features. Needs loss.landmark_weight. 0: off.

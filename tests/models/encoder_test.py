@@ -154,3 +154,34 @@ def test_wrong_image_size_is_an_error():
     )
     with pytest.raises(ValueError, match="image_size"):
         keras_import.import_backbone(model, 48)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_head_norm_normalizes_the_features_of_each_image(
+    mixed, whitened, tmp_path
+):
+    with encoders.mixed_precision(mixed):
+        encoder = encoders.build_encoder(
+            small(), 3, unit_features=whitened, head_norm=True
+        )
+    features = encoders.at_layer(encoder, "pool")(images()).numpy()
+    features -= features.mean(1, keepdims=True)
+    features /= np.sqrt(features.var(1, keepdims=True))
+    if whitened:
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+    kernel, bias = encoder.get_layer("embedding").get_weights()
+    want = features @ kernel + bias
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    got = encoder(images())
+    assert got.dtype == tf.float32
+    # The features are small beside the epsilon of the layer.
+    np.testing.assert_allclose(got, want, atol=0.05)
+    encoder.save(tmp_path / "encoder.keras")
+    again = tf.keras.models.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_allclose(again(images()), got, atol=1e-6)
+
+
+def test_head_norm_needs_a_head():
+    with pytest.raises(ValueError, match="`head_norm` normalizes the features"):
+        encoders.build_encoder(small(), 0, head_norm=True)

@@ -97,6 +97,7 @@ def build_encoder(
             learners=model.learners,
             attention_at=model.attention_at,
             unit_features=bool(model.whitening),
+            head_norm=model.head_norm,
         )
 
 
@@ -168,6 +169,7 @@ def _build_network(
             config.seed,
             choose_pooling(config),
             bool(model.whitening),
+            model.head_norm,
         )
 
 

@@ -121,6 +121,13 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
             "`model.embedding_size` must be the same. Received: "
             f"{model.whitening} and {size}"
         )
+    if model.head_norm and (model.branch_by or not size):
+        raise ValueError(
+            "`model.head_norm` normalizes the features before the one head of "
+            "an encoder, so it needs model.embedding_size of more than 0 and "
+            f"no model.branch_by. Received: {size} and {model.branch_by!r}. "
+            "Set model.head_norm=false."
+        )
     if model.whitening and learners > 1:
         raise ValueError(
             "`model.whitening` and `model.learners` do not go together: the "

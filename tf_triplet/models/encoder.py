@@ -25,6 +25,7 @@ def build_encoder(
     learners: int = 0,
     attention_at: str = "",
     unit_features: bool = False,
+    head_norm: bool = False,
 ) -> tf.keras.Model:
     """Builds a Keras model from images to embeddings of unit length.
 
@@ -52,6 +53,8 @@ def build_encoder(
         unit_features: Whether to scale features to unit length before the
             head, and to compute the head in float32. This is what the
             weights of `fit_whitening` need.
+        head_norm: Whether to subtract the mean of the features of each image
+            before the head, and divide by their standard deviation.
 
     Returns:
         A model from `[batch, size, size, 3]` float32 pixels in [0, 1] to
@@ -81,7 +84,9 @@ def build_encoder(
     backbone = with_batch_norm(backbone, batch_norm)
     pool = pooling_for(backbone, pooling)
     learners = max(learners, 1)
-    head = _build_head(embedding_size // learners, unit_features, seed)
+    head = _build_head(
+        embedding_size // learners, unit_features, seed, head_norm
+    )
     if learners == 1:
         unit = unit_length()(head(pool(backbone.output)))
     else:
@@ -154,8 +159,22 @@ def _pooled(features: tf.Tensor, pool: Callable) -> tf.Tensor:
     )
 
 
-def _build_head(size: int, unit_features: bool, seed: int | None) -> Callable:
+def _build_head(
+    size: int, unit_features: bool, seed: int | None, head_norm: bool
+) -> Callable:
     """Builds the linear layer, or the identity if `size` is 0."""
+    if head_norm:
+        inner = _build_head(size, unit_features, seed, False)
+        if not size:
+            raise ValueError(
+                "`head_norm` normalizes the features before the head, so it "
+                "needs an `embedding_size` of more than 0. Received: 0"
+            )
+        # The linear layer follows, so scales and shifts would be its own.
+        norm = tf.keras.layers.LayerNormalization(
+            center=False, scale=False, dtype="float32", name="head_norm"
+        )
+        return lambda features: inner(norm(features))
     if not size:
         return lambda features: features
     dense = tf.keras.layers.Dense(
@@ -195,6 +214,7 @@ def embed(
     embedding_size: int,
     seed: int | None = None,
     unit_features: bool = False,
+    head_norm: bool = False,
 ) -> tf.Tensor:
     """Adds the linear head and L2 normalization to features.
 
@@ -203,11 +223,12 @@ def embed(
         embedding_size: Width of the linear head. 0 leaves the head out.
         seed: Seed of the initial weights of the head.
         unit_features: See `build_encoder`.
+        head_norm: See `build_encoder`.
 
     Returns:
         `[batch, dim]` float32 embeddings of unit length, a Keras tensor.
     """
-    head = _build_head(embedding_size, unit_features, seed)
+    head = _build_head(embedding_size, unit_features, seed, head_norm)
     return unit_length()(head(features))
 
 

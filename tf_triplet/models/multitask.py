@@ -152,6 +152,7 @@ def build_multitask(
     seed: int | None = None,
     pooling: Pooling = "average",
     unit_features: bool = False,
+    head_norm: bool = False,
 ) -> Network:
     """Builds an encoder, and the model with further heads that trains it.
 
@@ -169,6 +170,7 @@ def build_multitask(
         pooling: See `build_encoder`.
         unit_features: See `build_encoder`. The features include those around
             the landmarks.
+        head_norm: See `build_encoder`.
 
     Returns:
         The encoder and the training model.
@@ -209,7 +211,7 @@ def build_multitask(
         )
         outputs[ATTRIBUTES] = head(pooled)
     outputs[EMBEDDINGS] = encoders.embed(
-        pooled, embedding_size, seed, unit_features
+        pooled, embedding_size, seed, unit_features, head_norm
     )
     return Network(
         tf.keras.Model(backbone.input, outputs[EMBEDDINGS], name="encoder"),
