@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import scipy.io
 import tensorflow as tf
@@ -138,13 +139,7 @@ def ask_the_server(workdir, file):
 
 
 def run(verb, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", f"tf_triplet.cli.{verb}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
+    done = programs.run(verb, *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -1,11 +1,10 @@
 """Two domains with a network each, and weights a category, by the programs."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
+import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -16,12 +15,7 @@ from tf_triplet.serving import server
 
 
 def run(verb, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", f"tf_triplet.cli.{verb}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(verb, *arguments)
     assert done.returncode == code, done.stderr[-3000:] + done.stdout[-500:]
     return done.stdout + done.stderr
 

@@ -1,10 +1,9 @@
 """tf-triplet-compare, as it is run."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 import tensorflow as tf
 
@@ -41,13 +40,7 @@ def get_study():
 
 
 def compare(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "tf_triplet.cli.compare", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=ROOT,
-    )
+    return programs.run("compare", *arguments, cwd=ROOT, timeout=500)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import programs
 import pytest
 import tensorflow as tf
 
@@ -22,12 +23,7 @@ def command(verb, *arguments):
 
 
 def run(verb, *arguments, code=0):
-    done = subprocess.run(
-        command(verb, *map(str, arguments)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(verb, *arguments)
     assert done.returncode == code, done.stderr[-3000:] + done.stdout[-500:]
     return done.stdout + done.stderr
 

@@ -1,9 +1,9 @@
 """Layers and losses of one's own, through every program of a run."""
 
-import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 
@@ -48,13 +48,7 @@ FIELDS = {
 
 
 def run(folder, verb, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", f"tf_triplet.cli.{verb}", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(verb, *arguments, cwd=folder)
     assert done.returncode == code, done.stderr[-3000:] + done.stdout[-500:]
     return done.stdout + done.stderr
 

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 
@@ -14,12 +13,7 @@ from tf_triplet.data.sources import rendered
 
 
 def run(verb, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", f"tf_triplet.cli.{verb}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(verb, *arguments)
     assert done.returncode == code, done.stderr[-3000:] + done.stdout[-500:]
     return done.stdout + done.stderr
 

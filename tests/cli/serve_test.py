@@ -11,6 +11,7 @@ import time
 import urllib.request
 
 import grpc
+import programs
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -126,10 +127,5 @@ def walk(program, channel, rest, models, slow):
     ],
 )
 def test_flags_that_are_wrong(flags, told):
-    done = subprocess.run(
-        [sys.executable, "-m", "tf_triplet.cli.serve", *flags],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = programs.run("serve", *flags, timeout=120)
     assert done.returncode == 2 and told in done.stderr

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
+import programs
 import pytest
 import tensorflow as tf
 from tiny_runs import draw, encoder, make_run
@@ -334,19 +333,14 @@ def test_a_damaged_fingerprint_is_named(run):
 
 
 def test_the_program_tells_and_refuses(run):
-    command = [
-        *(sys.executable, "-m", "tf_triplet.cli.index", f"--workdir={run}"),
-        *(f"--catalog={table(run, range(8))}", "--keep_versions=1"),
+    flags = [
+        *("index", f"--workdir={run}", f"--catalog={table(run, range(8))}"),
+        "--keep_versions=1",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = programs.run(*flags)
     assert done.returncode == 2
     assert "error: Catalog 'part' has 8 images to index" in done.stderr
-    done = subprocess.run(
-        [*command, "--allow_smaller_catalog"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(*flags, "--allow_smaller_catalog")
     assert done.returncode == 0, done.stderr
     gone = "8 gone (p2, p3, p4, p5, p6, ...), 0 changed."
     assert f"Products since version 1: 0 new, {gone}" in done.stdout
