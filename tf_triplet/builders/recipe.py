@@ -2,8 +2,7 @@
 
 `config.base_config` leaves the fields of `config.CHOSEN_FIELDS` at `None`.
 `resolve` gives each of them a value, with its reason. A value of the user's
-own always stays. The rules were decided on validation products of several
-catalogs; `docs/recipe.md` has the figures.
+own always stays. `docs/own_catalog.md` describes the recipe.
 """
 
 from __future__ import annotations
@@ -337,7 +336,7 @@ class _Recipe:
         self._choose(
             "optimizer.learning_rate",
             _learning_rate(self._table),
-            "it was best for such a number of products",
+            "a rate at which Adam neither stalls nor forgets",
         )
         self._choose(
             "optimizer.warmup_steps",
