@@ -116,7 +116,7 @@ def evaluation_batches(
         return rows, pixels
 
     rows = tf.data.Dataset.from_tensor_slices(
-        (catalog.paths.astype(str), np.arange(len(catalog)), boxes)
+        (catalog.paths, np.arange(len(catalog)), boxes)
     )
     batches = rows.batch(batch_size).enumerate()
     batches = batches.map(lambda number, columns: (number, *columns))
@@ -301,7 +301,7 @@ class _Table:
         boxes = _boxes(catalog, use_boxes)
         with tf.device("cpu:0"):
             return cls(
-                paths=tf.constant(catalog.paths.astype(str)),
+                paths=tf.constant(catalog.paths),
                 boxes=tf.constant(boxes),
                 with_boxes=not np.isnan(boxes).all(),
                 landmarks=tf.constant(landmarks),

@@ -14,6 +14,10 @@ import numpy as np
 from tf_triplet.data.catalog import Catalog
 from tf_triplet.evaluation.embeddings import Embeddings
 
+# Characters of a text that is long, and how many times the mean length makes a
+# column of texts uneven.
+_LONG, _UNEVEN = 256, 8
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SavedEmbeddings:
@@ -83,8 +87,6 @@ def save_embeddings(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = catalog.row_product_ids[embeddings.rows]
-    # NumPy needs pickle to read an object array, but not an array of strings.
-    ids = ids.astype(str) if ids.dtype == object else ids
     # The file gets its name once it is complete, so it is never half written.
     _remove_partial(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -94,12 +96,48 @@ def save_embeddings(
             file,
             vectors=embeddings.vectors,
             rows=embeddings.rows,
-            product_ids=ids,
-            paths=catalog.paths[embeddings.rows].astype(str),
             skipped=np.array(embeddings.skipped, dtype=str),
+            **_pack("product_ids", ids),
+            **_pack("paths", catalog.paths[embeddings.rows]),
             source=np.array(source),
         )
     os.replace(partial, path)
+
+
+def _pack(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns arrays that hold a column of texts or numbers.
+
+    NumPy needs pickle to read an object array, but not an array of strings. It
+    stores all strings with the length of the longest, so that one long path
+    among a million would take gigabytes. Such a column is stored as the bytes
+    of all texts, and where each ends.
+    """
+    if values.dtype != object:
+        return {name: values}
+    longest = max(map(len, values), default=0)
+    mean = sum(map(len, values)) / max(len(values), 1)
+    if longest <= _LONG or longest <= _UNEVEN * mean:
+        return {name: values.astype(str)}
+    texts = [text.encode() for text in values]
+    return {
+        f"{name}_utf8": np.frombuffer(b"".join(texts), np.uint8),
+        f"{name}_ends": np.cumsum([len(text) for text in texts]),
+    }
+
+
+def _unpack(name: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
+    """Reads a column that `_pack` has made. Uneven texts become objects."""
+    if f"{name}_ends" not in file.files:
+        return file[name]
+    data, ends = file[f"{name}_utf8"].tobytes(), file[f"{name}_ends"]
+    starts = np.concatenate([[0], ends[:-1]])
+    return np.array(
+        [
+            data[start:end].decode()
+            for start, end in zip(starts, ends, strict=True)
+        ],
+        object,
+    )
 
 
 def _remove_partial(path: Path) -> None:
@@ -150,14 +188,16 @@ def load_embeddings(path: str | Path) -> SavedEmbeddings:
     """
     names = [field.name for field in dataclasses.fields(SavedEmbeddings)]
     with np.load(path, allow_pickle=False) as file:
-        missing = set(names) - set(getattr(file, "files", ()))
+        there = set(getattr(file, "files", ()))
+        there |= {name.removesuffix("_ends") for name in there}
+        missing = set(names) - there
         if missing:
             raise ValueError(
                 f"{path} is not an embeddings file: it lacks "
                 f"{', '.join(sorted(missing))}. Write it with "
                 "tf-triplet-evaluate."
             )
-        values = {name: file[name] for name in names}
+        values = {name: _unpack(name, file) for name in names}
     values["skipped"] = tuple(values["skipped"].tolist())
     values["source"] = str(values["source"])
     return SavedEmbeddings(**values)
