@@ -9,6 +9,8 @@ from tf_triplet.losses.lifted import LiftedStructureLoss
 from tf_triplet.losses.margin import MarginLoss
 from tf_triplet.losses.multi_similarity import MultiSimilarityLoss
 from tf_triplet.losses.npairs import NPairsLoss
+from tf_triplet.losses.smooth_ap import SmoothAPLoss
+from tf_triplet.losses.supervised_contrastive import SupervisedContrastiveLoss
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.memory import CrossBatchMemory
 
@@ -20,9 +22,11 @@ LOSSES = {
     "margin_by_product": lambda: MarginLoss(beta_per="product"),
     "n_pairs": NPairsLoss,
     "multi_similarity": MultiSimilarityLoss,
+    "supcon": SupervisedContrastiveLoss,
+    "smooth_ap": lambda: SmoothAPLoss(temperature=0.1),
 }
 # These losses train on two domains here, the others on one.
-WITH_SIDES = ("lifted", "margin", "n_pairs")
+WITH_SIDES = ("lifted", "margin", "n_pairs", "supcon")
 
 
 def make(name, sides):

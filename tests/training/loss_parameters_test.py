@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_triplet.data import pipeline
 from tf_triplet.losses import proxies
+from tf_triplet.losses.arcface import ArcFaceLoss
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.training import guards, schedules
 from tf_triplet.training import loop as run
@@ -16,12 +17,14 @@ LOSSES = (
     proxies.ProxyNCALoss,
     proxies.ProxyAnchorLoss,
     proxies.NormSoftmaxLoss,
+    ArcFaceLoss,
 )
 BUILT = {
     # Less steep than the default, so that rounding errors stay small.
     proxies.ProxyNCALoss: {"scale": 1.5},
     proxies.ProxyAnchorLoss: {"alpha": 4.0},
     proxies.NormSoftmaxLoss: {"temperature": 0.3},
+    ArcFaceLoss: {"scale": 4.0},
 }
 
 
