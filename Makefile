@@ -29,6 +29,7 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mining.py
+	$(BIN)/python benchmarks/input.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/swaps.py
 	$(BIN)/python benchmarks/precisions.py

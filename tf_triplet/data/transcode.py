@@ -127,7 +127,7 @@ def describe(data: bytes, error: str = "") -> str:
         return f"not an image, it begins with {data[:12]!r}"
     if not _is_supported(name):
         return f"{name}, which is not read here. {image_formats.advise(name)}"
-    error = _shorten(error)
+    error = _shorten(error).removeprefix("The bytes are not a readable image: ")
     if "million" in error or "cannot be converted" in error:
         return error
     if image_formats.looks_cut_short(data):
@@ -216,10 +216,12 @@ def _read(data: bytes, max_megapixels: float) -> Image.Image:
         if isinstance(error, UnidentifiedImageError):
             why = "the format is unknown"
             name = image_formats.detect(data)
-            if name:
+            if name and _is_supported(name):
+                why = f"it is {name}, but damaged"
+            elif name:
                 why = f"it is {name}. {image_formats.advise(name)}"
         raise ValueError(
-            f"The bytes are not a readable image: {why}. "
+            f"The bytes are not a readable image: {why.rstrip('.')}. "
             f"Received: {len(data)} bytes that begin with {data[:12]!r}"
         ) from error
 
