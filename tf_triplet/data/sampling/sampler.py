@@ -18,7 +18,7 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data.sampling import choice, permutation, schedule
+from tf_triplet.data.sampling import checks, choice, permutation, schedule
 
 
 class Sampler(typing.Protocol):
@@ -149,12 +149,14 @@ class GroupedSampler:
         mixed_draws: int = 1,
         seed: int = 0,
     ):
-        _check_choice("units", units, ("products", "pairs"))
-        _check_choice("small_category", small_category, ("fill", "exclude"))
-        _check_choice("category_draw", category_draw, schedule.CATEGORY_DRAWS)
-        _check_choice("singletons", singletons, ("drop", "keep"))
-        _check_probability(single_category_probability)
-        _check_sides(sides, len(products))
+        checks.check_choices(
+            units=units,
+            small_category=small_category,
+            category_draw=category_draw,
+            singletons=singletons,
+        )
+        checks.check_probability(single_category_probability)
+        checks.check_sides(sides, len(products))
         check_draws(units_per_batch, categories_per_batch, mixed_draws)
         self._unit_name = units
         self._pairs = units == "pairs"
@@ -167,9 +169,7 @@ class GroupedSampler:
         self.batch_size = self._units_per_batch * self._images
         products, categories = np.asarray(products), np.asarray(categories)
         rows = schedule.group_rows(products, sides)
-        table = self._list_units(
-            products, categories, rows, singletons == "keep"
-        )
+        table = self._list_units(products, categories, rows, singletons)
         several = categories_per_batch > 0
         pools = self._build_pools(
             table, int(categories.max()) + 1, small_category == "fill", several
@@ -181,9 +181,7 @@ class GroupedSampler:
             probability=1.0 if several else float(single_category_probability),
             draws=self._draws,
             seed=self._seed,
-            chances=schedule.category_chances(
-                pools.units.sizes[1 + pools.eligible], category_draw
-            ),
+            chances=pools.chances(category_draw),
         )
         self._choice = choice.ImageChoice(
             rows,
@@ -200,10 +198,10 @@ class GroupedSampler:
         products: np.ndarray,
         categories: np.ndarray,
         rows: tuple[schedule.Groups, ...],
-        keep_singletons: bool,
+        singletons: str,
     ) -> schedule.Units:
         table = schedule.build_units(
-            products, categories, rows, self._pairs, keep_singletons
+            products, categories, rows, self._pairs, singletons == "keep"
         )
         self.units = len(table)
         drawn = np.unique(table.products)
@@ -339,32 +337,6 @@ class GroupedSampler:
             for i in range(self._draws)
         ]
         return tf.ensure_shape(tf.concat(draws, 0), [self.batch_size])
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}"
-        )
-
-
-def _check_probability(value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(
-            "`single_category_probability` must be in [0, 1]. Received: "
-            f"{value}"
-        )
-
-
-def _check_sides(sides: np.ndarray | None, rows: int) -> None:
-    if sides is not None and (
-        np.shape(sides) != (rows,) or not np.isin(sides, (0, 1)).all()
-    ):
-        raise ValueError(
-            f"`sides` must hold 0 or 1 for each of {rows} rows. "
-            f"Received: shape {np.shape(sides)}, "
-            f"values {np.unique(sides)[:5]}"
-        )
 
 
 def check_draws(

@@ -174,6 +174,14 @@ class Pools:
     eligible: np.ndarray
     excluded: np.ndarray
 
+    def chances(self, draw: str) -> np.ndarray | None:
+        """Returns how often each eligible category is drawn.
+
+        Args:
+            draw: One of `CATEGORY_DRAWS`.
+        """
+        return category_chances(self.units.sizes[1 + self.eligible], draw)
+
 
 def build_pools(
     categories: np.ndarray,
