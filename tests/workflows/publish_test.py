@@ -269,19 +269,20 @@ def test_the_text_of_the_code_is_not_part_of_an_encoder(run, monkeypatch):
     for module in (preprocessing, transcode):
         monkeypatch.setattr(module, "__file__", str(other))
     assert builders.encoder_sha256(config, run) == before
-    monkeypatch.setattr(preprocessing, "PIXEL_VERSION", 2)
+    monkeypatch.setattr(preprocessing, "PIXEL_VERSION", 99)
     assert builders.encoder_sha256(config, run) != before
 
 
 def test_other_pixels_are_embedded_anew(run, monkeypatch):
     record = fingerprint.read(run / "models/product_search/1")
     packages = {p: record["packages"][p] for p in ("tensorflow", "pillow")}
-    assert record["pixels"] == {"version": 1, **packages}
-    monkeypatch.setattr(preprocessing, "PIXEL_VERSION", 2)
+    version = preprocessing.PIXEL_VERSION
+    assert record["pixels"] == {"version": version, **packages}
+    monkeypatch.setattr(preprocessing, "PIXEL_VERSION", 99)
     assert "was made by encoder" in refusal(run)
     published = publish(run, same_encoder=False)
     assert published.record["work"]["embedded"] == IMAGES
-    assert published.record["pixels"]["version"] == 2
+    assert published.record["pixels"]["version"] == 99
 
 
 def test_other_packages_are_told(run, caplog):
