@@ -115,6 +115,8 @@ def test_copies_within_a_product_are_a_warning(good, tmp_path):
     copy.write_bytes((tmp_path / "0.jpg").read_bytes())
     report = _inspect([*good, (str(copy), *good[0][1:])])
     assert report.copies == 1
+    (line,) = report.same_images
+    assert "0.jpg (product p0" in line and "copy.jpg (product p0" in line
     assert report.duplicates_across_splits == []
     (warning,) = report.warnings
     assert "another image of the same product and split: 1." in warning

@@ -44,8 +44,9 @@ class Report:
             but belong to more than one split.
         duplicates_across_products: Groups of paths whose images are identical
             but belong to more than one product.
-        same_images: One line about each group of identical images of several
-            products or splits, which names the paths and product ids.
+        same_images: One line about each group of identical images, which
+            names the paths, product ids and splits. Groups of several
+            products or splits come first.
         same_looks: One line about each pair of files of different products
             that are not identical, but show the same photo.
         box_problem: What is wrong with boxes that leave their images, in one
@@ -292,15 +293,17 @@ def _duplicates(rows: pd.DataFrame, label: str) -> list[tuple[str, ...]]:
 
 
 def _name_duplicates(catalog: Catalog, rows: pd.DataFrame) -> list[str]:
-    """Names the images of each group that has several products or splits."""
+    """Names the identical images, those of several labels first."""
     by_image = rows.groupby("image")
     several = (by_image["product"].transform("nunique") > 1) | (
         by_image["split"].transform("nunique") > 1
     )
+    copies = by_image["path"].transform("size") > 1
     return [
         "identical images: "
         + ", ".join(_name_row(catalog, row) for row in group.index)
-        for _, group in rows[several].groupby("image")
+        for chosen in (several, copies & ~several)
+        for _, group in rows[chosen].groupby("image")
     ]
 
 
