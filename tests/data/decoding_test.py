@@ -186,6 +186,15 @@ def test_half_a_file_is_named_as_such(kind, tmp_path):
     assert "cut short or damaged" in file_check.check_file(str(path)).reason
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_no_beginning_of_a_file_is_an_image(kind):
+    image = Image.new("P", (9, 7)) if kind == "GIF" else draw()
+    data = encode(image, kind)
+    for size in {*range(0, min(len(data) - 16, 120), 7), len(data) // 2}:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode(data[:size])
+
+
 def header_of(kind, side):
     """A file whose header tells a size that its data does not hold."""
     if kind == "JPEG":

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 _HEADER = 13  # Signature, logical screen, and the place of its color table.
+# Zeros behind a file: a block, two color tables and the headers.
+_BEHIND = 2048
 _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
 
 
@@ -45,6 +47,8 @@ def first_frame(image_bytes: tf.Tensor) -> Frame:
         Graphics Interchange Format, version 89a.
     """
     data = _Bytes(image_bytes)
+    # `substr` refuses positions behind the end of a file that is cut short.
+    image_bytes = tf.strings.join([image_bytes, bytes(_BEHIND)])
     screen = tf.stack([data.short(8), data.short(6)])
     start, transparent = _find_image(data)
     place = tf.stack([data.short(start + 3), data.short(start + 1)])
