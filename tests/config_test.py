@@ -185,7 +185,7 @@ def test_a_bad_value_is_named(field, value, message):
                 "model.path": "net.keras",
                 "model.learners": 2,
             },
-            "`model.learners` of an imported .* needs `model.attention_at`",
+            "`model.learners` .*backbone=imported needs `model.attention_at`",
         ),
         (
             {"loss.name": "contrastive", "loss.contrastive.margin": -1.0},

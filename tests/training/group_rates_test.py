@@ -8,6 +8,7 @@ from tf_triplet import builders
 from tf_triplet import config as configs
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import encoder as encoders
+from tf_triplet.models import multitask
 from tf_triplet.training import group_rates, schedules
 from tf_triplet.training.learner import Learner
 
@@ -115,3 +116,15 @@ def test_the_rate_is_positive(value):
     config.optimizer.head_rate = value
     with pytest.raises(ValueError, match="head_rate` must be more than 0"):
         builders.validate(config)
+
+
+def test_the_heads_of_all_tasks_are_found():
+    backbone = tf.keras.Sequential(
+        [tf.keras.Input([8, 8, 3]), LAYERS.Conv2D(5, 3, name="first")]
+    )
+    network = multitask.build_multitask(backbone, 4, 2, 1, 3, pooling="gem")
+    groups = group_rates.find_groups(network.training, 2.0, 0)
+    assert {v.name.split("/")[0] for v in groups.backbone} == {"first"}
+    assert len(groups.head) + len(groups.backbone) == len(
+        network.training.trainable_variables
+    )

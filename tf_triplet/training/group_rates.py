@@ -11,12 +11,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_triplet.models import multitask
-
-# Layers on top of the backbone that have weights.
+# Layers on top of the backbone that have weights, as `models` names them.
 _HEADS = (
     *("embedding", "weight_roots", "pool", "landmark_scores"),
-    *("landmark_features", multitask.ATTRIBUTES, multitask.VISIBILITY),
+    *("landmark_features", "attributes", "visibility"),
 )
 _HEAD_PREFIXES = ("head_", "attention_")
 
