@@ -12,10 +12,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
+from tensorflow.python.framework import convert_to_constants
 
 _SIGNATURE = "serving_default"
+# Arrays of fewer numbers stay in the graph.
+_WEIGHTS = 16
 
 
 @tf.keras.saving.register_keras_serializable("tf_triplet")
@@ -28,8 +32,8 @@ class SavedGraph(tf.keras.layers.Layer):
 
     Args:
         graph: The graph, as `load_signature` encodes it.
-        variables: `shape` and `dtype` of each variable of the graph.
-        captures: The name of the graph's placeholder for each variable.
+        variables: `shape` and `dtype` of each array of weights.
+        captures: The name of the graph's placeholder for each of them.
         input_name: The name of the graph's placeholder for images.
         input_dtype: The type of the images.
         output_name: The name of the graph's tensor of features.
@@ -102,16 +106,14 @@ class SavedGraph(tf.keras.layers.Layer):
         dtype = tf.as_dtype(self._config["input_dtype"])
         if dtype.is_integer:
             images = tf.round(images)
-        features = self._run(tf.cast(images, dtype))
+        weights = [tf.convert_to_tensor(weight) for weight in self._variables]
+        features = self._run(tf.cast(images, dtype), weights)
         features = tf.ensure_shape(features, self._config["output_shape"])
         return tf.cast(tf.stop_gradient(features), self.compute_dtype)
 
-    def _import(self, images: tf.Tensor) -> tf.Tensor:
-        graph = tf.compat.v1.get_default_graph()
-        inputs = {self._config["input_name"]: images}
-        names = self._config["captures"]
-        for name, variable in zip(names, self._variables, strict=True):
-            inputs[name] = graph.capture(variable.handle)
+    def _import(self, images: tf.Tensor, weights: list) -> tf.Tensor:
+        inputs = dict(zip(self._config["captures"], weights, strict=True))
+        inputs[self._config["input_name"]] = images
         (features,) = tf.graph_util.import_graph_def(
             self._graph_def,
             input_map=inputs,
@@ -152,32 +154,32 @@ def load_signature(path: str | Path, output: str = "") -> tf.keras.Model:
             f"load: {text}"
         ) from error
     function = _choose_signature(path, dict(loaded.signatures))
-    name, spec = _choose_input(path, function)
+    spec = _choose_input(path, function)
     output = _choose_output(path, function, output)
-    variables, names = _match_variables(path, function)
-    graph_def = function.graph.as_graph_def(add_shapes=False)
+    place = sorted(function.structured_outputs).index(output)
+    shape = _output_shape(function, output)
+    graph_def, weights, ends = _take_weights(path, function)
     layer = SavedGraph(
         graph=base64.b64encode(
             zlib.compress(graph_def.SerializeToString())
         ).decode(),
         variables=[
-            {"shape": list(v.shape), "dtype": v.dtype.name} for v in variables
+            {"shape": list(array.shape), "dtype": array.dtype.name}
+            for array in weights.values()
         ],
-        captures=names,
-        input_name=name,
+        captures=list(weights),
+        input_name=ends.inputs[0].name,
         input_dtype=spec.dtype.name,
         # Tensors of a dictionary are in the order of their names.
-        output_name=function.outputs[
-            sorted(function.structured_outputs).index(output)
-        ].name,
-        output_shape=_output_shape(function, output),
+        output_name=ends.outputs[place].name,
+        output_shape=shape,
         name="saved_graph",
     )
-    layer.set_weights([variable.numpy() for variable in variables])
+    layer.set_weights(list(weights.values()))
     logging.info(
         "%s is a SavedModel that Keras has not written. Its output %r gives "
         "the features, and its %d weights are not trained.",
-        *(path, output, len(variables)),
+        *(path, output, len(weights)),
     )
     pixels = tf.keras.Input(tuple(spec.shape[1:]), name="images")
     return tf.keras.Model(pixels, layer(pixels))
@@ -196,8 +198,8 @@ def _choose_signature(path: str | Path, signatures: dict) -> Any:
     )
 
 
-def _choose_input(path: str | Path, function: Any) -> tuple[str, tf.TensorSpec]:
-    """Returns the placeholder's name of the images, and their type."""
+def _choose_input(path: str | Path, function: Any) -> tf.TensorSpec:
+    """Returns the shape and type of the images."""
     specs = function.structured_input_signature[1]
     shown = ", ".join(
         f"{name}: {spec.dtype.name} {spec.shape}"
@@ -214,8 +216,7 @@ def _choose_input(path: str | Path, function: Any) -> tuple[str, tf.TensorSpec]:
             "[batch, height, width, 3] numbers. It takes "
             f"{shown or 'nothing'}."
         )
-    # The arguments come first, and what the graph captures after them.
-    return function.graph.inputs[0].name, spec
+    return spec
 
 
 def _choose_output(path: str | Path, function: Any, wanted: str) -> str:
@@ -237,28 +238,42 @@ def _choose_output(path: str | Path, function: Any, wanted: str) -> str:
     )
 
 
-def _match_variables(
+def _take_weights(
     path: str | Path, function: Any
-) -> tuple[list[tf.Variable], list[str]]:
-    """Returns the variables, and the placeholder of each in the graph."""
-    by_handle = {id(v.handle): v for v in function.variables}
-    count = len(function.captured_inputs)
-    placeholders = function.graph.inputs[len(function.graph.inputs) - count :]
-    variables, names = [], []
-    for handle, placeholder in zip(
-        function.captured_inputs, placeholders, strict=True
-    ):
-        variable = by_handle.get(id(handle))
-        if variable is None:
-            raise ValueError(
-                f"The signature of {path} uses a table or another resource "
-                f"({placeholder.name}), which cannot be copied into an "
-                "encoder. Save a signature that maps images to features by "
-                "variables alone."
-            )
-        variables.append(variable)
-        names.append(placeholder.name)
-    return variables, names
+) -> tuple[tf.compat.v1.GraphDef, dict[str, np.ndarray], Any]:
+    """Separates a graph from its weights.
+
+    Returns:
+        The graph, with a placeholder for each array of weights; the arrays by
+        the name of their placeholder; and the function that the names of
+        inputs and outputs are of.
+    """
+    known = {id(variable.handle) for variable in function.variables}
+    if any(id(handle) not in known for handle in function.captured_inputs):
+        raise ValueError(
+            f"The signature of {path} uses a table or another resource, which "
+            "cannot be copied into an encoder. Save a signature that maps "
+            "images to features by variables alone."
+        )
+    frozen = convert_to_constants.convert_variables_to_constants_v2(
+        function, aggressive_inlining=True
+    )
+    graph_def = frozen.graph.as_graph_def()
+    weights = {}
+    for node in graph_def.node:
+        if node.op != "Const":
+            continue
+        tensor = node.attr["value"].tensor
+        if not tf.as_dtype(tensor.dtype).is_floating:
+            continue
+        array = tf.make_ndarray(tensor)
+        if array.size >= _WEIGHTS:
+            weights[f"{node.name}:0"] = array
+            node.op = "Placeholder"
+            del node.attr["value"]
+            shape = tf.TensorShape(array.shape).as_proto()
+            node.attr["shape"].shape.CopyFrom(shape)
+    return graph_def, weights, frozen
 
 
 def _output_shape(function: Any, output: str) -> list[int | None]:
