@@ -29,11 +29,11 @@ NEW = tuple(name for name in FAMILIES if not name.startswith("resnet"))
 SLOW = ("efficientnetv2b0", "resnet50", "resnet50v2")
 
 
-def each(names):
+def each(names, slow=SLOW):
     return pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+            pytest.param(name, marks=pytest.mark.slow if name in slow else ())
             for name in names
         ],
     )
@@ -83,7 +83,7 @@ def test_pixels_are_scaled_as_keras_does(networks, name):
     np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-4)
 
 
-@each(NEW)
+@each(NEW, slow=(*SLOW, "mobilenetv3small"))
 def test_an_encoder_is_saved_loaded_and_copied(networks, name, tmp_path):
     kind = "frozen" if backbones.has_batch_norm(name) else "none"
     encoder = encoders.build_encoder(networks(name), 4, batch_norm=kind)
@@ -102,7 +102,7 @@ def test_an_encoder_is_saved_loaded_and_copied(networks, name, tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@each(NEW)
+@each(NEW, slow=(*SLOW, "mobilenetv3small"))
 def test_weights_come_from_a_file(networks, name, tmp_path):
     """Also if Keras has counted its layers differently in another program."""
     for file in ("old.h5", "new.weights.h5"):
