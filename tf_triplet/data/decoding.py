@@ -17,10 +17,14 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import gif_frames, image_formats, orientation
+from tf_triplet.data import (
+    gif_frames,
+    graph_formats,
+    image_formats,
+    orientation,
+)
 
 MAX_MEGAPIXELS = 32.0
 # What `tf.io.decode_jpeg` may divide the sides of a JPEG by.
@@ -31,10 +35,6 @@ _MARGIN = 32
 # Larger transparent images are put on white row by row, to save memory.
 _AT_ONCE = 1 << 20
 _WHITE = 255
-# Bytes of a file that name its format, and the layout of a BMP.
-_HEAD_BYTES = 36
-_UNKNOWN = "Unknown image file format"
-_WANTED = "One of JPEG, PNG, GIF, BMP required."
 # Parts of the graph that are traced once, however many graphs use them.
 _BYTES = tf.TensorSpec([], tf.string)
 _COUNT = tf.TensorSpec([], tf.int64)
@@ -140,7 +140,7 @@ def is_decoded(image_bytes: tf.Tensor) -> tf.Tensor:
 
 @_traced_once(_BYTES)
 def _is_known(image_bytes):
-    return _format_index(image_bytes) < len(image_formats.DECODED)
+    return graph_formats.format_index(image_bytes) < len(image_formats.DECODED)
 
 
 def _decode_jpeg(image_bytes, choose, image_size, most) -> Decoded:
@@ -261,48 +261,6 @@ def _decode_part(image_bytes, ratio, stored, part) -> tf.Tensor:
     )
 
 
-def _format_index(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns the place of a file's format in `DECODED`, or one beyond."""
-    decoded = image_formats.DECODED
-    beyond = len(decoded)
-    numbers = [
-        decoded.index(name) if name in decoded else beyond
-        for name, _ in image_formats.SIGNATURES
-    ]
-    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=_HEAD_BYTES)
-    index = tf.constant([*numbers, beyond])[_find_signature(head)]
-    is_bmp = index == decoded.index("BMP")
-    return tf.where(is_bmp & ~_is_plain_bmp(head), beyond, index)
-
-
-def _find_signature(head: tf.Tensor) -> tf.Tensor:
-    """Returns the place of the first that fits in `SIGNATURES`, or beyond."""
-    signatures = image_formats.SIGNATURES
-    wanted = np.zeros([len(signatures) + 1, _HEAD_BYTES], np.uint8)
-    matters = np.zeros(wanted.shape, np.bool_)
-    for row, (_, parts) in enumerate(signatures):
-        for at, part in parts:
-            wanted[row, at : at + len(part)] = np.frombuffer(part, np.uint8)
-            matters[row, at : at + len(part)] = True
-    fits = tf.reduce_all((head == wanted) | ~matters, -1)
-    return tf.argmax(fits, output_type=tf.int32)
-
-
-def _is_plain_bmp(head: tf.Tensor) -> tf.Tensor:
-    """Whether a BMP has 8, 24 or 32 bits without compression.
-
-    TensorFlow reads others wrongly.
-    """
-    head = tf.cast(head, tf.int32)
-    bits = head[28] + 256 * head[29]
-    return (
-        ((bits == 8) | (bits == 24) | (bits == 32))
-        & tf.reduce_all(head[30:34] == 0)
-        # Older headers are shorter and hold these fields elsewhere.
-        & (head[14] >= 40)
-    )
-
-
 def _decode_other(image_bytes, choose, most) -> Decoded:
     pixels = _decode_whole(image_bytes, most)
     size = tf.shape(pixels)[:2]
@@ -315,12 +273,12 @@ def _decode_other(image_bytes, choose, most) -> Decoded:
 def _decode_whole(image_bytes, most):
     """Decodes a PNG, GIF or BMP."""
     pixels = tf.switch_case(
-        _format_index(image_bytes) - 1,
+        graph_formats.format_index(image_bytes) - 1,
         [
             lambda: _decode_png(image_bytes, most),
             lambda: _decode_gif(image_bytes, most),
             lambda: _decode_bmp(image_bytes, most),
-            lambda: _refuse(image_bytes),
+            lambda: graph_formats.refuse(image_bytes),
         ],
     )
     return tf.ensure_shape(pixels, [None, None, 3])
@@ -393,35 +351,6 @@ def _check_pixels(fits, name, size, most) -> tf.Operation:
         ]
     )
     return tf.debugging.Assert(fits, [text])
-
-
-def _refuse(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Raises an error that names the format of a file."""
-    text = tf.where(
-        tf.strings.length(image_bytes) == 0,
-        f"{_UNKNOWN}: the image has 0 bytes. {_WANTED}",
-        tf.constant(_refusals())[
-            _find_signature(
-                tf.io.decode_raw(
-                    image_bytes, tf.uint8, fixed_length=_HEAD_BYTES
-                )
-            )
-        ],
-    )
-    with tf.control_dependencies([tf.debugging.Assert(False, [text])]):
-        return tf.zeros([1, 1, 3], tf.uint8)
-
-
-def _refusals() -> list[str]:
-    """Returns the text for each of `SIGNATURES`, and for unknown bytes."""
-    texts = []
-    for name, _ in image_formats.SIGNATURES:
-        shown = "a BMP of this layout" if name == "BMP" else name
-        texts.append(
-            f"{_UNKNOWN}: {shown} is not decoded here. {_WANTED} Convert the "
-            "image before it is sent."
-        )
-    return [*texts, f"{_UNKNOWN}. {_WANTED}"]
 
 
 def _on_white(pixels: tf.Tensor) -> tf.Tensor:

@@ -206,13 +206,11 @@ def training_batches(
     batch, share = sampler.batch_size, _watch_share(bad, sampler, catalog)
 
     def load(path, row, number, box, landmarks):
-        seeds = tf.stack([tf.constant(seed, tf.int64), number])
-        draws = Draws.of(seeds)
+        draws = Draws.of(tf.stack([tf.constant(seed, tf.int64), number]))
+        box = box if table.with_boxes else None
         image = decoding.decode(
             read_bytes(path, max_megapixels),
-            lambda size: choose_window(
-                size, box if table.with_boxes else None, draws, augmentation
-            ),
+            lambda size: choose_window(size, box, draws, augmentation),
             image_size,
             max_megapixels,
         )
