@@ -67,6 +67,8 @@ def test_the_signature_becomes_a_backbone_that_is_saved(tmp_path):
     assert len(again.trainable_weights) == len(encoder.trainable_weights)
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         mirrored = safe_loading.load_model(tmp_path / "encoder.keras")
+        imported = import_backbone(tmp_path / "net", 8)
+    np.testing.assert_allclose(imported(IMAGES), network(IMAGES), rtol=1e-5)
     np.testing.assert_allclose(mirrored(IMAGES), encoder(IMAGES), rtol=1e-5)
 
     @tf.function

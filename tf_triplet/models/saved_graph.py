@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ def load_signature(path: str | Path, output: str = "") -> tf.keras.Model:
             does not map images to features.
     """
     try:
-        loaded = tf.saved_model.load(str(path))
+        # In a thread of its own, because variables that are loaded within a
+        # distribution strategy's scope have no handle there.
+        with futures.ThreadPoolExecutor(1) as pool:
+            loaded = pool.submit(tf.saved_model.load, str(path)).result()
     except (OSError, ValueError, tf.errors.OpError, KeyError) as error:
         text = " ".join(str(error).split())[:300]
         raise ValueError(
