@@ -189,6 +189,8 @@ def _run(
         config = check_folder(workdir, config, accept_new_catalog)
     check_init_from(config, workdir, init_from)
     config = choose_before_reading(config, "" if begun else init_from)
+    # Before the first operation: choosing may look at the user's network.
+    strategy = distribution.build_strategy(config.training.replicas)
     catalog = builders.build_catalog(config)
     held_out = catalog.split(config.evaluation.split)
     config, split, choices = choose_for_table(
@@ -207,7 +209,6 @@ def _run(
     )
     tell(choices)
     _check_branches(config, split, held_out)
-    strategy = distribution.build_strategy(config.training.replicas)
     claim_folder(workdir, config, resume)
     goes_on = last_step(workdir) < (stop_at or config.training.steps)
     store_products(workdir, split, goes_on)
