@@ -9,7 +9,7 @@ from tf_triplet import builders
 from tf_triplet import config as configs
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import encoder as encoders
-from tf_triplet.training import averaging, loop
+from tf_triplet.training import averaging, distribution, loop
 from tf_triplet.training.learner import Learner
 
 LAYERS = tf.keras.layers
@@ -123,8 +123,7 @@ def test_every_kind_of_encoder_is_copied(options):
 def test_two_replicas_average_what_one_does():
     averages = []
     for count in (1, 2):
-        devices = [f"CPU:{i}" for i in range(count)]
-        strategy = tf.distribute.MirroredStrategy(devices)
+        strategy = distribution.build_strategy(count)
         with strategy.scope():
             tf.keras.utils.set_random_seed(1)
             encoder = encoders.build_encoder(small(), 4, batch_norm="frozen")

@@ -9,7 +9,7 @@ from tf_triplet import config as configs
 from tf_triplet.losses.triplet import TripletLoss
 from tf_triplet.models import encoder as encoders
 from tf_triplet.models import multitask
-from tf_triplet.training import group_rates, schedules
+from tf_triplet.training import distribution, group_rates, schedules
 from tf_triplet.training.learner import Learner
 
 LAYERS = tf.keras.layers
@@ -17,8 +17,7 @@ NAMES = ("sgd", "adam")
 
 
 def build(name, head_rate=1.0, warmup=0, decay=0.0, size=3, replicas=1):
-    devices = [f"CPU:{i}" for i in range(replicas)]
-    with tf.distribute.MirroredStrategy(devices).scope():
+    with distribution.build_strategy(replicas).scope():
         tf.keras.utils.set_random_seed(1)
         backbone = tf.keras.Sequential(
             [tf.keras.Input([4, 4, 3]), LAYERS.Conv2D(5, 3, name="first")]
