@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
         ("shop/may.csv", "{here}/shop/may.csv"),
         ("../shop//may.csv", "{parent}/shop/may.csv"),
         ("./shop/", "{here}/shop"),
-        ("~/may.csv", "{here}/home/may.csv"),
+        ("~/may.csv", "{home}/may.csv"),
         ("/shop/may.csv", "/shop/may.csv"),
         ("gs://bucket/may.csv", "gs://bucket/may.csv"),
     ],
@@ -37,7 +37,9 @@ def here(tmp_path, monkeypatch):
 def test_paths_become_absolute(here, field, given, expected):
     resolved = builders.resolve_paths(config(**{field: given}))
     got = configs.flatten(resolved.to_dict())[field]
-    assert got == expected.format(here=here, parent=here.parent)
+    assert got == expected.format(
+        here=here, parent=here.parent, home=here / "home"
+    )
 
 
 def test_a_link_stays_a_link(here):
