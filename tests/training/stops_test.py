@@ -84,7 +84,8 @@ def test_a_second_signal_ends_at_once(tmp_path, number):
         )
     assert aborted.value.args == (number,)
     assert signal.getsignal(number) is before
-    assert not (tmp_path / "checkpoints").exists()
+    # On a busy machine, the checkpoint may be written between the signals.
+    assert not (tmp_path / "encoder_last.keras").exists()
 
 
 @pytest.mark.parametrize("at", [6, 9])
