@@ -1,5 +1,6 @@
 from .chosen_fields import (
     Choice,
+    batch_size,
     check_resolved,
     fill,
     get_field,
@@ -97,6 +98,7 @@ __all__ = [
     "Table",
     "TableDifference",
     "TrainingSplit",
+    "batch_size",
     "build_augmentation",
     "build_backbone",
     "build_baseline",

@@ -128,3 +128,20 @@ def with_fields(
             del copy[section][name]
             copy[section][name] = value
     return copy
+
+
+def batch_size(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of images in a minibatch.
+
+    Args:
+        config: The config of a run, whose `sampling` leaves nothing open.
+
+    Example:
+
+    >>> from tf_triplet import builders, config as configs
+    >>> builders.batch_size(configs.paper_config())
+    128
+    """
+    sampling = config.sampling
+    each = 2 if sampling.units == "pairs" else sampling.images_per_product
+    return sampling.units_per_batch * each

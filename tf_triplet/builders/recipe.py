@@ -17,6 +17,7 @@ import numpy as np
 from tf_triplet.builders import extensions
 from tf_triplet.builders.chosen_fields import (
     Choice,
+    batch_size,
     get_field,
     open_fields,
     with_fields,
@@ -308,11 +309,7 @@ class _Recipe:
 
     def choose_length(self) -> None:
         config, gpus = self.config, self._machine.gpus
-        sampling = config.sampling
-        each = (
-            sampling.images_per_product if sampling.units == "products" else 2
-        )
-        batch = sampling.units_per_batch * each
+        batch = batch_size(config)
         epochs = _GPU_EPOCHS if gpus else _CPU_EPOCHS
         steps = math.ceil(epochs * self._table.images / batch)
         reason = f"{epochs} times each image"

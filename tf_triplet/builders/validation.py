@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from tf_triplet.builders import extensions, recipe
-from tf_triplet.builders.chosen_fields import open_fields
+from tf_triplet.builders.chosen_fields import batch_size, open_fields
 from tf_triplet.builders.fields import check_fields
 from tf_triplet.retrieval import protocols
 
@@ -258,8 +258,7 @@ def _check_loss(config: ml_collections.ConfigDict) -> None:
             config.training.micro_batch,
             bool(loss.attribute_weight or loss.landmark_weight),
         )
-    images = 2 if sampling.units == "pairs" else sampling.images_per_product
-    batch = sampling.units_per_batch * images
+    batch = batch_size(config)
     if 0 < loss.memory_size < batch:
         raise ValueError(
             "`loss.memory_size` must be at least the size of a minibatch, "

@@ -66,7 +66,7 @@ def fit_to_time(
             f"training.steps={config.training.steps}. Leave out one of them."
         )
     chosen, _ = builders.resolve(config, products)
-    batch, images = _batch_size(chosen), len(products)
+    batch, images = builders.batch_size(chosen), len(products)
     seconds = minutes * 60 * (1 - _SPARE)
     size = chosen.data.image_size
     step = seconds_per_step(chosen)
@@ -132,9 +132,3 @@ def _largest(
         if other > size and seconds / grown >= needed:
             fitting.append(other)
     return max(fitting)
-
-
-def _batch_size(config: ml_collections.ConfigDict) -> int:
-    sampling = config.sampling
-    each = 2 if sampling.units == "pairs" else sampling.images_per_product
-    return sampling.units_per_batch * each
