@@ -5,6 +5,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+# Before TensorFlow: the package chooses how TensorFlow computes.
+import tf_triplet  # noqa: F401  isort: skip
+
 import pytest
 import tensorflow as tf
 from shop_fixtures import exported, index_names, shop, watch
