@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -77,6 +78,8 @@ class Evaluator(StepCounter):
         self.monitor, self._choice = monitor, choice
         self._stop = stop
         self._last = -1
+        # Duration of the last evaluation. The first of a run also traces.
+        self.seconds: float | None = None
         # The metrics of the last evaluation that counts.
         self.latest: dict[str, float] | None = None
 
@@ -115,8 +118,7 @@ class Evaluator(StepCounter):
         for name, encoder in encoders(self.model.encoder).items():
             encoder = self._served(encoder)
             try:
-                with self._stop.interrupting():
-                    metrics = self._evaluate(encoder)
+                metrics = self._timed(encoder)
             except EvaluationInterrupted:
                 return {}
             value = metrics.get(self.monitor, math.nan)
@@ -124,6 +126,26 @@ class Evaluator(StepCounter):
                 values[name] = value
                 self._keep(encoder, 0, value)
         return values
+
+    def count(self, step: int, last: int) -> int:
+        """Returns the number of evaluations after a step.
+
+        Args:
+            step: The step.
+            last: The last step of the run.
+        """
+        if not self._every:
+            return 1
+        return (
+            last // self._every - step // self._every + (last % self._every > 0)
+        )
+
+    def _timed(self, encoder: tf.keras.Model) -> dict[str, float]:
+        start = time.monotonic()
+        with self._stop.interrupting():
+            metrics = self._evaluate(encoder)
+        self.seconds = time.monotonic() - start
+        return metrics
 
     def _keep(self, encoder: tf.keras.Model, step: int, value: float) -> None:
         keep_best(
@@ -135,10 +157,9 @@ class Evaluator(StepCounter):
         step = self.step
         if step == self._last or self._stop.signal is not None:
             return
+        encoder = self._served(self.model.encoder)
         try:
-            with self._stop.interrupting():
-                encoder = self._served(self.model.encoder)
-                metrics = self._evaluate(encoder)
+            metrics = self._timed(encoder)
         except EvaluationInterrupted:
             return
         self._last = step

@@ -21,6 +21,7 @@ from tf_triplet.training import evaluator as evaluating
 from tf_triplet.training import guards, progress_guards, run_files
 from tf_triplet.training.averaging import WeightAverage
 from tf_triplet.training.checkpoints import Checkpoints
+from tf_triplet.training.forecast import Forecast
 from tf_triplet.training.learner import Learner
 from tf_triplet.training.stops import GracefulStop, TrainingStopped
 
@@ -272,15 +273,17 @@ class _Run:
             writer,
             cb.Checkpointer(checkpoints, settings.checkpoint_every),
         ]
+        evaluator = None
         if self._evaluate is not None:
-            chain.append(self._evaluator(writer))
+            evaluator = self._evaluator(writer)
+            chain.append(evaluator)
             if self._start_encoders is not None:
                 chain.append(
                     progress_guards.PretrainedGuard(
-                        self._start_encoders, chain[-1], self.stop
+                        self._start_encoders, evaluator, self.stop
                     )
                 )
-        return [*chain, self.stop]
+        return [*chain, Forecast(settings.steps, evaluator), self.stop]
 
     def _evaluator(self, writer: cb.MetricsWriter) -> evaluating.Evaluator:
         return evaluating.Evaluator(
