@@ -18,6 +18,7 @@ from .data import (
     verify_counts,
 )
 from .extensions import (
+    is_pretrained,
     program_flags,
     trust,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "fetch_registry_weights",
     "get_field",
     "image_size_for",
+    "is_pretrained",
     "input_spec",
     "load_config",
     "load_encoder",

@@ -28,6 +28,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ml_collections
+
 FIELDS = ("data.source", "model.backbone", "model.pooling", "loss.name")
 
 _trusted: set[str] = set()
@@ -114,6 +116,34 @@ def check_trusted(fields: Mapping[str, Any], where: str) -> None:
 def is_extension(value: Any) -> bool:
     """Returns whether a field's value is of the form `module:Name`."""
     return isinstance(value, str) and ":" in value
+
+
+def is_own_network(backbone: str | None, path: str = "") -> bool:
+    """Returns whether the network comes from the user, as code or as a file."""
+    if backbone is None:
+        return bool(path)
+    return backbone == "imported" or is_extension(backbone)
+
+
+def is_pretrained(config: ml_collections.ConfigDict) -> bool:
+    """Tells whether a training begins from a network that has been trained.
+
+    A network of the user's own is taken for one.
+
+    Args:
+        config: The config of a run, which may leave fields open.
+
+    Example:
+
+    >>> from tf_triplet import builders, config as configs
+    >>> config = configs.base_config()
+    >>> config.model.weights = "random"
+    >>> builders.is_pretrained(config)
+    False
+    """
+    model = config.model
+    own = is_own_network(model.backbone, model.path)
+    return own or model.weights != "random"
 
 
 def resolve(field: str, value: str) -> Callable[..., Any]:

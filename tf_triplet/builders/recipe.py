@@ -216,7 +216,7 @@ class _Recipe:
             image_size_for(self._machine),
             f"what {self._on} computes in good time",
         )
-        if model.weights == "random" and not _is_own(model.backbone):
+        if not extensions.is_pretrained(self.config):
             self._choose(
                 "model.batch_norm", "train", "random weights have no statistics"
             )
@@ -272,7 +272,7 @@ class _Recipe:
         model, table = self.config.model, self._table
         features, is_map = 2_048, True
         is_open = None in (model.embedding_size, model.pooling)
-        if load and is_open and _is_own(model.backbone):
+        if load and is_open and extensions.is_own_network(model.backbone):
             features, is_map = _own_features(self.config)
         self._choose(
             "model.pooling",
@@ -281,7 +281,7 @@ class _Recipe:
             if is_map
             else "the network returns vectors",
         )
-        pretrained = _is_own(model.backbone) or model.weights != "random"
+        pretrained = extensions.is_pretrained(self.config)
         one_head = not model.branch_by and model.learners < 2
         whitens = (
             pretrained
@@ -366,11 +366,6 @@ def image_size_for(machine: Machine) -> int:
 
 def _learning_rate(table: Table) -> float:
     return 2e-4
-
-
-def _is_own(backbone: str) -> bool:
-    """Tells whether the network comes from the user."""
-    return backbone == "imported" or extensions.is_extension(backbone)
 
 
 def _own_features(config: ml_collections.ConfigDict) -> tuple[int, bool]:

@@ -117,10 +117,7 @@ def _without_training(
     """
     left = builders.open_fields(config)
     needed = ("training.steps", "data.validation_fraction")
-    own = config.model.path or ":" in (config.model.backbone or "")
-    if not set(needed) <= set(left) or (
-        config.model.weights == "random" and not own
-    ):
+    if not set(needed) <= set(left) or not builders.is_pretrained(config):
         return None
     values = {"training.steps": 0}
     if config.model.whitening is None:

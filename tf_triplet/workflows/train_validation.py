@@ -124,9 +124,9 @@ def start_encoders(
     """
     model = config.model
     begun = split.products is not None and bool(split.products.init_from)
-    own = model.backbone == "imported" or ":" in model.backbone
-    is_random = model.weights == "random" and not own
-    if split.validation is None or (is_random and not begun):
+    if split.validation is None:
+        return None
+    if not (begun or builders.is_pretrained(config)):
         return None
 
     def encoders(encoder: tf.keras.Model) -> dict[str, tf.keras.Model]:
