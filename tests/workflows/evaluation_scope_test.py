@@ -195,7 +195,14 @@ def test_two_domains_are_scored_both_ways(run, capsys):
         assert found.items() >= want.items()
         assert found["baseline"] == asked["baseline"]["overall"]
         assert found["gallery"] == 10
+    gain = written["gain"]
+    recalls = [
+        written[e]["overall"]["recall@1"] for e in ("baseline", "trained")
+    ]
+    assert gain["value"] == pytest.approx(recalls[1] - recalls[0])
+    assert gain["low"] <= gain["value"] <= gain["high"]
     text = printed(report, capsys)
+    assert f"Gain in Recall@1 over the baseline: {report.gain}" in text
     assert "of the domains shop and street together" in text
     assert "street -> shop" in text and "shop -> street" in text
 

@@ -11,6 +11,10 @@ from .embeddings import (
     compute_embeddings,
     embed_batches,
 )
+from .gain import (
+    Gain,
+    measure_gain,
+)
 from .scoring import (
     Evaluation,
     build_protocols,
@@ -23,6 +27,7 @@ from .scoring import (
 __all__ = [
     "Embeddings",
     "Evaluation",
+    "Gain",
     "SavedEmbeddings",
     "branch_names",
     "branch_of_rows",
@@ -34,6 +39,7 @@ __all__ = [
     "evaluate",
     "evaluate_domains",
     "load_embeddings",
+    "measure_gain",
     "named_domains",
     "save_embeddings",
 ]

@@ -80,11 +80,13 @@ def evaluate(
     evaluation.check_protocol(catalog, options.protocol_spec)
     scope = find_scope(config, workdir, whole, catalog, record, options)
     results, domains, seconds, files = {}, {}, {}, []
+    embedded = {}
     for kind, build in _encoders(config, workdir, whole, options).items():
         start = time.monotonic()
         embeddings = builders.compute_embeddings(
             config, build(), catalog, options.batch_size, progress
         )
+        embedded[kind] = embeddings
         results[kind] = evaluation.evaluate(
             embeddings,
             catalog,
@@ -108,9 +110,27 @@ def evaluate(
         catalog=catalog,
         embeddings=embeddings,
         embedding_files=tuple(files),
+        gain=_gain(embedded, catalog, options),
     )
     report.write()
     return report
+
+
+def _gain(
+    embedded: dict[str, evaluation.Embeddings],
+    catalog: Catalog,
+    options: EvaluateOptions,
+) -> evaluation.Gain | None:
+    """Compares the trained encoder with the baseline, if both were scored."""
+    if len(embedded) < 2:
+        return None
+    return evaluation.measure_gain(
+        embedded["baseline"],
+        embedded["trained"],
+        catalog,
+        options.protocol_spec,
+        options.ties,
+    )
 
 
 def _evaluate_domains(

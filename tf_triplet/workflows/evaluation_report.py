@@ -41,6 +41,8 @@ class EvaluationReport:
         embeddings: Their embeddings by the trained encoder, or by the
             baseline if no other was scored.
         embedding_files: The files of embeddings, one for each encoder.
+        gain: Recall@1 of the trained encoder over the baseline, with its
+            interval, if both were scored. Each query counts once.
 
     Example:
 
@@ -61,6 +63,7 @@ class EvaluationReport:
     catalog: Catalog
     embeddings: evaluation.Embeddings
     embedding_files: tuple[Path, ...]
+    gain: evaluation.Gain | None = None
 
     @property
     def trained(self) -> evaluation.Evaluation | None:
@@ -150,6 +153,7 @@ class EvaluationReport:
             "baseline_kind": self.options.baseline,
             "seconds": self.seconds,
             **{kind: one.to_dict() for kind, one in self.results.items()},
+            "gain": dataclasses.asdict(self.gain) if self.gain else None,
             "domains": {
                 " -> ".join(pair): self._pair_to_dict(pair)
                 for pair in self._main_domains
@@ -249,6 +253,8 @@ class EvaluationReport:
             earlier = self.baseline.clustering[name] if both else None
             change = "" if earlier is None else f" (baseline {earlier:.4f})"
             console.print(f"{name.upper()} of k-means: {value:.4f}{change}")
+        if self.gain is not None:
+            print(f"Gain in Recall@1 over the baseline: {self.gain}")
         for path in result.skipped[:_LISTED]:
             console.print(f"skipped: {path}", markup=False)
         for line in (*self.scope.lines(), *self.notes):
