@@ -164,7 +164,7 @@ def train_default(setup: Setup, config, workdir: Path) -> dict:
     encoder = builders.load_encoder(workdir)
     return {
         "validation": result.metrics.get("recall@1"),
-        "step": result.step,
+        "step": result.best_step,
         DEFAULT: setup.score(encoder, setup.test),
         PLAIN: setup.score(mirroring.without_mirror_image(encoder), setup.test),
     }
