@@ -1,5 +1,6 @@
 """Studies: what may stand in one table, and the table's arithmetic."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -41,6 +42,36 @@ def test_mean_and_sample_deviation_over_seeds():
     assert table.loc["b", ["runs", "failed"]].tolist() == [1, 1]
     assert table.loc["b", "recall@1 mean"] == 0.25
     assert math.isnan(table.loc["b", "recall@1 std"])
+
+
+def test_curves_are_means_over_seeds_at_each_step():
+    curves = [
+        [{"step": 100, "recall@1": 0.2}, {"step": 200, "recall@1": 0.4}],
+        [{"step": 100, "recall@1": 0.3}],
+    ]
+    runs = [
+        dataclasses.replace(done("a", seed, 0.5), curve=curve)
+        for seed, curve in enumerate(curves)
+    ]
+    runs.append(done("b", 0, 0.5))
+    comparison = workflows.Comparison(tuple(runs), ("recall@1",), planned=3)
+    lines = comparison.curves_to_markdown().splitlines()
+    assert lines[2:] == [
+        "| method | 100 | 200 |",
+        "|---|---:|---:|",
+        "| a | 0.2500 | 0.4000 |",
+    ]
+    assert "not complete" not in comparison.to_markdown()
+    assert (
+        workflows.Comparison((runs[-1],), ("recall@1",)).curves_to_markdown()
+        == ""
+    )
+
+
+def test_a_table_with_a_failed_run_is_not_complete():
+    runs = (done("a", 0, 0.5), done("a", 1, 0, "error"))
+    text = workflows.Comparison(runs, ("recall@1",)).to_markdown()
+    assert "This table is not complete: 1 of 2 runs." in text
 
 
 def test_a_method_without_a_finished_run_stays_in_the_table():
@@ -103,6 +134,9 @@ def programs(monkeypatch):
         (workdir / "report").mkdir(exist_ok=True)
         report = json.dumps({"baseline": {"overall": {"recall@1": 0.5}}})
         (workdir / "report" / "evaluation-test.json").write_text(report)
+        (workdir / "metrics.jsonl").write_text(
+            '{"step": 5, "loss": 1.0}\n{"step": 5, "eval/recall@1": 0.25}\n'
+        )
         return ""
 
     monkeypatch.setattr(module, "_run_programs", run)
@@ -126,8 +160,13 @@ def test_a_finished_run_is_known_from_another_folder(
     assert first.runs[0].config["data.path"] == "shop.csv"
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
-    compare(tmp_path / "out", "../shop.csv")
+    again = compare(tmp_path / "out", "../shop.csv")
     assert len(programs) == 1
+    curve = [{"step": 5, "recall@1": 0.25}]
+    assert first.runs[0].curve == again.runs[0].curve == curve
+    assert "| features | 0.2500 |" in (
+        (tmp_path / "out" / "curves.md").read_text()
+    )
     compare(tmp_path / "out", "shop.csv")  # Another file.
     assert len(programs) == 2
 
@@ -173,4 +212,6 @@ def test_a_stop_says_what_is_done(programs, tmp_path, monkeypatch):
         workflows.compare(study, [0, 1], tmp_path)
     number, text = caught.value.args
     assert number == signal.SIGTERM
+    table = (tmp_path / "table.md").read_text()
+    assert "This table is not complete: 1 of 2 runs." in table
     assert text.startswith("Stopped at a, seed 1 (1 of 2 runs are done).")

@@ -50,9 +50,11 @@ def compare(
     """Trains every method with every seed, and writes one table.
 
     The folder gets `results.json` (every run), `table.md` (mean and standard
-    deviation over seeds) and `runs/<method>/<seed>/`. A second call continues
-    where the first one stopped, and tries failed runs again. Ctrl-C or SIGTERM
-    lets the run under way save a checkpoint first.
+    deviation over seeds), `curves.md` (metrics over the steps, where the
+    methods have validation products) and `runs/<method>/<seed>/`. All are
+    written after each run; a table says if it is not complete. A second call
+    continues where the first one stopped, and tries failed runs again. Ctrl-C
+    or SIGTERM lets the run under way save a checkpoint first.
 
     Args:
         study: The methods by name.
@@ -105,12 +107,23 @@ def compare(
                     "are done). The same command continues.",
                 ) from stop
             done[seed, name] = run
+            comparison = _comparison(study, seeds, done, metrics)
+            _write_results(folder, comparison, command)
             if on_run is not None:
                 on_run(run, i + 1, len(jobs))
-        runs = tuple(done[seed, name] for name in study for seed in seeds)
-        comparison = Comparison(runs, tuple(metrics))
-        _write_results(folder, comparison, command)
-    return comparison
+    return _comparison(study, seeds, done, metrics)
+
+
+def _comparison(
+    study: Mapping[str, Method],
+    seeds: Sequence[int],
+    done: Mapping[tuple[int, str], StudyRun],
+    metrics: Sequence[str],
+) -> Comparison:
+    """Returns the runs so far, in the order of the study."""
+    jobs = [(seed, name) for name in study for seed in seeds]
+    runs = tuple(done[job] for job in jobs if job in done)
+    return Comparison(runs, tuple(metrics), len(jobs))
 
 
 def _write_results(
@@ -124,6 +137,9 @@ def _write_results(
     text = json.dumps(results, indent=2)
     run_files.write_text(folder / "results.json", text + "\n")
     run_files.write_text(folder / "table.md", comparison.to_markdown())
+    curves = comparison.curves_to_markdown()
+    if curves:
+        run_files.write_text(folder / "curves.md", curves)
 
 
 def _run_one(
@@ -155,6 +171,7 @@ def _run_one(
         seconds=round(time.monotonic() - start, 1),
         error=error,
         config=_changes(given),
+        curve=_read_curve(workdir),
     )
     if not error:
         if not keep_models:
@@ -246,6 +263,20 @@ def _read_metrics(
             error = f"stopped at step {step} of {steps}"
     metrics = json.loads(newest.read_text())[kind]["overall"]
     return {k: v for k, v in metrics.items() if isinstance(v, float)}, error
+
+
+def _read_curve(workdir: Path) -> list[dict[str, float]]:
+    """Returns the evaluations during a training, as in `StudyRun.curve`."""
+    curve = []
+    for row in run_files.read_rows(workdir / "metrics.jsonl"):
+        found = {
+            name.removeprefix("eval/"): value
+            for name, value in row.items()
+            if name.startswith("eval/")
+        }
+        if found:
+            curve.append({"step": row["step"], **found})
+    return curve
 
 
 def _remove_models(workdir: Path) -> None:

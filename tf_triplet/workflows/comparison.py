@@ -28,6 +28,9 @@ class StudyRun:
         seconds: Duration of the whole process.
         error: The error of a failed run, otherwise empty.
         config: The fields in which the run's config differs from the defaults.
+        curve: Metrics on the validation products, one mapping for each
+            evaluation during the training; "step" is its step. It is empty
+            without validation products.
 
     Example:
 
@@ -44,6 +47,7 @@ class StudyRun:
     seconds: float
     error: str
     config: dict[str, Any]
+    curve: Sequence[dict[str, float]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the run as types that JSON can hold.
@@ -60,6 +64,7 @@ class Comparison:
     Attributes:
         runs: The runs in the order of the study, failed ones among them.
         metrics: The metrics that the table should show.
+        planned: Number of runs of the whole study. 0 means that these are all.
 
     Example:
 
@@ -76,6 +81,7 @@ class Comparison:
 
     runs: tuple[StudyRun, ...]
     metrics: tuple[str, ...]
+    planned: int = 0
 
     @property
     def table(self) -> pd.DataFrame:
@@ -87,9 +93,24 @@ class Comparison:
         return summarize(self.runs)
 
     def to_markdown(self) -> str:
-        """Returns the table as Markdown."""
+        """Returns the table as Markdown, which says if runs are missing."""
         table = self.table
-        return _to_markdown(table, self._known(table))
+        text = _to_markdown(table, self._known(table))
+        missing = [run for run in self.runs if run.error]
+        done = len(self.runs) - len(missing)
+        planned = self.planned or len(self.runs)
+        if done < planned:
+            text += f"\nThis table is not complete: {done} of {planned} runs.\n"
+        return text
+
+    def curves_to_markdown(self) -> str:
+        """Returns the first metric over the steps, a row for each method.
+
+        Returns:
+            A table of means over seeds on the validation products, as
+            Markdown. It is empty if no run has validation products.
+        """
+        return _curves_to_markdown(self.runs, self.metrics[0])
 
     def show(self) -> None:
         """Prints the table on a terminal."""
@@ -184,6 +205,33 @@ def _to_markdown(table: pd.DataFrame, metrics: Sequence[str]) -> str:
                 f"| {row['method']} | {cells} | {row['runs']} | "
                 f"{row['seconds mean']:.0f} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def _curves_to_markdown(runs: Sequence[StudyRun], metric: str) -> str:
+    values: dict[str, dict[int, list[float]]] = {}
+    for run in runs:
+        for point in run.curve:
+            if metric in point and not run.error:
+                steps = values.setdefault(run.method, {})
+                steps.setdefault(int(point["step"]), []).append(point[metric])
+    if not values:
+        return ""
+    steps = sorted(
+        {step for of_method in values.values() for step in of_method}
+    )
+    lines = [
+        f"{metric} on the validation products, by step:",
+        "",
+        f"| method | {' | '.join(map(str, steps))} |",
+        f"|---|{'---:|' * len(steps)}",
+    ]
+    for method, of_method in values.items():
+        cells = (
+            f"{sum(found) / len(found):.4f}" if found else "-"
+            for found in (of_method.get(step, []) for step in steps)
+        )
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
