@@ -148,11 +148,13 @@ def run(verb, *arguments):
     "name,tree,queries,indexed",
     [
         ("sop", sop_tree, 12, 12),
-        ("inshop", inshop_tree, 8, 8),
+        pytest.param("inshop", inshop_tree, 8, 8, marks=pytest.mark.slow),
         pytest.param("cub200", cub_tree, 12, 12, marks=pytest.mark.slow),
         pytest.param("cars196", cars_tree, 12, 12, marks=pytest.mark.slow),
         ("consumer2shop", consumer2shop_tree, 4, 4),
-        ("street2shop", street2shop_tree, 8, 24),
+        pytest.param(
+            "street2shop", street2shop_tree, 8, 24, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_smoke(tmp_path, name, tree, queries, indexed):
@@ -166,7 +168,7 @@ def test_smoke(tmp_path, name, tree, queries, indexed):
     # One with the recipe's own network, which takes its time to build.
     backbone = (
         []
-        if name == "sop"
+        if name == "inshop"
         else [
             "--config.model.backbone=imported",
             f"--config.model.path={tmp_path / 'net.keras'}",

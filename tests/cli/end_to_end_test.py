@@ -103,7 +103,9 @@ def test_evaluate_writes_before_and_after(trained):
     assert "every image queries all others" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("index", ["scann", "exact"])
+@pytest.mark.parametrize(
+    "index", ["scann", pytest.param("exact", marks=pytest.mark.slow)]
+)
 def test_export_serve_query(trained, shop, index, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
@@ -187,7 +189,9 @@ def test_export_serve_query(trained, shop, index, tmp_path):
     assert f"No gRPC server answers at {address} within 2 s." in text
 
 
-@pytest.mark.parametrize("replicas", [0, 2])
+@pytest.mark.parametrize(
+    "replicas", [0, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_equals_uninterrupted(
     trained, shop, tmp_path, replicas
 ):
@@ -222,7 +226,11 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize(
-    "number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    "number,code",
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_training_saves_and_goes_on(shop, tmp_path, number, code):
     workdir = tmp_path / "run"
@@ -256,7 +264,10 @@ def test_interrupted_training_saves_and_goes_on(shop, tmp_path, number, code):
     "change",
     [
         {"optimizer.name": "lamb", "augment.rotation": 20},
-        {"training.mixed_precision": True, "augment.blur": 1},
+        pytest.param(
+            {"training.mixed_precision": True, "augment.blur": 1},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {
                 "model.batch_norm": "sync",

@@ -71,6 +71,10 @@ def test_ctrl_c_during_the_imports_is_one_line(script):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in its background with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),
     )
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

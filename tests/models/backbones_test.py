@@ -83,7 +83,7 @@ def test_pixels_are_scaled_as_keras_does(networks, name):
     np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-4)
 
 
-@each(NEW, slow=(*SLOW, "mobilenetv3small"))
+@each(NEW, slow=(*SLOW, "convnexttiny"))
 def test_an_encoder_is_saved_loaded_and_copied(networks, name, tmp_path):
     kind = "frozen" if backbones.has_batch_norm(name) else "none"
     encoder = encoders.build_encoder(networks(name), 4, batch_norm=kind)

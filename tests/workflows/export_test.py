@@ -307,7 +307,9 @@ def test_a_catalog_of_boxed_images_is_served_their_crops(small, monkeypatch):
         publish(folder, catalog=folder / "boxed.csv")
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["int8", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_an_encoder_of_less_precision_tells_what_it_costs(again, precision):
     first = publish(again, precision=precision, new_encoder=True)
     # Another precision is another encoder: nothing cached is taken for it.

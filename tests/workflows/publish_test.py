@@ -227,7 +227,9 @@ def test_a_folder_per_product_is_a_catalog(run):
     assert "p9/39.png" in answers(published)
 
 
-@pytest.mark.parametrize("boxes", [False, True])
+@pytest.mark.parametrize(
+    "boxes", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_answers_hold_the_paths_of_the_table(run, boxes, tmp_path, monkeypatch):
     frame = pd.read_csv(run / "shop.csv")
     if boxes:
@@ -310,6 +312,7 @@ def as_of_an_earlier_version(run):
     (path.parent / "products.json.gz").unlink()
 
 
+@pytest.mark.slow
 def test_a_version_that_knows_its_encoder_by_source_text(run):
     as_of_an_earlier_version(run)
     second = publish(run)

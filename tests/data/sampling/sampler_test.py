@@ -71,8 +71,10 @@ def test_every_product_is_visited_in_every_epoch(seed):
         assert set(products[np.concatenate(batches)]) == wanted
 
 
-@pytest.mark.parametrize("units", ["products", "pairs"])
-@pytest.mark.parametrize("start", [1, 37, 4095, 4097])
+@pytest.mark.parametrize(
+    ("units", "start"),
+    [("products", 1), ("pairs", 37), ("products", 4095), ("pairs", 4097)],
+)
 def test_restart_at_a_step_gives_the_same_rows(units, start):
     products, categories = table()
     sampler = GroupedSampler(
