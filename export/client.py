@@ -23,6 +23,9 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 KNOWN = ("product_ids", "scores", "paths")
+# Why an image could not be decoded. Models of earlier releases have no such
+# output, and refuse the whole request instead.
+STATUS = "status"
 
 
 def search(
@@ -55,6 +58,7 @@ def search(
         export, such as "price".
 
     Raises:
+        ValueError: The server could not decode some of the images.
         grpc.RpcError: The server cannot be reached, or answers with an error.
     """
     request = predict_pb2.PredictRequest()
@@ -75,7 +79,33 @@ def search(
         tensor.string_val.extend(values)
     answer = stub.Predict(request, timeout=timeout_s)
     outputs = {name: read(tensor) for name, tensor in answer.outputs.items()}
+    failures = read_failures(outputs)
+    if failures:
+        raise ValueError(
+            "; ".join(f"image {row + 1}: {why}" for row, why in failures)
+        )
     return [read_neighbors(outputs, row) for row in range(len(images))]
+
+
+def read_failures(outputs: dict[str, np.ndarray]) -> list[tuple[int, str]]:
+    """Takes the status out of an answer.
+
+    Args:
+        outputs: The outputs by name, from which "status" is removed.
+
+    Returns:
+        The row of each image that could not be decoded, and why not.
+    """
+    status, found = outputs.get(STATUS), outputs["scores"] >= -1.5
+    # In models of earlier releases, it may be a column of the catalog.
+    if status is None or (status[found] != b"").any():
+        return []
+    del outputs[STATUS]
+    return [
+        (row, status[row, 0].decode())
+        for row in range(len(status))
+        if status[row, 0]
+    ]
 
 
 def read_neighbors(outputs: dict[str, np.ndarray], row: int) -> list[dict]:
@@ -149,7 +179,7 @@ def main() -> None:
                 only_domain=arguments.only_domain,
                 only_category=arguments.only_category,
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except grpc.RpcError as error:
         sys.exit(

@@ -111,6 +111,9 @@ def test_answers_and_refusals(exported, shop):
     assert client.query([], address) == []
     with pytest.raises(client.QueryError, match="INVALID_ARGUMENT"):
         client.query([b"no image"], address)
+    message = "Image 2 of 3: .*WebP is not decoded here"
+    with pytest.raises(client.ImageError, match=message):
+        client.query([images[0], b"RIFF\0\0\0\0WEBPVP8 ", b""], address)
     with pytest.raises(client.QueryError, match=r"NOT_FOUND.*Latest\(zzz\)"):
         client.query(images, address, model="zzz")
     with pytest.raises(client.QueryError, match='"zzz" not found'):

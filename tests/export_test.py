@@ -1,18 +1,21 @@
 """The files in export/ are right, and its client works."""
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
 from google.protobuf import text_format
 from PIL import Image
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
 from tf_triplet.data.preprocessing import InputSpec
@@ -150,6 +153,43 @@ def test_the_client_does_not_import_tf_triplet(served, tmp_path):
         check=True,
     )
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["blue"]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_client_of_an_earlier_release_keeps_working(served, tmp_path):
+    # It was export/client.py before there was a `status`.
+    earlier = load(Path(__file__).with_name("earlier_client.py"))
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(tmp_path / "green.png")
+    good = (tmp_path / "green.png").read_bytes()
+    with grpc.insecure_channel(f"localhost:{served[0].port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        (found,) = earlier.search(stub, [good])
+        first, bad, last = earlier.search(stub, [good, b"no image", good])
+        with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+            earlier.search(stub, [b"no image"])
+        (now,) = load(KIT / "client.py").search(stub, [good])
+    assert [row["product"] for row in found] == ["green", "blue", "red"]
+    assert found[0]["price"] == "2.50" and found[0]["status"] == ""
+    assert first == found == last and bad == []
+    for row in found:
+        del row["status"]
+    assert now == found
+
+
+def test_the_client_names_the_images_that_are_bad(served, tmp_path):
+    Image.new("RGB", (8, 8), (10, 200, 30)).save(tmp_path / "green.png")
+    good = (tmp_path / "green.png").read_bytes()
+    webp = b"RIFF\0\0\0\0WEBPVP8 "
+    with grpc.insecure_channel(f"localhost:{served[0].port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(ValueError, match="^image 2: .*WebP.*; image 3: "):
+            load(KIT / "client.py").search(stub, [good, webp, good[:40]])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ __all__ = [
 MAX_MESSAGE_BYTES = 64 << 20
 _SEARCH = ("serving_default", "encode_and_search_exact")
 _OUTPUTS = ("product_ids", "scores", "paths")
+_STATUS = "status"
 # Milliseconds between two attempts to connect. gRPC would wait for up to two
 # minutes, and notice a server that has started too late.
 _RECONNECT_MS = 500
@@ -163,7 +164,8 @@ def query(
         or fewer if it finds fewer.
 
     Raises:
-        ImageError: If the server refuses an image, a domain or a category.
+        ImageError: If the server cannot decode an image, or refuses a domain
+            or a category. `query_files` returns the other answers.
         QueryError: If there is no server in time, if it has no such model, or
             if the signature answers no products.
 
@@ -175,6 +177,29 @@ def query(
     >>> neighbors[0].product_id  # doctest: +SKIP
     'p7'
     """
+    found, failures = _query_rows(
+        *(images, server, model, signature, timeout_s, domain, category),
+        *(ca_file, only_domain, only_category),
+    )
+    for place, failure in enumerate(failures):
+        if failure:
+            raise ImageError(f"Image {place + 1} of {len(images)}: {failure}")
+    return found
+
+
+def _query_rows(
+    images: Sequence[bytes],
+    server: str = "localhost:8500",
+    model: str = "product_search",
+    signature: str = "serving_default",
+    timeout_s: float = 30.0,
+    domain: str | None = None,
+    category: str | None = None,
+    ca_file: str | Path | None = None,
+    only_domain: str = "",
+    only_category: str = "",
+) -> tuple[list[list[Neighbor]], list[str]]:
+    """Returns what `query` does, and why an image could not be decoded."""
     request = _build_request(
         images, model, signature, domain, category, only_domain, only_category
     )
@@ -208,8 +233,8 @@ def query_files(
 ) -> tuple[dict[str, list[Neighbor]], dict[str, ImageError]]:
     """Asks for the products in some image files.
 
-    A server refuses a whole request for one bad image, and does not say which
-    one. The images are then asked for one by one.
+    Models of earlier releases refuse a whole request for one bad image, and do
+    not say which one. The images are then asked for one by one.
 
     Args:
         paths: The image files.
@@ -236,10 +261,16 @@ def query_files(
     """
     images = [read_image(path, box) for path in paths]
     try:
-        return dict(zip(paths, query(images, **options))), {}
+        found, failures = _query_rows(images, **options)
     except ImageError as error:
         if len(paths) == 1:
             return {}, {paths[0]: error}
+    else:
+        rows = list(zip(paths, found, failures))
+        return (
+            {path: neighbors for path, neighbors, why in rows if not why},
+            {path: ImageError(why) for path, _, why in rows if why},
+        )
     answers, refused = {}, {}
     for path, image in zip(paths, images):
         try:
@@ -326,7 +357,8 @@ def _build_request(
 
 def _read_response(
     response: predict_pb2.PredictResponse, signature: str, model: str
-) -> list[list[Neighbor]]:
+) -> tuple[list[list[Neighbor]], list[str]]:
+    """Returns the neighbors of each image, and why there are none, or ""."""
     import tensorflow as tf
 
     outputs = {
@@ -338,7 +370,14 @@ def _read_response(
             f"{', '.join(sorted(outputs))}."
         )
     ids, scores, paths = (outputs.pop(name) for name in _OUTPUTS)
-    return [
+    is_found = scores > _PADDING
+    failures = [""] * len(scores)
+    status = outputs.get(_STATUS)
+    # In versions of earlier releases, it may be a column of the catalog.
+    if status is not None and not (status[is_found] != b"").any():
+        del outputs[_STATUS]
+        failures = [row[0].decode(errors="replace") for row in status]
+    found = [
         [
             Neighbor(
                 ids[at].decode(),
@@ -347,7 +386,8 @@ def _read_response(
                 {name: outputs[name][at].decode() for name in sorted(outputs)},
             )
             for at in ((image, rank) for rank in range(scores.shape[1]))
-            if scores[at] > _PADDING
+            if is_found[at]
         ]
         for image in range(len(scores))
     ]
+    return found, failures

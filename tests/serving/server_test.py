@@ -21,6 +21,7 @@ from tensorflow_serving.apis import (
 from tf_triplet.data.preprocessing import InputSpec
 from tf_triplet.servable import saved_model
 from tf_triplet.serving import (
+    batching,
     loaded_model,
     ports,
     prediction,
@@ -270,9 +271,43 @@ def test_bad_embeddings(stub):
     assert "shape (None, 3). Received: (1, 4)" in text
 
 
-def test_one_bad_image_fails_the_request(stub, shop):
+def test_one_bad_image_is_answered_by_its_status(stub, shop):
     inputs = {"image_bytes": [image(shop), b"no image"]}
+    outputs = ask(stub, inputs).outputs
+    status = tf.make_ndarray(outputs["status"])
+    assert (status[0] == b"").all() and b"Unknown image" in status[1, 0]
+    assert tf.make_ndarray(outputs["product_ids"])[1].tolist() == [b""] * 3
+    inputs = {"image_bytes": [b"no image", b""]}
     assert error_of(stub, inputs)[0] == Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "encode"])
+def test_a_bad_image_in_a_merged_batch_is_an_error(exported, shop, signature):
+    ran = []
+    scheduler = batching.BatchScheduler(
+        batching.Parameters(max_batch_size=3, batch_timeout_micros=2_000_000),
+        lambda rows, *_: ran.append(rows),
+    )
+    model = loaded_model.LoadedModel(exported["exact"], scheduler)
+
+    def run(data):
+        inputs = {"image_bytes": tf.make_tensor_proto([data])}
+        try:
+            return model.run(signature, inputs)
+        except RequestError as error:
+            return error
+
+    files = [image(shop), b"RIFF\0\0\0\0WEBPVP8 ", image(shop, 1)]
+    with futures.ThreadPoolExecutor(3) as pool:
+        first, bad, second = pool.map(run, files)
+    assert bad.code == Code.INVALID_ARGUMENT
+    assert "WebP is not decoded here" in bad.details
+    for answer in (first, second):
+        assert not any(answer.get("status", np.zeros([1, 3])).ravel())
+        assert answer.keys() & {"scores", "embedding"}
+    assert ran == [3]
+    model.release()
+    scheduler.close()
 
 
 def test_an_empty_batch(stub):

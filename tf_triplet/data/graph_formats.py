@@ -57,19 +57,43 @@ def _is_plain_bmp(head: tf.Tensor) -> tf.Tensor:
 
 def refuse(image_bytes: tf.Tensor) -> tf.Tensor:
     """Raises an error that names the format of a file."""
-    text = tf.where(
-        tf.strings.length(image_bytes) == 0,
-        f"{_UNKNOWN}: the image has 0 bytes. {_WANTED}",
-        tf.constant(_refusals())[
-            _find_signature(
-                tf.io.decode_raw(
-                    image_bytes, tf.uint8, fixed_length=_HEAD_BYTES
-                )
-            )
-        ],
-    )
+    text = _refusal(image_bytes)
     with tf.control_dependencies([tf.debugging.Assert(False, [text])]):
         return tf.zeros([1, 1, 3], tf.uint8)
+
+
+def failure(image_bytes: tf.Tensor, max_megapixels: float) -> tf.Tensor:
+    """Says why a file could not be decoded.
+
+    Args:
+        image_bytes: Scalar string, the bytes of the file.
+        max_megapixels: Millions of pixels that are decoded at most.
+
+    Returns:
+        Scalar string, a sentence that names the format.
+    """
+    index = format_index(image_bytes)
+    names = tf.constant([*image_formats.DECODED, ""])
+    damaged = tf.strings.join(
+        [
+            "The ",
+            names[index],
+            " image cannot be decoded: it is damaged or cut short, or has "
+            f"more than {max_megapixels:g} million pixels.",
+        ]
+    )
+    is_known = index < len(image_formats.DECODED)
+    return tf.where(is_known, damaged, _refusal(image_bytes))
+
+
+def _refusal(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns the text for a file whose format is not decoded."""
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=_HEAD_BYTES)
+    return tf.where(
+        tf.strings.length(image_bytes) == 0,
+        f"{_UNKNOWN}: the image has 0 bytes. {_WANTED}",
+        tf.constant(_refusals())[_find_signature(head)],
+    )
 
 
 def _refusals() -> list[str]:

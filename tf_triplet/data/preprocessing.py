@@ -16,7 +16,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_triplet.data import decoding
+from tf_triplet.data import decoding, graph_formats
 from tf_triplet.data.decoding import MAX_MEGAPIXELS
 
 RESIZE_METHODS = ("area", "bilinear")
@@ -193,6 +193,117 @@ def load_images(
         fn_output_signature=tf.TensorSpec(
             [image_size, image_size, 3], tf.float32
         ),
+    )
+
+
+def load_readable_images(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    resize: str = "area",
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes a batch of image files of which some may be damaged.
+
+    Args:
+        image_bytes: See `load_images`.
+        image_size: See `load_images`.
+        resize: See `load_images`.
+        max_megapixels: See `load_images`.
+
+    Returns:
+        `[batch, image_size, image_size, 3]` float32 pixels in [0, 1], which
+        are 0 for an image that cannot be decoded, and `[batch]` strings: why
+        not, and "" for all others.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If the batch has images and none of
+            them can be decoded. It is the error of the first.
+
+    Example:
+
+    >>> data = tf.io.encode_png(tf.ones([2, 3, 1], tf.uint8))
+    >>> pixels, failures = load_readable_images(
+    ...     tf.stack([data, b"GIF89a"]), image_size=4
+    ... )
+    >>> failures.numpy()[0]
+    b''
+    >>> failures.numpy()[1][:31]
+    b'The GIF image cannot be decoded'
+    """
+    count = tf.shape(image_bytes)[0]
+    places, found = _load_what_can_be(
+        image_bytes, image_size, resize, max_megapixels
+    )
+    none_is_good = (count > 0) & (tf.size(places) == 0)
+    # Decodes the first again, which raises its error.
+    first = tf.cond(
+        none_is_good,
+        lambda: load_image(
+            image_bytes[0],
+            image_size,
+            resize=resize,
+            max_megapixels=max_megapixels,
+        )[tf.newaxis],
+        lambda: tf.zeros([0, image_size, image_size, 3]),
+    )
+    places = tf.concat([places, tf.range(tf.shape(first)[0])], 0)
+    pixels = tf.scatter_nd(
+        places[:, tf.newaxis],
+        tf.concat([found, first], 0),
+        [count, image_size, image_size, 3],
+    )
+    pixels.set_shape([None, image_size, image_size, 3])
+    is_good = tf.scatter_nd(
+        places[:, tf.newaxis], tf.ones_like(places), [count]
+    )
+    return pixels, _explain(image_bytes, is_good > 0, max_megapixels)
+
+
+def _load_what_can_be(
+    image_bytes, image_size, resize, max_megapixels
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the places and the pixels of the images that can be decoded."""
+
+    def load(place, data):
+        pixels = load_image(
+            data, image_size, resize=resize, max_megapixels=max_megapixels
+        )
+        return place, pixels
+
+    count = tf.shape(image_bytes)[0]
+    rows = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+    # Only a dataset can go on after an error.
+    loaded = rows.map(
+        load, num_parallel_calls=_DECODED_AT_ONCE, deterministic=True
+    ).ignore_errors()
+    nothing = tf.data.Dataset.from_tensors(
+        tf.nest.map_structure(
+            lambda spec: tf.zeros([0, *spec.shape], spec.dtype),
+            loaded.element_spec,
+        )
+    )
+    whole = loaded.batch(tf.cast(tf.maximum(count, 1), tf.int64))
+    return whole.concatenate(nothing).take(1).get_single_element()
+
+
+def _explain(image_bytes, is_good, max_megapixels) -> tf.Tensor:
+    """Returns `[batch]` strings: why an image is bad, or ""."""
+
+    def explain_bad():
+        return tf.map_fn(
+            lambda row: tf.cond(
+                row[0],
+                lambda: "",
+                lambda: graph_formats.failure(row[1], max_megapixels),
+            ),
+            (is_good, image_bytes),
+            fn_output_signature=tf.TensorSpec([], tf.string),
+        )
+
+    return tf.cond(
+        tf.reduce_all(is_good),
+        lambda: tf.fill(tf.shape(image_bytes), ""),
+        explain_bad,
     )
 
 

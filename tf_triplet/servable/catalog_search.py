@@ -13,6 +13,8 @@ from tf_triplet.servable.scann_index import PADDING_SCORE
 
 FILTERS = ("category", "domain")
 ANSWER = ("product_ids", "scores", "paths")
+# Why an image of the request could not be decoded, or "".
+STATUS = "status"
 # The names that TensorFlow and its clients accept for inputs and outputs.
 _NAME = "[A-Za-z][A-Za-z0-9_]*"
 
@@ -209,6 +211,29 @@ class CatalogSearch(tf.Module):
         )
 
 
+def with_status(
+    answer: Mapping[str, tf.Tensor], failures: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Empties the answers to images that could not be decoded.
+
+    Args:
+        answer: `[q, k]` values of each column.
+        failures: `[q]` strings, why an image could not be decoded, or "".
+
+    Returns:
+        The answer with the column `status`: `[q, k]` strings. For an image
+        that could not be decoded, it says why, and the others are those of
+        the padding.
+    """
+    is_bad = failures != ""
+    marked = {}
+    for name, values in answer.items():
+        padding = "" if values.dtype == tf.string else PADDING_SCORE
+        marked[name] = tf.where(is_bad[:, None], padding, values)
+    status = tf.broadcast_to(failures[:, None], tf.shape(answer["scores"]))
+    return {**marked, STATUS: status}
+
+
 def images_to_fetch(products: np.ndarray, k: int) -> int:
     """Counts how many of the nearest images surely hold k products.
 
@@ -254,13 +279,14 @@ def _check(embeddings, product_ids, paths, columns, filters) -> None:
                     f"{len(embeddings)} images. Received: {len(values)} "
                     f"values of {name!r}"
                 )
+    taken = (*ANSWER, STATUS)
     for name in columns or {}:
-        if name in ANSWER or not re.fullmatch(_NAME, name):
+        if name in taken or not re.fullmatch(_NAME, name):
             raise ValueError(
                 "The name of an extra column must start with a letter, hold "
                 "only letters, digits and _, and be none of "
-                f"{', '.join(ANSWER)}. Received: {name!r}. Rename it in the "
-                "manifest."
+                f"{', '.join(taken)}. Received: {name!r}. Rename it in "
+                "the manifest."
             )
     if filters and tuple(filters) != FILTERS:
         raise ValueError(

@@ -4,18 +4,26 @@ Signatures, for n rows in a request and k neighbors in an answer:
 
 | signature | input | output |
 |---|---|---|
-| serving_default | image_bytes [n] | product_ids, scores, paths [n, k] |
+| serving_default | image_bytes [n] | products and status |
 | encode | image_bytes [n] | embedding [n, dim] |
-| search | embedding [n, dim] | product_ids, scores, paths [n, k] |
-| search_exact | embedding [n, dim] | the same, by brute force |
-| encode_and_search_exact | image_bytes [n] | the same, by brute force |
-| search_filtered | embedding, category_filter, domain_filter [n] | the same |
-| encode_and_search_filtered | image_bytes and both filters | the same |
+| search | embedding [n, dim] | products |
+| search_exact | embedding [n, dim] | products, by brute force |
+| encode_and_search_exact | image_bytes [n] | the same, and status |
+| search_filtered | embedding, category_filter, domain_filter [n] | products |
+| encode_and_search_filtered | image_bytes and both filters | the same, status |
 
+Products are the outputs product_ids, scores and paths, `[n, k]` each.
 Product ids are strings. If fewer than k neighbors are found, the answer is
 padded with id "", path "" and score -2, which is below any cosine. Each extra
 column of the catalog (`columns`) is an output with the column's name: `[n, k]`
 strings, with "" in the padding.
+
+One damaged image does not fail the others of a request, which on a batching
+server may come from other clients. `status`, `[n, k]` strings, says why an
+image could not be decoded, and is "" for all others. The answer to such an
+image is all padding. `encode` has no status, because REST answers a signature
+of one output in another form; there, the embedding of such an image is all 0.
+If no image of the whole batch can be decoded, the request is an error.
 
 The last two signatures exist only if `filters` is given. They search the
 images whose category and domain are the given ones, by brute force, so the
@@ -193,21 +201,30 @@ class ServedModel(tf.Module):
                 an encoder with branches.
 
         Returns:
-            `{"embedding": [n, dim] floats}`.
+            `{"embedding": [n, dim] floats}`. They are of unit length, or all 0
+            for an image that cannot be decoded.
         """
-        return {"embedding": self.embed(image_bytes, names)}
+        embedding, failures = self.embed(image_bytes, names)
+        is_good = (failures == "")[:, tf.newaxis]
+        return {"embedding": tf.where(is_good, embedding, 0.0)}
 
     def encode_and_search(
         self, image_bytes: tf.Tensor, names: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         """Finds the neighbors of image files (see `encode`)."""
-        return self.catalog.search(self.embed(image_bytes, names))
+        embedding, failures = self.embed(image_bytes, names)
+        return catalog_search.with_status(
+            self.catalog.search(embedding), failures
+        )
 
     def encode_and_search_exact(
         self, image_bytes: tf.Tensor, names: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         """Finds the neighbors of image files by brute force."""
-        return self.catalog.search_exact(self.embed(image_bytes, names))
+        embedding, failures = self.embed(image_bytes, names)
+        return catalog_search.with_status(
+            self.catalog.search_exact(embedding), failures
+        )
 
     def encode_and_search_filtered(
         self, image_bytes: tf.Tensor, *names: tf.Tensor
@@ -221,10 +238,11 @@ class ServedModel(tf.Module):
                 `domain_filter`.
         """
         *own, category_filter, domain_filter = names
-        embedding = self.embed(image_bytes, *(own or [None]))
-        return self.catalog.search_filtered(
+        embedding, failures = self.embed(image_bytes, *(own or [None]))
+        answer = self.catalog.search_filtered(
             embedding, category_filter, domain_filter
         )
+        return catalog_search.with_status(answer, failures)
 
     def _signature_functions(self) -> dict[str, tuple[Callable, list]]:
         """Returns the function of each signature and the specs it takes."""
@@ -266,8 +284,9 @@ class ServedModel(tf.Module):
         return tf.constant(True)
 
     def _embed(self, image_bytes, names):
+        """Returns `[n, dim]` embeddings, and `[n]` why an image has none."""
         size = self._inputs.image_size
-        pixels = preprocessing.load_images(
+        pixels, failures = preprocessing.load_readable_images(
             image_bytes,
             size,
             self._inputs.resize,
@@ -284,7 +303,7 @@ class ServedModel(tf.Module):
             branch = self._find_branch(names, images)
             branch = tf.concat([branch, tf.zeros([missing], branch.dtype)], 0)
             inputs = {"pixels": inputs, "branch": branch}
-        return self.encoder(inputs, training=False)[:images]
+        return self.encoder(inputs, training=False)[:images], failures
 
     def _find_branch(self, names, images):
         """Converts `[n]` names to the numbers of their branches."""

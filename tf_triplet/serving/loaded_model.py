@@ -111,7 +111,11 @@ class LoadedModel:
         # Only inputs with one common, positive number of rows can be batched.
         batched = signature in self._queues and not alone
         if batched and len(sizes) == 1 and sizes != {0}:
-            return self._queues[signature].run(arrays, deadline)
+            outputs = self._queues[signature].run(arrays, deadline)
+            if "image_bytes" not in arrays or not _are_all_bad(outputs):
+                return outputs
+            # The batch had good images of other requests. By itself, this one
+            # is an error.
         return self.compute(signature, arrays)
 
     def compute(
@@ -206,6 +210,22 @@ class LoadedModel:
                     Code.INVALID_ARGUMENT, f"tensor parsing error: {key}"
                 ) from error
         return arrays
+
+
+def _are_all_bad(outputs: Mapping[str, np.ndarray]) -> bool:
+    """Tells whether no image of a request could be decoded.
+
+    Args:
+        outputs: What a signature that takes images answers.
+    """
+    if set(outputs) == {"embedding"}:
+        # All others are of unit length.
+        return outputs["embedding"].size and not outputs["embedding"].any()
+    if not {"status", "product_ids"} <= set(outputs):
+        return False
+    status, ids = outputs["status"], outputs["product_ids"]
+    # In earlier versions, a column of the catalog may have this name.
+    return status.size and (status != b"").all() and not (ids != b"").any()
 
 
 def _name(dtype: int) -> str:
