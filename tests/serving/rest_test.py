@@ -1,6 +1,7 @@
 """The REST interface: tensors in JSON, errors, metrics, limits, sockets."""
 
 import base64
+import gzip
 import http.client
 import json
 import re
@@ -64,7 +65,7 @@ def test_rows(api, shop, place, named):
     code, body = post(api, {"instances": images}, f"{URL}{place}:predict")
     assert code == 200 and set(body) == {"predictions"}
     first, second = body["predictions"]
-    assert set(first) == {"product_ids", "scores", "paths"}
+    assert set(first) == {"product_ids", "scores", "paths", "status"}
     assert first["paths"][0] == shop.paths[0]
     assert second["product_ids"][0] == shop.product_ids[5]
 
@@ -167,11 +168,55 @@ def test_bad_paths(api, method, url, code, text):
     assert text in answer.get_json()["error"]
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "X-GZIP", "identity, gzip"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_compressed_body_is_inflated(api, shop, encoding, parts):
+    body = json.dumps({"instances": [b64(shop)]}).encode()
+    cut = len(body) // parts
+    data = gzip.compress(body[:cut])
+    data += gzip.compress(body[cut:]) if parts > 1 else b""
+    headers = {"Content-Encoding": encoding}
+    answer = api.post(URL + ":predict", data=data, headers=headers)
+    assert answer.status_code == 200
+    assert answer.get_json() == post(api, body.decode())[1]
+
+
+@pytest.mark.parametrize(
+    "encoding,data,code,text",
+    [
+        ("br", b"x", 415, "must be gzip. Received: br. Send"),
+        ("deflate", b"x", 415, "must be gzip. Received: deflate. Send"),
+        ("zstd, gzip", b"x", 415, "must be gzip. Received: zstd, gzip. Send"),
+        ("gzip, gzip", b"x", 415, "must be gzip. Received: gzip, gzip. Send"),
+        ("gzip", b"{}", 400, "The body is not gzip, as Content-Encoding says"),
+        ("gzip", gzip.compress(b"{}")[:-3], 400, "The body is cut short"),
+        ("gzip", gzip.compress(b"{}") + b"more", 400, "The body is not gzip"),
+        ("gzip", gzip.compress(bytes(1 << 28)), 413, "is over 1048576 bytes"),
+        ("gzip", b"", 400, "JSON Parse error"),
+    ],
+)
+def test_bodies_that_cannot_be_inflated(api, encoding, data, code, text):
+    headers = {"Content-Encoding": encoding}
+    answer = api.post(URL + ":predict", data=data, headers=headers)
+    assert answer.status_code == code
+    assert text in answer.get_json()["error"]
+    accepted = answer.headers.get("Accept-Encoding")
+    assert accepted == ("gzip" if code == 415 else None)
+
+
+def test_one_bad_image_is_answered_by_its_status(api, shop):
+    code, answer = post(api, {"instances": [b64(shop), {"b64": "AAAA"}]})
+    good, bad = answer["predictions"]
+    assert code == 200 and good["status"] == [""] * 3
+    assert bad["product_ids"] == [""] * 3 and bad["scores"] == [-2.0] * 3
+    assert all("Unknown image file format" in text for text in bad["status"])
+
+
 def test_no_signature_classifies(api):
     body = {"examples": [{"a": 1}]}
     code, answer = post(api, body, URL + ":classify")
     assert code == 400
-    assert answer["error"] == "Expected one or two output Tensors, found 3"
+    assert answer["error"] == "Expected one or two output Tensors, found 4"
 
 
 def test_status_and_metadata(api):

@@ -30,6 +30,7 @@ from tf_triplet.serving import (
     grpc_services,
     json_tensors,
     prediction,
+    request_body,
     server_metrics,
 )
 from tf_triplet.serving.errors import Code, RequestError
@@ -70,8 +71,8 @@ class RestApi:
             predictor: Answers the requests.
             metrics: The metrics to show.
             metrics_path: The path at which they are shown. `None` shows none.
-            max_bytes: Maximum size of a request's body. A larger one is
-                answered with HTTP status 413.
+            max_bytes: Maximum size of a request's body, before and after it
+                is inflated. A larger one is answered with HTTP status 413.
         """
         self._predictor, self._metrics = predictor, metrics
         self._metrics_path, self._max_bytes = metrics_path, max_bytes
@@ -111,7 +112,7 @@ class RestApi:
             return Response(
                 self._metrics.render(), mimetype="text/plain; version=0.0.4"
             )
-        status = 200
+        status, headers = 200, {}
         try:
             body = self._answer(request)
         except RequestError as error:
@@ -120,17 +121,21 @@ class RestApi:
         except exceptions.RequestEntityTooLarge:
             status = 413
             body = {"error": f"The body is over {self._max_bytes} bytes"}
+        except exceptions.UnsupportedMediaType as error:
+            status, headers = 415, {"Accept-Encoding": "gzip"}
+            body = {"error": error.description}
         except Exception as error:
             logging.exception("REST: %s %s", request.method, request.path)
             status, body = 500, {"error": f"{type(error).__name__}: {error}"}
         text = json.dumps(body, indent=2, ensure_ascii=False)
-        return Response(text, status, mimetype="application/json")
+        return Response(text, status, headers, mimetype="application/json")
 
     def _answer(self, request) -> dict:
         if request.method == "POST":
             found = _POST.fullmatch(request.path)
             if found:
-                data, is_counted = _body(request), contextlib.nullcontext()
+                data = request_body.read(request, self._max_bytes)
+                is_counted = contextlib.nullcontext()
                 if found[4].lower() == "predict":
                     is_counted = self._predictor.counted(found[1], "REST")
                 with is_counted:
@@ -199,15 +204,6 @@ class RestApi:
             including_default_value_fields=True,
             preserving_proto_field_name=True,
         )
-
-
-def _body(request) -> bytes:
-    try:
-        return request.get_data()
-    except (OSError, ValueError) as error:  # Such as malformed chunks.
-        raise RequestError(
-            Code.INVALID_ARGUMENT, f"The body cannot be read: {error}"
-        ) from error
 
 
 def _name(spec, name, version, label):
