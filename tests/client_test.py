@@ -190,3 +190,16 @@ def test_padding_is_left_out(shop, tmp_path):
     assert 0 < len(answer) < 50 and all(n.product_id for n in answer)
     running.stop(0).wait()
     model.release()
+
+
+def test_images_with_too_many_pixels_are_not_converted(tmp_path):
+    Image.new("RGB", (50, 30)).save(tmp_path / "a.webp", lossless=True)
+    with pytest.raises(ValueError) as caught:
+        client.read_image(tmp_path / "a.webp", max_megapixels=0.001)
+    assert "more than the 0.001 million" in str(caught.value)
+    assert "or raise max_megapixels" in str(caught.value)
+    assert "not an image" not in str(caught.value)
+    Image.new("RGB", (50, 30)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="or raise max_megapixels"):
+        client.read_image(tmp_path / "a.png", [0, 0, 9, 9], 0.001)
+    assert client.read_image(tmp_path / "a.png", [0, 0, 9, 9], 0.002)

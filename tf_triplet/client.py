@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES = 64 << 20
-_SEARCH = ("serving_default", "encode_and_search_exact")
 _OUTPUTS = ("product_ids", "scores", "paths")
 _STATUS = "status"
 # Milliseconds between two attempts to connect. gRPC would wait for up to two
@@ -72,7 +71,11 @@ class Neighbor:
     )
 
 
-def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
+def read_image(
+    path: str | Path,
+    box: Sequence[float] | None = None,
+    max_megapixels: float = 32.0,
+) -> bytes:
     """Reads an image file in a format that any server can decode.
 
     JPEG, PNG, GIF and most BMP files are returned unchanged. Other formats,
@@ -82,6 +85,7 @@ def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
         path: The image file.
         box: `[4]` floats x1, y1, x2, y2, the part of the image to ask for, in
             pixels of the upright image. By default, the whole image.
+        max_megapixels: Millions of pixels that are converted at most.
 
     Returns:
         The bytes to send.
@@ -109,9 +113,9 @@ def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
     if not data:
         raise ValueError(f"{path} is empty (0 bytes): not an image.")
     try:
-        data = transcode.servable(data)
+        data = transcode.servable(data, max_megapixels)
     except ValueError as error:
-        raise ValueError(f"{path} is not an image: {error}") from error
+        raise _unreadable(path, str(error)) from error
     if box is None:
         return data
     import tensorflow as tf
@@ -119,12 +123,19 @@ def read_image(path: str | Path, box: Sequence[float] | None = None) -> bytes:
     from tf_triplet.data import crops
 
     try:
-        return crops.crop_checked(data, box)
+        return crops.crop_checked(data, box, max_megapixels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except tf.errors.InvalidArgumentError as error:
         cause = grpc_channel.plain_text(error.message)
-        raise ValueError(f"{path} is not an image: {cause}") from error
+        raise _unreadable(path, cause) from error
+
+
+def _unreadable(path: Path, cause: str) -> ValueError:
+    if "megapixels" in cause or "cannot be converted" in cause:
+        # The field of a run's config is an argument here.
+        return ValueError(f"{path}: {cause.replace('data.max', 'max')}")
+    return ValueError(f"{path} is not an image: {cause}")
 
 
 def query(
@@ -200,7 +211,7 @@ def _query_rows(
     only_category: str = "",
 ) -> tuple[list[list[Neighbor]], list[str]]:
     """Returns what `query` does, and why an image could not be decoded."""
-    request = _build_request(
+    request = grpc_channel.build_request(
         images, model, signature, domain, category, only_domain, only_category
     )
     options = [
@@ -229,7 +240,10 @@ def _query_rows(
 
 
 def query_files(
-    paths: Sequence[str], box: Sequence[float] | None = None, **options: Any
+    paths: Sequence[str],
+    box: Sequence[float] | None = None,
+    max_megapixels: float = 32.0,
+    **options: Any,
 ) -> tuple[dict[str, list[Neighbor]], dict[str, ImageError]]:
     """Asks for the products in some image files.
 
@@ -239,6 +253,7 @@ def query_files(
     Args:
         paths: The image files.
         box: The part of the image to ask for, see `read_image`.
+        max_megapixels: See `read_image`.
         **options: Arguments of `query` except `images`.
 
     Returns:
@@ -259,7 +274,7 @@ def query_files(
     >>> found["photo.jpg"][0].product_id  # doctest: +SKIP
     'p7'
     """
-    images = [read_image(path, box) for path in paths]
+    images = [read_image(path, box, max_megapixels) for path in paths]
     try:
         found, failures = _query_rows(images, **options)
     except ImageError as error:
@@ -319,40 +334,6 @@ def find_unknown_filters(
         for name, value in given.items()
         if value and not query([image], **{name: value}, **options)[0]
     }
-
-
-def _build_request(
-    images: Sequence[bytes],
-    model: str,
-    signature: str,
-    domain: str | None,
-    category: str | None,
-    only_domain: str,
-    only_category: str,
-) -> predict_pb2.PredictRequest:
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2
-
-    inputs = {"domain": domain, "category": category}
-    if only_domain or only_category:
-        # A signature that filters needs both; an empty one matches all.
-        inputs["domain_filter"] = only_domain
-        inputs["category_filter"] = only_category
-        if signature in _SEARCH:
-            signature = "encode_and_search_filtered"
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = model
-    request.model_spec.signature_name = signature
-    request.inputs["image_bytes"].CopyFrom(
-        tf.make_tensor_proto(list(images), tf.string, [len(images)])
-    )
-    for name, value in inputs.items():
-        if value is not None:
-            values = [value] * len(images)
-            request.inputs[name].CopyFrom(
-                tf.make_tensor_proto(values, tf.string, [len(images)])
-            )
-    return request
 
 
 def _read_response(

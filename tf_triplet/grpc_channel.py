@@ -1,15 +1,23 @@
-"""Connects to a server over gRPC, and explains what went wrong."""
+"""Talks to a server over gRPC, and explains what went wrong."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from absl import logging
 
+if TYPE_CHECKING:
+    from tensorflow_serving.apis import predict_pb2
+
 # Seconds without a server after which a message says so.
 _PATIENCE_S = 1.0
+
+# Signatures that one with filters can replace.
+_SEARCH = ("serving_default", "encode_and_search_exact")
 
 # What TensorFlow adds to a message for programmers.
 _NOISE = (
@@ -130,3 +138,42 @@ def explain_error(error: grpc.RpcError, server: str, model: str) -> str:
             f" The server's config names its models. Received: --model={model}"
         )
     return text
+
+
+def build_request(
+    images: Sequence[bytes],
+    model: str,
+    signature: str,
+    domain: str | None,
+    category: str | None,
+    only_domain: str,
+    only_category: str,
+) -> predict_pb2.PredictRequest:
+    """Returns the request that asks for the products in some images.
+
+    The arguments are those of `tf_triplet.client.query`. With a filter, a
+    signature that searches is replaced by the one that filters.
+    """
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
+    inputs = {"domain": domain, "category": category}
+    if only_domain or only_category:
+        # A signature that filters needs both; an empty one matches all.
+        inputs["domain_filter"] = only_domain
+        inputs["category_filter"] = only_category
+        if signature in _SEARCH:
+            signature = "encode_and_search_filtered"
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    request.inputs["image_bytes"].CopyFrom(
+        tf.make_tensor_proto(list(images), tf.string, [len(images)])
+    )
+    for name, value in inputs.items():
+        if value is not None:
+            values = [value] * len(images)
+            request.inputs[name].CopyFrom(
+                tf.make_tensor_proto(values, tf.string, [len(images)])
+            )
+    return request

@@ -43,3 +43,13 @@ def test_boxes_that_a_person_typed_are_checked():
     for box in ([80, 0, 90, 5], [0, 60, 5, 70]):
         with pytest.raises(ValueError, match="80 pixels wide and 60 high. R"):
             crops.crop_checked(data, box)
+
+
+def test_a_crop_keeps_to_the_pixels_that_are_allowed():
+    data = encode("PNG")
+    for crop in (crops.crop_image_bytes, crops.crop_checked):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="more than the 0.004 million"
+        ):
+            crop(data, BOX, max_megapixels=0.004)
+        assert crop(data, BOX, max_megapixels=0.005) == crop(data, BOX)

@@ -232,3 +232,23 @@ def test_evaluation_is_never_ended_by_the_share(files):
     bad = pipeline.BadImages("skip", max_share=0.0)
     rows, _ = evaluated(build(files), bad_images=bad)
     assert rows.tolist() == [0] and len(bad.counts) == 11
+
+
+@pytest.mark.parametrize("on_bad_image", ["skip", "stop"])
+def test_the_reason_tells_the_pixels_that_are_allowed(
+    files, caplog, on_bad_image
+):
+    bad = pipeline.BadImages(on_bad_image)
+    Image.new("RGB", (40, 30)).save(files[3], "PNG")
+    inputs = preprocessing.InputSpec(4, max_megapixels=0.001)
+    batches = pipeline.evaluation_batches(
+        build(files), inputs, 4, bad_images=bad
+    )
+    if on_bad_image == "skip":
+        assert sum(len(rows) for rows, _ in batches) == 11
+        told = caplog.text
+    else:
+        with pytest.raises(tf.errors.OpError):
+            list(batches)
+        told = bad.message
+    assert "40 x 30 pixels has more than the 0.001 million" in told

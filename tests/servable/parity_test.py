@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tf_triplet.servable import parity
 
@@ -131,3 +132,12 @@ def test_the_index_is_freed_whether_it_passes_or_not(
         check(exported["scann"], shop, shop.embeddings + shift)
     (is_there,) = watched
     assert not is_there()
+
+
+def test_images_are_sent_within_the_pixels_that_are_allowed(tmp_path):
+    path = tmp_path / "a.webp"
+    Image.new("RGB", (50, 30)).save(path, lossless=True)
+    rows, boxes = np.array([0]), np.array([[0.0, 0.0, 9.0, 9.0]])
+    assert parity.sent_images([path], rows, boxes, 0.002)
+    with pytest.raises(ValueError, match="more than the 0.001 million"):
+        parity.sent_images([path], rows, boxes, 0.001)

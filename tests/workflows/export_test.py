@@ -302,7 +302,7 @@ def test_a_catalog_of_boxed_images_is_served_their_crops(small, monkeypatch):
     metrics = published.record["parity"]
     assert metrics["images"] == 12 and metrics["largest_difference"] < 1e-6
     # Whole, they are other images.
-    monkeypatch.setattr(crops, "crop_image_bytes", lambda data, box: data)
+    monkeypatch.setattr(crops, "crop_image_bytes", lambda data, *_: data)
     with pytest.raises(parity.ParityError, match="differs from evaluation"):
         publish(folder, catalog=folder / "boxed.csv")
 

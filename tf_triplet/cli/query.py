@@ -67,6 +67,13 @@ _BOX = flags.DEFINE_list(
     "Part of the image to ask for, x1,y1,x2,y2 in pixels. It needs a single "
     "image.",
 )
+_MEGAPIXELS = flags.DEFINE_float(
+    "max_megapixels",
+    32.0,
+    "Millions of pixels that are converted or cropped at most. The limit of "
+    "the server is data.max_megapixels of its run.",
+    0.0,
+)
 _CA = flags.DEFINE_string(
     "ca_file",
     None,
@@ -113,12 +120,14 @@ def main(argv: list[str]) -> None:
         "only_domain": _ONLY_DOMAIN.value,
         "only_category": _ONLY_CATEGORY.value,
     }
-    answers, refused = client.query_files(paths, box, **options)
+    answers, refused = client.query_files(
+        paths, box, _MEGAPIXELS.value, **options
+    )
     _show(answers)
     errors = [f"{path}: {error}" for path, error in refused.items()]
     empty = [path for path, answer in answers.items() if not answer]
     if empty:
-        image = client.read_image(empty[0], box)
+        image = client.read_image(empty[0], box, _MEGAPIXELS.value)
         unknown = client.find_unknown_filters(image, **options)
         errors += [
             f"No indexed image matches --{name}={value}. Names are compared "

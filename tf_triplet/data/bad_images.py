@@ -37,6 +37,8 @@ class BadImages:
         counts: How often each path could not be read.
         max_share: With "skip", the share of unreadable images above which
             `training_batches` ends with an error. None: no share does.
+        max_megapixels: Millions of pixels that are decoded at most, of which
+            the reasons tell. Whoever reads images sets it.
         error: Why the images have ended the training; empty if they have not.
 
     Raises:
@@ -53,6 +55,7 @@ class BadImages:
     on_bad_image: str = "skip"
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     max_share: float | None = None
+    max_megapixels: float = preprocessing.MAX_MEGAPIXELS
     error: str = ""
 
     def __post_init__(self):
@@ -76,7 +79,7 @@ class BadImages:
             logging.warning(
                 "Skipping an image that cannot be read (%d so far): %s",
                 count,
-                reason(path),
+                reason(path, self.max_megapixels),
             )
         if count == _EXPLAINED:
             logging.warning(
@@ -99,9 +102,9 @@ class BadImages:
     @property
     def message(self) -> str:
         """The text of an error about the first of the images."""
-        path = next(iter(self.counts))
+        why = reason(next(iter(self.counts)), self.max_megapixels)
         return (
-            f"An image cannot be read: {reason(path)}. Repair or remove it, "
+            f"An image cannot be read: {why}. Repair or remove it, "
             "or pass --config.data.on_bad_image=skip."
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tf_triplet.data import bad_images
+from tf_triplet.data import bad_images, decoding
 
 # Number of minibatches whose images count.
 WINDOW = 100
@@ -35,7 +35,13 @@ class BadShare:
     '4 of 64 training images (6'
     """
 
-    def __init__(self, max_share: float, batch_size: int, images: int):
+    def __init__(
+        self,
+        max_share: float,
+        batch_size: int,
+        images: int,
+        max_megapixels: float = decoding.MAX_MEGAPIXELS,
+    ):
         """Sets the limit.
 
         Args:
@@ -43,7 +49,9 @@ class BadShare:
                 With 1, only a training that can read nothing any more ends.
             batch_size: Number of images that a minibatch draws.
             images: Number of training images.
+            max_megapixels: Millions of pixels that are decoded at most.
         """
+        self._max_megapixels = max_megapixels
         self._max_share, self._batch = max_share, batch_size
         self._images = min(images, WINDOW * batch_size)
         self._whole = images <= WINDOW * batch_size
@@ -97,7 +105,9 @@ class BadShare:
         if len(gone) == 1 and None not in gone:
             return f"The folder {gone.pop()} does not exist."
         latest = paths[-_NAMED:]
-        reasons = "; ".join(bad_images.reason(path) for path in latest)
+        reasons = "; ".join(
+            bad_images.reason(path, self._max_megapixels) for path in latest
+        )
         return f"For instance: {reasons}."
 
 

@@ -98,6 +98,7 @@ def evaluation_batches(
     [2] (1, 4, 4, 3)
     """
     bad = bad_images or BadImages(on_bad_image)
+    bad = _limited(bad, inputs.max_megapixels)
     boxes = _boxes(catalog, inputs.use_boxes)
     with_boxes = not np.isnan(boxes).all()
 
@@ -201,7 +202,7 @@ def training_batches(
     (4, 4, 4, 3) (4,)
     """
     _check_targets(catalog, targets)
-    bad = bad_images or BadImages("skip")
+    bad = _limited(bad_images or BadImages("skip"), max_megapixels)
     table = _Table.build(catalog, use_boxes, sides, branches, targets)
     batch, share = sampler.batch_size, _watch_share(bad, sampler, catalog)
 
@@ -245,6 +246,12 @@ def training_batches(
     return load_batches(batches, load, batch).map(finish).prefetch(2)
 
 
+def _limited(bad: BadImages, max_megapixels: float) -> BadImages:
+    """Lets the reasons tell of the limit that the images are read with."""
+    bad.max_megapixels = max_megapixels
+    return bad
+
+
 def _watch_share(
     bad: BadImages, sampler: Sampler, catalog: Catalog
 ) -> BadShare | None:
@@ -253,7 +260,9 @@ def _watch_share(
         return None
     # A sampler of your own may not know how many images it draws from.
     images = getattr(sampler, "images", len(catalog))
-    return BadShare(bad.max_share, sampler.batch_size, images)
+    return BadShare(
+        bad.max_share, sampler.batch_size, images, bad.max_megapixels
+    )
 
 
 @dataclasses.dataclass(frozen=True)

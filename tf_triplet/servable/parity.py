@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import crops, transcode
+from tf_triplet.data import crops, decoding, transcode
 from tf_triplet.retrieval import exact
 from tf_triplet.servable import catalog_search, recall, scann_index, warmup
 
@@ -61,6 +61,7 @@ def check(
     tolerance: float = TOLERANCE,
     more_inputs: Mapping[str, Sequence[str]] | None = None,
     products: np.ndarray | None = None,
+    max_megapixels: float = decoding.MAX_MEGAPIXELS,
 ) -> Parity:
     """Loads an exported model and compares it with evaluation.
 
@@ -78,6 +79,7 @@ def check(
         more_inputs: For a model with branches, `{"domain": [n] names}` or
             `{"category": [n] names}` of the catalog's images.
         products: `[n]` labels, for a model that groups by product.
+        max_megapixels: Millions of pixels that are decoded at most.
 
     Raises:
         ParityError: An embedding differs, or the recall is too low.
@@ -85,7 +87,7 @@ def check(
     with _loaded(directory, index) as loaded:
         largest_difference = _compare_embeddings(
             loaded.signatures["encode"],
-            sent_images(paths, rows, boxes),
+            sent_images(paths, rows, boxes, max_megapixels),
             _chosen(more_inputs, rows),
             embeddings[rows],
             [paths[row] for row in rows],
@@ -117,6 +119,7 @@ def check_encoder(
     boxes: np.ndarray | None = None,
     tolerance: float = TOLERANCE,
     more_inputs: Mapping[str, Sequence[str]] | None = None,
+    max_megapixels: float = decoding.MAX_MEGAPIXELS,
 ) -> None:
     """Checks only that an exported model embeds images as given.
 
@@ -128,7 +131,7 @@ def check_encoder(
     with _loaded(directory, index) as loaded:
         _compare_embeddings(
             loaded.signatures["encode"],
-            sent_images(paths, rows, boxes),
+            sent_images(paths, rows, boxes, max_megapixels),
             _chosen(more_inputs, rows),
             embeddings[rows],
             [paths[row] for row in rows],
@@ -159,7 +162,10 @@ def _chosen(
 
 
 def sent_images(
-    paths: Sequence[str], rows: np.ndarray, boxes: np.ndarray | None = None
+    paths: Sequence[str],
+    rows: np.ndarray,
+    boxes: np.ndarray | None = None,
+    max_megapixels: float = decoding.MAX_MEGAPIXELS,
 ) -> list[bytes]:
     """Returns the bytes that a client would send for images of the catalog.
 
@@ -167,12 +173,13 @@ def sent_images(
         paths: `[n]` image paths of the catalog.
         rows: Rows of the images to send.
         boxes: `[n, 4]` boxes, see `check`.
+        max_megapixels: Millions of pixels that are decoded at most.
     """
     sent = []
     for row in rows:
-        data = transcode.servable(Path(paths[row]).read_bytes())
+        data = transcode.servable(Path(paths[row]).read_bytes(), max_megapixels)
         if boxes is not None and not np.isnan(boxes[row]).any():
-            data = crops.crop_image_bytes(data, boxes[row])
+            data = crops.crop_image_bytes(data, boxes[row], max_megapixels)
         sent.append(data)
     return sent
 

@@ -204,8 +204,14 @@ def _write_warmup(
     from tf_triplet.servable import parity, warmup
 
     catalog = contents.catalog
+    images = parity.sent_images(
+        catalog.paths,
+        rows,
+        contents.boxes,
+        contents.config.data.max_megapixels,
+    )
     values = {
-        "image_bytes": parity.sent_images(catalog.paths, rows, contents.boxes),
+        "image_bytes": images,
         "embedding": contents.vectors[rows],
         "category_filter": contents.filters["category"][rows],
         "domain_filter": [""] * len(rows),
@@ -225,7 +231,7 @@ def _check(
     """Compares the written model with evaluation; returns the measurements."""
     from tf_triplet.servable import parity
 
-    export = contents.config.export
+    config, export = contents.config, contents.config.export
     measured = parity.check(
         folder,
         contents.catalog.paths,
@@ -237,6 +243,7 @@ def _check(
         tolerance=tolerance(record),
         more_inputs=contents.branch_inputs,
         products=contents.grouped_by,
+        max_megapixels=config.data.max_megapixels,
     )
     if measured.k == 1 and tuning:
         # With k = 1 the served model finds only the query itself. Tuning

@@ -173,7 +173,8 @@ def _query_all(
     """
     from tf_triplet import client
 
-    test = builders.build_catalog(builders.load_config(workdir)).split("test")
+    config = builders.load_config(workdir)
+    test = builders.build_catalog(config).split("test")
     queries = test.domain(query_domain)
     other = test.domain_names[test.domains] != query_domain
     others = set(test.row_product_ids[other].astype(str))
@@ -183,7 +184,10 @@ def _query_all(
         rows = slice(start, start + _IMAGES_PER_REQUEST)
         paths = queries.paths[rows]
         products = queries.row_product_ids[rows].astype(str)
-        images = [client.read_image(path) for path in paths]
+        images = [
+            client.read_image(path, max_megapixels=config.data.max_megapixels)
+            for path in paths
+        ]
         answers = client.query(images, address)
         for i, (answer, product) in enumerate(zip(answers, products)):
             # A product that no other vendor drew has nothing to be found.

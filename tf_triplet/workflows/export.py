@@ -91,7 +91,12 @@ def export(
         encoder = builders.load_encoder(workdir, *which)
         embeddings, counts, keys = embed_with(
             *(config, encoder, sha256, catalog, workdir / CACHE, progress),
-            check=functools.partial(_check_catalog, options, compared),
+            check=functools.partial(
+                _check_catalog,
+                options,
+                compared,
+                max_megapixels=config.data.max_megapixels,
+            ),
         )
         indexed = catalog.select(embeddings.rows)
         contents = VersionContents(
@@ -217,9 +222,10 @@ def _check_catalog(
     last: LastVersion | None,
     catalog: Catalog,
     unreadable: np.ndarray,
+    max_megapixels: float,
 ) -> None:
     if not options.allow_unreadable:
-        publish_checks.check_readable(catalog, unreadable)
+        publish_checks.check_readable(catalog, unreadable, max_megapixels)
     if last is not None and not options.allow_smaller_catalog:
         publish_checks.check_size(catalog.select(~unreadable), last)
 

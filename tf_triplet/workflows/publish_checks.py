@@ -121,12 +121,15 @@ def check_size(catalog: Catalog, last: LastVersion) -> None:
     )
 
 
-def check_readable(catalog: Catalog, unreadable: np.ndarray) -> None:
+def check_readable(
+    catalog: Catalog, unreadable: np.ndarray, max_megapixels: float
+) -> None:
     """Checks that only a small share of a catalog cannot be read.
 
     Args:
         catalog: The images.
         unreadable: `[n]` booleans, true for images that cannot be read.
+        max_megapixels: Millions of pixels that are decoded at most.
 
     Raises:
         ValueError: If more than 5 % of them cannot be read.
@@ -136,7 +139,9 @@ def check_readable(catalog: Catalog, unreadable: np.ndarray) -> None:
     bad = catalog.paths[unreadable]
     if len(bad) <= MOST_UNREADABLE * len(catalog):
         return
-    some = "; ".join(bad_images.reason(str(path)) for path in bad[:_NAMED])
+    some = "; ".join(
+        bad_images.reason(str(path), max_megapixels) for path in bad[:_NAMED]
+    )
     if len(bad) > _NAMED:
         some += "; ..."
     raise ValueError(
@@ -210,6 +215,7 @@ def check_answers(
             boxes=contents.boxes,
             tolerance=build_version.tolerance(last.record),
             more_inputs=contents.branch_inputs,
+            max_megapixels=config.data.max_megapixels,
         )
     except parity.ParityError as error:
         raise ValueError(
