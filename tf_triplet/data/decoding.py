@@ -35,6 +35,9 @@ _MARGIN = 32
 # Larger transparent images are put on white row by row, to save memory.
 _AT_ONCE = 1 << 20
 _WHITE = 255
+# The start of a JPEG, and the marker of Adobe. One in the file overrides it.
+_ADOBE = b"\xff\xd8\xff\xee\0\x0eAdobe\0d\0\0\0\0\0"
+_ALL_BYTES = 2**31 - 1
 # Parts of the graph that are traced once, however many graphs use them.
 _BYTES = tf.TensorSpec([], tf.string)
 _COUNT = tf.TensorSpec([], tf.int64)
@@ -144,7 +147,7 @@ def _is_known(image_bytes):
 
 
 def _decode_jpeg(image_bytes, choose, image_size, most) -> Decoded:
-    stored, turn, size = _read_jpeg_header(image_bytes)
+    image_bytes, stored, turn, size = _read_jpeg_header(image_bytes)
     window, exact = choose(size)
     exact = tf.convert_to_tensor(exact)
     pixels = _decode_jpeg_part(
@@ -155,10 +158,17 @@ def _decode_jpeg(image_bytes, choose, image_size, most) -> Decoded:
 
 @_traced_once(_BYTES)
 def _read_jpeg_header(image_bytes):
-    """Returns the stored size, the orientation and the upright size."""
-    stored = tf.image.extract_jpeg_shape(image_bytes)[:2]
-    turn = orientation.jpeg_orientation(image_bytes)
-    return stored, turn, orientation.upright_size(stored, turn)
+    """Returns the file, its stored size, orientation and upright size."""
+    shape = tf.image.extract_jpeg_shape(image_bytes)
+    stored, turn = shape[:2], orientation.jpeg_orientation(image_bytes)
+    # Browsers and Pillow take every CMYK for inverted, as Adobe stores it.
+    # TensorFlow does so only if a marker says that Adobe stored it.
+    marked = tf.cond(
+        shape[2] == 4,
+        lambda: _ADOBE + tf.strings.substr(image_bytes, 2, _ALL_BYTES),
+        lambda: image_bytes,
+    )
+    return marked, stored, turn, orientation.upright_size(stored, turn)
 
 
 @_traced_once(_BYTES, _INDEX, _COUNT, _SIZE, _INDEX, _SIZE, _WINDOW, _FLAG)
@@ -321,7 +331,7 @@ def _decode_gif(image_bytes, most) -> tf.Tensor:
 
 
 def _decode_bmp(image_bytes, most) -> tf.Tensor:
-    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=36)
+    head = tf.io.decode_raw(image_bytes, tf.uint8, fixed_length=54)
     sides = tf.bitcast(tf.reshape(head[18:26], [2, 4]), tf.int32)
     size = tf.abs(tf.cast(sides[::-1], tf.int64))
     fits = _check_pixels(_pixels(size) <= most, "BMP", size, most)
@@ -330,7 +340,11 @@ def _decode_bmp(image_bytes, most) -> tf.Tensor:
 
     def color():
         start = 14 + tf.bitcast(head[14:18], tf.int32)
-        table = tf.strings.substr(image_bytes, start, 4 * 256)
+        count = tf.bitcast(head[46:50], tf.int32)
+        count = tf.where((count > 0) & (count < 256), count, 256)
+        # Behind the last color stand pixels. Those that are no color of the
+        # table are black.
+        table = tf.strings.substr(image_bytes, start, 4 * count)
         table = tf.io.decode_raw(table, tf.uint8, fixed_length=4 * 256)
         table = tf.reshape(table, [256, 4])[:, 2::-1]
         return tf.gather(table, tf.cast(pixels[..., 0], tf.int32))

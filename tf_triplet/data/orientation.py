@@ -13,6 +13,11 @@ _HEAD_BYTES = 1 << 18
 # A TIFF header is read up to here. Its first directory lies near its start.
 _TIFF_BYTES = 1 << 16
 _ORIENTATION_TAG = 0x0112
+# Bytes between two segments of a JPEG after which no EXIF is looked for.
+_MOST_SKIPPED = 1 << 12
+# The length of a segment that holds a header and one tag.
+_LEAST_EXIF = 30
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
 
 
 def contains(data: tf.Tensor, part: bytes) -> tf.Tensor:
@@ -75,27 +80,32 @@ def _find_in_jpeg(head: tf.Tensor) -> tf.Tensor:
     def byte(at):
         return _number(data, at, 1, False)
 
-    def more(at, found):
+    def more(at, found, skipped):
+        # The compressed image begins; no further header follows.
+        is_scan = (byte(at) == 0xFF) & (byte(at + 1) == 0xDA)
+        is_lost = skipped > _MOST_SKIPPED
+        return (found < 0) & (at + 4 <= size) & ~is_scan & ~is_lost
+
+    def step(at, found, skipped):
         marker = byte(at + 1)
-        return (
-            (found < 0)
-            & (at + 4 <= size)
-            & (byte(at) == 0xFF)
-            # The compressed image begins; no further header follows.
-            & (marker != 0xDA)
-        )
-
-    def step(at, found):
-        is_exif = (byte(at + 1) == 0xE1) & (
-            tf.strings.substr(head, at + 4, 6) == b"Exif\x00\x00"
+        # Any number of 0xFF may stand before a marker. Decoders also skip
+        # what else stands there.
+        is_marker = (byte(at) == 0xFF) & (marker != 0xFF) & (marker != 0)
+        # A length counts its own two bytes. A smaller one is corrupt.
+        length = tf.maximum(_number(data, at + 2, 2, False), 2)
+        is_exif = (
+            (marker == 0xE1)
+            & (length >= _LEAST_EXIF)
+            & (tf.strings.substr(head, at + 4, 6) == b"Exif\x00\x00")
         )
         return (
-            # A length counts its own two bytes. A smaller one is corrupt.
-            at + 2 + tf.maximum(_number(data, at + 2, 2, False), 2),
-            tf.where(is_exif, at + 10, found),
+            tf.where(is_marker, at + 2 + length, at + 1),
+            tf.where(is_marker & is_exif, at + 10, found),
+            tf.where(is_marker, skipped, skipped + 1),
         )
 
-    return tf.while_loop(more, step, [tf.constant(2), tf.constant(-1)])[1]
+    start = [tf.constant(2), tf.constant(-1), tf.constant(0)]
+    return tf.while_loop(more, step, start)[1]
 
 
 def _find_in_png(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -144,14 +154,25 @@ def _tiff_orientation(image_bytes: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     tiff = tf.strings.substr(image_bytes, start, _TIFF_BYTES) + b"\0"
     data = tf.io.decode_raw(tiff, tf.uint8)
     little = data[0] == ord("I")
+    is_tiff = tf.reduce_any(
+        [tf.strings.substr(tiff, 0, 4) == start for start in _TIFF_STARTS]
+    )
     directory = _number(data, 4, 4, little)
     count = _number(data, directory, 2, little)
     entries = directory + 2 + 12 * tf.range(tf.clip_by_value(count, 0, 512))
     tags = _number(data, entries, 2, little)
-    values = tf.boolean_mask(
-        _number(data, entries + 8, 2, little), tags == _ORIENTATION_TAG
+    kinds = _number(data, entries + 2, 2, little)
+    counts = _number(data, entries + 4, 4, little)
+    is_short = (kinds == 3) & ((counts == 1) | (counts == 2))
+    is_long = (kinds == 4) & (counts == 1)
+    values = tf.where(
+        is_long,
+        _number(data, entries + 8, 4, little),
+        _number(data, entries + 8, 2, little),
     )
-    found = tf.concat([values, [1]], 0)[0]
+    # Only the first entry of the tag counts, if it is a whole number.
+    is_found = is_tiff & (tags == _ORIENTATION_TAG) & (is_short | is_long)
+    found = tf.concat([tf.boolean_mask(values, is_found), [1]], 0)[0]
     return tf.where((found >= 1) & (found <= 8), found, 1)
 
 

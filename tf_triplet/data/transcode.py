@@ -17,20 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from tf_triplet.data import image_formats
 from tf_triplet.data.decoding import MAX_MEGAPIXELS
 
-# What Pillow raises if bytes are not an image, or only a part of one.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    TypeError,
-    EOFError,
-    KeyError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+# What Pillow raises if bytes are not an image, or only a part of one. It does
+# not say which errors these are, and its decoders add their own.
+DECODE_ERRORS = (Exception,)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
