@@ -8,6 +8,8 @@ from tiny_runs import draw, encoder
 
 from tf_triplet import builders, workflows
 from tf_triplet import config as configs
+from tf_triplet.retrieval import reranking
+from tf_triplet.workflows import options as options_module
 from tf_triplet.workflows.evaluation_scope import format_share
 
 HOW = "The step is chosen by recall@1 on 5 validation products."
@@ -205,6 +207,30 @@ def test_two_domains_are_scored_both_ways(run, capsys):
     assert f"Gain in Recall@1 over the baseline: {report.gain}" in text
     assert "of the domains shop and street together" in text
     assert "street -> shop" in text and "shop -> street" in text
+
+
+@pytest.mark.parametrize("method", options_module.RERANKINGS)
+def test_answers_are_scored_once_more_re_ranked(run, capsys, method):
+    report, written = evaluate(run, rerank=method)
+    text = printed(report, capsys)
+    if method == "none":
+        assert written["reranked"] is None and "Re-ranked" not in text
+        return
+    found = written["reranked"]
+    assert found["protocol"].endswith(
+        f"re-ranked by {method.replace('_', ' ')}"
+    )
+    assert (
+        found["overall"]["queries"] == written["trained"]["overall"]["queries"]
+    )
+    assert f"Re-ranked: {method.replace('_', ' ')}" in text
+    assert "ms a query" in text
+
+
+def test_every_re_ranking_is_offered():
+    assert options_module.RERANKINGS == reranking.METHODS
+    with pytest.raises(ValueError, match="`rerank` must be one of none, query"):
+        workflows.EvaluateOptions(rerank="magic")
 
 
 def test_more_domains_are_a_matrix(run, capsys):

@@ -5,6 +5,7 @@
   tf-triplet-evaluate --workdir=runs/shop --layer=pool
   tf-triplet-evaluate --workdir=runs/shop --query_domain=street \\
       --gallery_domain=shop --ks=1,20
+  tf-triplet-evaluate --workdir=runs/shop --rerank=k_reciprocal
 
 Every image of the split queries all others, or one domain queries another. A
 query is a hit if an image of the same product is among its K nearest. The
@@ -122,6 +123,14 @@ _TIES = flags.DEFINE_enum(
     "encoder, or as the expected value of a random order. Default: "
     "evaluation.ties of the config.",
 )
+_RERANK = flags.DEFINE_enum(
+    "rerank",
+    "none",
+    ["none", "query_expansion", "k_reciprocal"],
+    "Also score re-ranked answers. query_expansion searches again with the "
+    "query moved toward its nearest images. k_reciprocal prefers images that "
+    "share their neighbors with the query.",
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
@@ -168,6 +177,7 @@ def main(argv: list[str]) -> None:
         ks=_parse_ks(_KS.value),
         ties=_TIES.value,
         clustering=_CLUSTERING.value,
+        rerank=_RERANK.value,
         batch_size=_BATCH_SIZE.value,
         output=_OUTPUT.value,
     )

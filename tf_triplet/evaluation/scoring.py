@@ -14,6 +14,7 @@ from tf_triplet.evaluation.embeddings import Embeddings
 from tf_triplet.retrieval import metrics as retrieval_metrics
 from tf_triplet.retrieval.protocols import Protocol, ProtocolSpec
 from tf_triplet.retrieval.query_metrics import QueryMetrics, evaluate_queries
+from tf_triplet.retrieval.reranking import rerank as rerank_answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,7 @@ def evaluate(
     protocol: ProtocolSpec | None = None,
     ties: str = "against",
     clustering: bool = False,
+    rerank: str = "none",
 ) -> Evaluation:
     """Measures how well the nearest images show the query's product.
 
@@ -112,6 +114,7 @@ def evaluate(
             orders of equal scores.
         clustering: Whether to compute NMI and F1 too, over all images of the
             protocol.
+        rerank: How the answers are re-ranked, see `retrieval.rerank`.
 
     Returns:
         The metrics and the counts.
@@ -137,8 +140,12 @@ def evaluate(
     readable = catalog.select(embeddings.rows)
     _check_domains(catalog, readable, protocol)
     protocols = build_protocols(readable, protocol)
-    metrics, queries = _score(embeddings.vectors, readable, protocols, ks, ties)
+    metrics, queries = _score(
+        embeddings.vectors, readable, protocols, ks, ties, rerank
+    )
     description = protocols[0].description
+    if rerank != "none":
+        description += f", re-ranked by {rerank.replace('_', ' ')}"
     if protocol.name == "per_pair":
         times = _pairs(readable, protocols[0])
         metrics, queries = metrics.repeat(times), np.repeat(queries, times)
@@ -305,20 +312,25 @@ def _score(
     protocols: Sequence[Protocol],
     ks: Sequence[int],
     ties: str,
+    method: str = "none",
 ) -> tuple[QueryMetrics, np.ndarray]:
     """Returns the metrics of the queries of all protocols, and their rows."""
-    metrics = [
-        evaluate_queries(
-            vectors[one.queries],
-            catalog.products[one.queries],
-            vectors[one.gallery],
-            catalog.products[one.gallery],
-            ks,
-            exclude=one.exclude,
-            ties=ties,
+    metrics = []
+    for one in protocols:
+        gallery = vectors[one.gallery]
+        new = rerank_answers(method, vectors[one.queries], gallery, one.exclude)
+        metrics.append(
+            evaluate_queries(
+                new.queries,
+                catalog.products[one.queries],
+                gallery,
+                catalog.products[one.gallery],
+                ks,
+                exclude=one.exclude,
+                ties=ties,
+                reranking=new,
+            )
         )
-        for one in protocols
-    ]
     queries = np.concatenate([one.queries for one in protocols])
     return QueryMetrics.concatenate(metrics), queries
 

@@ -20,17 +20,27 @@ from .query_metrics import (
     QueryMetrics,
     evaluate_queries,
 )
+from .reranking import (
+    Reranking,
+    expand_queries,
+    k_reciprocal,
+    rerank,
+)
 
 __all__ = [
     "Protocol",
     "ProtocolSpec",
     "QueryMetrics",
+    "Reranking",
     "RetrievalMetrics",
     "cross_domain",
     "evaluate",
     "evaluate_clusters",
     "evaluate_queries",
+    "expand_queries",
+    "k_reciprocal",
     "leave_one_out",
+    "rerank",
     "summarize",
     "top_k",
     "within_category",

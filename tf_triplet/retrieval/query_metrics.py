@@ -12,6 +12,7 @@ import numpy as np
 
 from tf_triplet.retrieval import tie_groups
 from tf_triplet.retrieval.ranks import positive_ranks
+from tf_triplet.retrieval.reranking import Reranking
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +85,7 @@ def evaluate_queries(
     ks: Sequence[int],
     exclude: np.ndarray | None = None,
     ties: str = "against",
+    reranking: Reranking | None = None,
 ) -> QueryMetrics:
     """Computes the metrics of each query; see `evaluate`.
 
@@ -96,6 +98,8 @@ def evaluate_queries(
         exclude: `[q]` integers, the gallery row that is the query itself and
             must not be found, or -1 if there is none.
         ties: "against" or "expected".
+        reranking: Other scores than the cosines. `queries` must then be
+            `reranking.queries`.
 
     Returns:
         The metrics of `q` queries.
@@ -137,7 +141,7 @@ def evaluate_queries(
     log_factorials = tie_groups.log_factorials(size)
     harmonics = tie_groups.harmonic_numbers(size)
     for ranks in positive_ranks(
-        queries, query_labels, gallery, gallery_labels, exclude
+        queries, query_labels, gallery, gallery_labels, exclude, reranking
     ):
         groups = tie_groups.tie_groups(ranks, ties)
         rows, relevant = ranks.rows, ranks.counts

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_triplet.retrieval import unit_vectors
+from tf_triplet.retrieval.reranking import Reranking
 from tf_triplet.retrieval.unit_vectors import TIE, UnitVectors
 
 # Number of entries in a `[query block, positives]` table.
@@ -83,6 +84,7 @@ def positive_ranks(
     gallery: np.ndarray,
     gallery_labels: np.ndarray,
     exclude: np.ndarray | None = None,
+    reranking: Reranking | None = None,
 ) -> Iterator[PositiveRanks]:
     """Ranks the positives of each query among the negatives.
 
@@ -94,6 +96,7 @@ def positive_ranks(
             query is a positive; every other row is a negative.
         exclude: `[q]` integers, the gallery row that is the query itself, or
             -1. This row is neither a positive nor a negative.
+        reranking: Other scores than the cosines, see `rerank`.
 
     Yields:
         Blocks of queries, in no particular order. Queries without a positive
@@ -123,47 +126,72 @@ def positive_ranks(
         widest = int(slices.widths[visits[:size]].max())
         size = max(1, min(size, _MAX_POSITIVES // widest))
         rows, visits = visits[:size], visits[size:]
-        unit, own = queries[rows], slices[rows]
-        scores = _positive_scores(unit, gallery, order, own)
+        score = _Scorer(queries[rows], rows, gallery, order, reranking)
+        scores = _positive_scores(score, slices[rows])
         scores = scores[:, : counts[rows].max()]
-        above, level = _count_negatives(unit, gallery, order, own, scores)
+        above, level = _count_negatives(score, slices[rows], scores)
         yield _group(rows, counts[rows], scores, above, level)
 
 
-def _positive_scores(
-    unit: np.ndarray, gallery: UnitVectors, order: np.ndarray, slices: _Slices
-) -> np.ndarray:
+class _Scorer:
+    """Scores a block of queries against slices of the sorted gallery."""
+
+    def __init__(
+        self,
+        unit: np.ndarray,
+        rows: np.ndarray,
+        gallery: UnitVectors,
+        order: np.ndarray,
+        reranking: Reranking | None,
+    ) -> None:
+        self._unit, self._gallery, self._order = unit, gallery, order
+        self._weight, self._bonus = 1.0, None
+        if reranking is not None:
+            self._weight = reranking.weight
+            if reranking.bonus is not None:
+                self._bonus = reranking.bonus[rows][:, order]
+        self.queries, self.images = len(unit), len(order)
+
+    def __call__(
+        self, start: int, end: int, rows: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
+        """Returns `[rows, end - start]` scores."""
+        columns = self._order[start:end]
+        scores = self._unit[rows] @ self._gallery[columns].T
+        if self._weight != 1.0:
+            scores *= self._weight
+        if self._bonus is not None:
+            scores += self._bonus[rows, start:end].toarray()
+        return scores
+
+
+def _positive_scores(score: _Scorer, slices: _Slices) -> np.ndarray:
     """Returns `[b, p]` scores of the positives, nearest first, then -inf."""
-    scores = np.full((len(unit), slices.widths.max()), -np.inf)
+    scores = np.full((score.queries, slices.widths.max()), -np.inf)
     has_self = slices.has_self
     # Queries of the same product share their positives.
     changes = np.flatnonzero(np.diff(slices.firsts)) + 1
-    for rows in np.split(np.arange(len(unit)), changes):
+    for rows in np.split(np.arange(score.queries), changes):
         first, last = slices.firsts[rows[0]], slices.lasts[rows[0]]
-        columns = gallery[order[first:last]]
-        scores[rows, : last - first] = unit[rows] @ columns.T
+        scores[rows, : last - first] = score(first, last, rows)
         inside = rows[has_self[rows]]
         scores[inside, slices.selves[inside] - first] = -np.inf
     return -np.sort(-scores, axis=1)
 
 
 def _count_negatives(
-    unit: np.ndarray,
-    gallery: UnitVectors,
-    order: np.ndarray,
-    slices: _Slices,
-    positives: np.ndarray,
+    score: _Scorer, slices: _Slices, positives: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts `[b, p]` negatives above each positive, and not below it."""
     above = np.zeros(positives.shape, np.int64)
     level = np.zeros(positives.shape, np.int64)
-    for start in range(0, len(order), unit_vectors.GALLERY_BLOCK):
-        columns = order[start : start + unit_vectors.GALLERY_BLOCK]
-        scores = unit @ gallery[columns].T
+    for start in range(0, score.images, unit_vectors.GALLERY_BLOCK):
+        end = min(start + unit_vectors.GALLERY_BLOCK, score.images)
+        scores = score(start, end)
         unit_vectors.hide(scores, slices.selves - start)
         # Images of the query's product are not negatives.
         lows = np.maximum(slices.firsts - start, 0)
-        highs = np.minimum(slices.lasts - start, len(columns))
+        highs = np.minimum(slices.lasts - start, end - start)
         for row in np.flatnonzero(lows < highs):
             scores[row, lows[row] : highs[row]] = -np.inf
         if positives.shape[1] < _SORT_FROM:
@@ -177,8 +205,8 @@ def _count_negatives(
         for row, (ranked, positive) in enumerate(zip(scores, positives)):
             above[row] -= np.searchsorted(ranked, positive + TIE, side="right")
             level[row] -= np.searchsorted(ranked, positive - TIE, side="left")
-        above += len(columns)
-        level += len(columns)
+        above += end - start
+        level += end - start
     return above, level
 
 

@@ -100,6 +100,10 @@ def evaluate(
         files.append(
             _save_embeddings(kind, embeddings, catalog, options, workdir)
         )
+    start = time.monotonic()
+    reranked = _rerank(embeddings, catalog, options)
+    if reranked is not None:
+        seconds["reranked"] = round(time.monotonic() - start, 1)
     report = EvaluationReport(
         workdir=workdir,
         options=options,
@@ -111,9 +115,28 @@ def evaluate(
         embeddings=embeddings,
         embedding_files=tuple(files),
         gain=_gain(embedded, catalog, options),
+        reranked=reranked,
     )
     report.write()
     return report
+
+
+def _rerank(
+    embeddings: evaluation.Embeddings,
+    catalog: Catalog,
+    options: EvaluateOptions,
+) -> evaluation.Evaluation | None:
+    """Scores the last encoder's answers once more, re-ranked."""
+    if options.rerank == "none":
+        return None
+    return evaluation.evaluate(
+        embeddings,
+        catalog,
+        options.ks,
+        options.protocol_spec,
+        options.ties,
+        rerank=options.rerank,
+    )
 
 
 def _gain(

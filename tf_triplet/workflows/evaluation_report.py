@@ -43,6 +43,8 @@ class EvaluationReport:
         embedding_files: The files of embeddings, one for each encoder.
         gain: Recall@1 of the trained encoder over the baseline, with its
             interval, if both were scored. Each query counts once.
+        reranked: The evaluation of the trained encoder, or else of the
+            baseline, with re-ranked answers, if `options.rerank` asks for it.
 
     Example:
 
@@ -64,6 +66,7 @@ class EvaluationReport:
     embeddings: evaluation.Embeddings
     embedding_files: tuple[Path, ...]
     gain: evaluation.Gain | None = None
+    reranked: evaluation.Evaluation | None = None
 
     @property
     def trained(self) -> evaluation.Evaluation | None:
@@ -154,6 +157,7 @@ class EvaluationReport:
             "seconds": self.seconds,
             **{kind: one.to_dict() for kind, one in self.results.items()},
             "gain": dataclasses.asdict(self.gain) if self.gain else None,
+            "reranked": self.reranked.to_dict() if self.reranked else None,
             "domains": {
                 " -> ".join(pair): self._pair_to_dict(pair)
                 for pair in self._main_domains
@@ -255,6 +259,18 @@ class EvaluationReport:
             console.print(f"{name.upper()} of k-means: {value:.4f}{change}")
         if self.gain is not None:
             print(f"Gain in Recall@1 over the baseline: {self.gain}")
+        if self.reranked is not None:
+            title = f"Re-ranked: {self.options.rerank.replace('_', ' ')}"
+            milliseconds = 1e3 * self.seconds["reranked"] / result.queries
+            console.print(
+                tables.overall_table(
+                    self.reranked.overall,
+                    result.overall,
+                    title,
+                    f"beside the same answers as they are; {milliseconds:.1f} "
+                    "ms a query, the metrics included",
+                )
+            )
         for path in result.skipped[:_LISTED]:
             console.print(f"skipped: {path}", markup=False)
         for line in (*self.scope.lines(), *self.notes):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = ("best", "last")
 BASELINES = ("none", "pretrained", "neural_codes")
+# Those of `tf_triplet.retrieval.reranking`, which needs SciPy.
+RERANKINGS = ("none", "query_expansion", "k_reciprocal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,8 @@ class EvaluateOptions:
         ties: How equal scores of a right and a wrong image count: "against"
             the encoder, or as the "expected" value of a random order.
         clustering: Whether to compute NMI and F1 of k-means too.
+        rerank: How the answers are re-ranked in a second evaluation of the
+            trained encoder: "query_expansion", "k_reciprocal", or "none".
         batch_size: Images per forward pass.
         output: The JSON file of the metrics. By default, it is in the run's
             folder.
@@ -157,6 +161,7 @@ class EvaluateOptions:
     ks: tuple[int, ...] | None = None
     ties: str | None = None
     clustering: bool | None = None
+    rerank: str = "none"
     batch_size: int | None = None
     output: str | Path | None = None
 
@@ -170,6 +175,7 @@ class EvaluateOptions:
                 )
         _check_choice("checkpoint", self.checkpoint, (*CHECKPOINTS, "none"))
         _check_choice("baseline", self.baseline, BASELINES)
+        _check_choice("rerank", self.rerank, RERANKINGS)
         if self.checkpoint == "none" and self.baseline == "none":
             raise ValueError(
                 "`checkpoint=none` leaves only a baseline to score. Set "
