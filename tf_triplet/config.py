@@ -178,9 +178,10 @@ def _data() -> ml_collections.ConfigDict:
     # Whether to crop an image to the box of its product, where the catalog
     # has boxes.
     data.use_boxes = True
-    # Millions of pixels of an image that are decoded at most. A larger JPEG is
-    # decoded at a smaller scale, and any other larger image cannot be read.
+    # Millions of pixels of an image that are decoded at most, at any scale.
     data.max_megapixels = 32.0
+    # Folder that keeps training images, decoded and shrunk. Empty: none does.
+    data.cache_dir = ""
     # What to do with an image that cannot be read. skip: leave it out, count
     # it and log its path. stop: end with an error.
     data.on_bad_image = "skip"
@@ -188,9 +189,8 @@ def _data() -> ml_collections.ConfigDict:
     # a run ends with an error.
     data.max_bad_share = 0.05
     # Size of the catalog that is drawn if the source is `rendered`.
-    data.rendered = ml_collections.ConfigDict()
-    data.rendered.products = 200
-    data.rendered.images_per_product = 6
+    size = {"products": 200, "images_per_product": 6}
+    data.rendered = ml_collections.ConfigDict(size)
     return data
 
 

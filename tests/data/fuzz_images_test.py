@@ -249,7 +249,9 @@ def test_the_check_of_a_file_tells_what_training_does(tmp_path_factory, data):
     assert "{{" not in reason and "<_io" not in reason
 
 
-@pytest.mark.parametrize("fill", [b"\xff", b"\xff\xff\xff", b"\0garbage"])
+@pytest.mark.parametrize(
+    "fill", [b"\xff", b"\xff\xff\xff", b"\xff\xd0", b"\0garbage"]
+)
 def test_exif_is_found_behind_what_decoders_skip(fill):
     turned = _encode("JPEG", "RGB", {}, 6)
     at = turned.index(b"\xff\xe1")

@@ -91,6 +91,8 @@ def _find_in_jpeg(head: tf.Tensor) -> tf.Tensor:
         # Any number of 0xFF may stand before a marker. Decoders also skip
         # what else stands there.
         is_marker = (byte(at) == 0xFF) & (marker != 0xFF) & (marker != 0)
+        # These stand alone, and have no length.
+        is_marker &= (marker != 1) & ((marker < 0xD0) | (marker > 0xD7))
         # A length counts its own two bytes. A smaller one is corrupt.
         length = tf.maximum(_number(data, at + 2, 2, False), 2)
         is_exif = (

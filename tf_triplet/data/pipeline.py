@@ -9,12 +9,12 @@ half would be left is delivered empty.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tf_triplet.data import decoding, preprocessing, transcode
+from tf_triplet.data import decoding, preprocessing, shrunken_images
 from tf_triplet.data import landmarks as marks
 from tf_triplet.data.augmentation import (
     Augmentation,
@@ -46,19 +46,7 @@ def read_bytes(
         Scalar string, the bytes of the file. An image in a format that
         TensorFlow cannot decode is converted to BMP.
     """
-    data = tf.io.read_file(path)
-
-    def convert(raw):
-        # Outside of a graph, the bytes come as an array without dimensions.
-        raw = raw.item() if isinstance(raw, np.ndarray) else raw
-        return transcode.to_bmp(raw, max_megapixels)
-
-    decoded = tf.cond(
-        decoding.is_decoded(data),
-        lambda: data,
-        lambda: tf.numpy_function(convert, [data], tf.string, stateful=False),
-    )
-    return tf.ensure_shape(decoded, [])
+    return shrunken_images.decodable(tf.io.read_file(path), max_megapixels)
 
 
 def evaluation_batches(
@@ -140,6 +128,7 @@ def training_batches(
     branches: np.ndarray | None = None,
     targets: Sequence[str] = (),
     max_megapixels: float = decoding.MAX_MEGAPIXELS,
+    cache_dir: str = "",
 ) -> tf.data.Dataset:
     """Reads and augments the batches of a sampler, without end.
 
@@ -164,6 +153,8 @@ def training_batches(
         targets: What else to deliver, of "attributes" and "landmarks".
         max_megapixels: Millions of pixels that are decoded at most, see
             `InputSpec`.
+        cache_dir: Folder in which images are stored, decoded and shrunk, from
+            the first epoch on. Their pixels differ slightly. Empty: none is.
 
     Returns:
         A dataset of (images, labels). b is smaller than the batch size of
@@ -180,7 +171,8 @@ def training_batches(
           augmented image, and visibility.
 
     Raises:
-        ValueError: If a target is unknown, or is missing from the catalog.
+        ValueError: If a target is unknown, or is missing from the catalog,
+            or if there is a `cache_dir` and images have boxes.
 
     Example:
 
@@ -205,15 +197,14 @@ def training_batches(
     bad = _limited(bad_images or BadImages("skip"), max_megapixels)
     table = _Table.build(catalog, use_boxes, sides, branches, targets)
     batch, share = sampler.batch_size, _watch_share(bad, sampler, catalog)
+    more = (augmentation.min_crop, max_megapixels, cache_dir)
+    read = _reader(table, image_size, *more)
 
     def load(path, row, number, box, landmarks):
         draws = Draws.of(tf.stack([tf.constant(seed, tf.int64), number]))
         box = box if table.with_boxes else None
-        image = decoding.decode(
-            read_bytes(path, max_megapixels),
-            lambda size: choose_window(size, box, draws, augmentation),
-            image_size,
-            max_megapixels,
+        image = read(
+            path, lambda size: choose_window(size, box, draws, augmentation)
         )
         pixels, landmarks = augment_window(
             image.pixels,
@@ -244,6 +235,20 @@ def training_batches(
         lambda step, rows: (step, *table.columns(step * batch, rows))
     )
     return load_batches(batches, load, batch).map(finish).prefetch(2)
+
+
+def _reader(
+    table: _Table, side: int, min_crop: float, most: float, cache_dir: str
+) -> Callable[[tf.Tensor, decoding.ChooseWindow], decoding.Decoded]:
+    """Returns what reads a part of an image file."""
+    if cache_dir:
+        shrunken_images.check_boxes(cache_dir, table.with_boxes)
+        return shrunken_images.ShrunkenImages.for_crops(
+            cache_dir, side, min_crop, most
+        ).read
+    return lambda path, choose: decoding.decode(
+        read_bytes(path, most), choose, side, most
+    )
 
 
 def _limited(bad: BadImages, max_megapixels: float) -> BadImages:

@@ -60,6 +60,7 @@ def build_batches(
             branches=evaluation.branch_of_rows(branches, training),
             targets=tasks.targets if tasks else (),
             max_megapixels=config.data.max_megapixels,
+            cache_dir=config.data.cache_dir,
         )
 
     return batches
