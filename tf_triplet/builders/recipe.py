@@ -342,12 +342,15 @@ class _Recipe:
             min(steps // 10, 500),
             "a tenth of the steps",
         )
-        every = max(1, math.ceil(steps / (4 if not gpus else 10)))
-        for field in (
+        # The rate falls to 0, so the last step is nearly always the best. A
+        # choice among many steps would follow the noise of few products.
+        self._choose(
             "evaluation.every",
-            "training.checkpoint_every",
-            "training.collapse_every",
-        ):
+            max(1, math.ceil(steps / (4 if gpus else 2))),
+            "few steps to choose from, as the rate falls to 0",
+        )
+        every = max(1, math.ceil(steps / (10 if gpus else 4)))
+        for field in ("training.checkpoint_every", "training.collapse_every"):
             self._choose(field, every, "some times in a training")
 
 
