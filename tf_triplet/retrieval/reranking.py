@@ -177,7 +177,7 @@ def k_reciprocal(
     >>> gallery = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> found = k_reciprocal(gallery[:1], gallery, k1=1, k2=1)
     >>> found.bonus.toarray().round(3).tolist()
-    [[0.7, 0.0, 0.0]]
+    [[0.235, 0.231, 0.0]]
     """
     exclude = unit_vectors.check_vectors(queries, gallery, exclude)
     itself = np.arange(len(gallery))
