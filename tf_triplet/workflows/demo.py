@@ -63,7 +63,7 @@ def demo(
     >>> from tf_triplet import workflows
     >>> summary = workflows.demo("runs/demo")  # doctest: +SKIP
     >>> summary["recall_at_1_trained"]  # doctest: +SKIP
-    0.5448
+    0.5468
     """
     with child_programs.interrupted_by_sigterm():
         return _demo(Path(workdir), Path(configs_folder), steps, shown)

@@ -66,9 +66,9 @@ def evaluate(
     >>> options = workflows.EvaluateOptions(baseline="pretrained", ks=[1, 10])
     >>> report = workflows.evaluate("runs/shop", options)  # doctest: +SKIP
     >>> report.trained.overall.recall[1]  # doctest: +SKIP
-    0.5448
+    0.5468
     >>> report.baseline.overall.recall[1]  # doctest: +SKIP
-    0.2468
+    0.2652
     """
     workdir = Path(workdir)
     config = builders.load_config(workdir)

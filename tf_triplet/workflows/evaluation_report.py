@@ -51,7 +51,7 @@ class EvaluationReport:
     >>> from tf_triplet import workflows
     >>> report = workflows.evaluate("runs/shop")  # doctest: +SKIP
     >>> report.metrics["recall@1"]  # doctest: +SKIP
-    0.5448
+    0.5468
     >>> report.draw_neighbors(8)  # doctest: +SKIP
     PosixPath('runs/shop/report/neighbours-test.png')
     """

@@ -116,7 +116,7 @@ def train(
     >>> config.data.path = "shop/manifest.csv"
     >>> result = workflows.train(config, "runs/shop")  # doctest: +SKIP
     >>> result.metrics["recall@1"]  # doctest: +SKIP
-    0.5448
+    0.5468
     """
     workdir = Path(workdir)
     init_from = str(Path(init_from).resolve()) if init_from else ""
