@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ml_collections
+import numpy as np
 
 from tf_triplet import builders, evaluation
 from tf_triplet.workflows.evaluation_report import (
@@ -147,9 +148,13 @@ def _gain(
     """Compares the trained encoder with the baseline, if both were scored."""
     if len(embedded) < 2:
         return None
+    before, after = embedded["baseline"], embedded["trained"]
+    # A file may have become unreadable between the two passes.
+    if not np.array_equal(before.rows, after.rows):
+        return None
     return evaluation.measure_gain(
-        embedded["baseline"],
-        embedded["trained"],
+        before,
+        after,
         catalog,
         options.protocol_spec,
         options.ties,
