@@ -317,11 +317,13 @@ def _score(
     """Returns the metrics of the queries of all protocols, and their rows."""
     metrics = []
     for one in protocols:
-        gallery = vectors[one.gallery]
-        new = rerank_answers(method, vectors[one.queries], gallery, one.exclude)
+        own, gallery, new = vectors[one.queries], vectors[one.gallery], None
+        if method != "none":
+            new = rerank_answers(method, own, gallery, one.exclude)
+            own = new.queries
         metrics.append(
             evaluate_queries(
-                new.queries,
+                own,
                 catalog.products[one.queries],
                 gallery,
                 catalog.products[one.gallery],

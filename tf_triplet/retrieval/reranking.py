@@ -126,8 +126,8 @@ def expand_queries(
     unit, around = UnitVectors(queries), UnitVectors(gallery)
     # A gallery of fewer images leaves places empty.
     known = rows >= 0
-    weights = np.where(known, np.maximum(np.nan_to_num(cosines), 0.0), 0.0)
-    weights = np.where(known, weights.astype(np.float64) ** alpha, 0.0)
+    weights = np.maximum(np.nan_to_num(cosines.astype(np.float64)), 0.0)
+    weights = known * weights**alpha
     expanded = np.empty(queries.shape)
     size = unit_vectors.QUERY_BLOCK
     for start in range(0, len(queries), size):
