@@ -472,7 +472,7 @@ def test_swaps_under_load(tmp_path):
     swaps = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(swaps)
     shop = swaps.Shop(tmp_path, 50, 4, "scann")
-    counts, seen = swaps.swap_under_load(shop, 300, 4, 4, batched=True)
-    assert counts["answers"] >= 300
+    counts, seen = swaps.swap_under_load(shop, 100, 2, 4, batched=True)
+    assert counts["answers"] >= 100
     assert counts["failed"] == counts["mixed"] == 0
-    assert len(seen) >= 4
+    assert len(seen) >= 2
