@@ -74,7 +74,6 @@ def test_unknown_saved_field_is_an_error():
         ("model.branch_by", "domain", "two domains that are not pooled"),
         ("model.branches", "weights", "needs `model.branch_by`"),
         ("model.pooling", "mean", "`model.pooling` must be one of average"),
-        ("model.layer", "pool", "needs `model.backbone=imported`"),
         ("model.learners", 3, "`model.learners` must divide.*3 and 512"),
         ("model.attention_at", "conv", "needs `model.learners` of at least 2"),
         ("model.whitening", 64, "must be the same. Received: 64 and 512"),

@@ -53,6 +53,7 @@ CHOSEN_FIELDS = {
     "sampling.images_per_product": int,
     "augment.flip": bool,
     "model.backbone": str,
+    "model.layer": str,
     "model.pooling": str,
     "model.embedding_size": int,
     "model.whitening": int,
@@ -288,12 +289,12 @@ def _model() -> ml_collections.ConfigDict:
     # s, convnexttiny and small, mobilenetv3large and small. imported: the
     # model in model.path. module:Name: a function of your own.
     model.backbone = "resnet50v2"
-    # The file of an imported model: a .keras or .h5 file, or the folder of a
-    # SavedModel. It must map images to features. If it has layers of your
-    # own, name their module: --import=<module>.
+    # The .keras or .h5 file or SavedModel folder of an imported model, which
+    # maps images to features. Name a module of its layers by --import.
     model.path = ""
-    # Name of a layer of the imported model whose output replaces that of the
-    # model, such as "pool" of a run's encoder.keras, for a new head.
+    # Name of the layer of the network whose output is used: conv4_block6_out
+    # of a ResNet50 suits small images, and "pool" of a run's encoder.keras
+    # gives its features for a new head. Empty: the last layer.
     model.layer = ""
     # Pixel values that an imported model expects: a range (0_1, -1_1, 0_255),
     # caffe (BGR, less ImageNet's means), or torch (0_1, normalized by them).

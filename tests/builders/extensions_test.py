@@ -157,8 +157,8 @@ def test_a_backbone_and_a_pooling_of_your_own(own):
         for a, b in zip(encoder.get_weights(), again.get_weights())
     )
     made.model.layer = "conv_none"
-    with pytest.raises(ValueError, match="needs `model.backbone=imported`"):
-        builders.validate(made)
+    with pytest.raises(ValueError, match="no layer 'conv_none'.*The layers"):
+        builders.build_encoder(made)
 
 
 def test_a_backbone_of_another_size(own):

@@ -151,6 +151,25 @@ def test_learners_make_an_ensemble_and_its_loss(tmp_path):
     assert baseline.get_layer("pool").input_shape == (None, 8, 8, 4)
 
 
+def test_a_named_network_ends_at_a_layer():
+    made = config(
+        **{
+            "data.image_size": 32,
+            "model.backbone": "mobilenetv3small",
+            "model.weights": "random",
+            "model.layer": "expanded_conv_1/Add",
+            "model.embedding_size": 0,
+        }
+    )
+    with pytest.raises(ValueError, match="no layer 'expanded_conv_1/Add'"):
+        builders.build_encoder(made)
+    made.model.layer = "expanded_conv_2/Add"
+    encoder = builders.build_encoder(made)
+    assert encoder.get_layer("pool").input_shape == (None, 4, 4, 24)
+    made.model.layer = ""
+    assert builders.build_encoder(made).output_shape == (None, 576)
+
+
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_an_imported_model_in_float32_is_told(tmp_path, caplog, policy):
     tf.keras.mixed_precision.set_global_policy(policy)

@@ -46,7 +46,9 @@ def test_every_table_has_a_recipe(products, each, machine):
         if config.model.whitening:
             images += min(config.model.whitening_images, products * each)
         assert images <= 12_800
+        assert config.model.layer == "conv4_block6_out"
     else:
+        assert config.model.layer == ""
         assert batch(config) <= 128
         assert 500 <= config.training.steps <= 20_000
 
@@ -69,6 +71,12 @@ def test_a_head_needs_images_to_begin_with():
             {"sampling.units_per_batch": 15},
         ),
         ({"data.image_size": 96}, {"data.image_size": 96}),
+        ({"data.image_size": 96}, {"model.layer": "conv4_block6_out"}),
+        ({"data.image_size": 128}, {"model.layer": ""}),
+        ({"model.layer": "conv3_block4_out"}, {"model.pooling": "average_max"}),
+        ({"model.weights": "random"}, {"model.layer": ""}),
+        ({"model.learners": 4}, {"model.layer": ""}),
+        ({"model.backbone": "resnet50v2"}, {"model.layer": ""}),
         ({"training.steps": 50}, {"optimizer.warmup_steps": 5}),
         ({"optimizer.learning_rate": 0.5}, {"optimizer.learning_rate": 0.5}),
     ],

@@ -38,6 +38,10 @@ from .first_weights import (
     earlier_products,
     start_proxies,
 )
+from .machine import (
+    Machine,
+    image_size_for,
+)
 from .model import (
     build_backbone,
     build_branches,
@@ -53,9 +57,7 @@ from .objective import (
     build_tasks,
 )
 from .recipe import (
-    Machine,
     Table,
-    image_size_for,
     resolve,
 )
 from .run_folder import (

@@ -17,6 +17,7 @@ from tf_triplet.models import (
     branched_encoder,
     branches,
     keras_import,
+    layer_outputs,
     multitask,
 )
 from tf_triplet.models import encoder as encoders
@@ -197,7 +198,16 @@ def build_backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
             **extensions.model_options(),
         )
     if extensions.is_extension(model.backbone):
-        return _build_own_backbone(config)
+        backbone = _build_own_backbone(config)
+    else:
+        backbone = _build_named_backbone(config)
+    if model.layer:
+        return layer_outputs.up_to_layer(backbone, model.layer)
+    return backbone
+
+
+def _build_named_backbone(config: ml_collections.ConfigDict) -> tf.keras.Model:
+    model, size = config.model, config.data.image_size
     weights = model.weights
     if weights == "registry":
         if model.backbone != "resnet50":

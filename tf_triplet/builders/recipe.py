@@ -22,6 +22,7 @@ from tf_triplet.builders.chosen_fields import (
     open_fields,
     with_fields,
 )
+from tf_triplet.builders.machine import Machine, image_size_for
 
 # The budget on a processor: images that the network sees in a whole training,
 # those that the whitening is fitted to included.
@@ -29,47 +30,16 @@ _CPU_IMAGES = 12_800
 # Without more images than this, the whitening fits noise.
 _WHITENING_IMAGES = 512
 _EMBEDDING_SIZE = 128
+# The layer of a backbone whose output is pooled for images of at most so many
+# pixels. The stages after it see such images as too few places.
+_SMALL_IMAGE = 96
+_SMALL_IMAGE_LAYERS = {"resnet50": "conv4_block6_out"}
 # Of Adam. 1e-4 was worse after as many images.
 _LEARNING_RATE = 3e-4
 # More epochs than this bring no more gain, and the products by heart.
 _CPU_EPOCHS, _GPU_EPOCHS = 30, 20
 # More validation products than this only take time.
 _VALIDATION_PRODUCTS = 1_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What of a machine decides about a recipe.
-
-    Attributes:
-        gpus: Number of GPUs.
-        half_precision: Whether it multiplies 16-bit floats faster: float16 on
-            its GPUs, bfloat16 on its processor.
-
-    Example:
-
-    >>> from tf_triplet.builders import Machine
-    >>> Machine(gpus=1, half_precision=True).gpus
-    1
-    """
-
-    gpus: int = 0
-    half_precision: bool = False
-
-    @classmethod
-    def detect(cls) -> Machine:
-        """Returns the machine that the program runs on."""
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        if not gpus:
-            return cls(0, _has_bfloat16())
-        details = tf.config.experimental.get_device_details
-        # Since Volta, NVIDIA's GPUs multiply float16 in tensor cores.
-        capabilities = [
-            details(gpu).get("compute_capability", (0, 0)) for gpu in gpus
-        ]
-        return cls(len(gpus), min(capabilities) >= (7, 0))
 
 
 def nominal(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -218,6 +188,21 @@ class _Recipe:
             image_size_for(self._machine),
             f"what {self._on} computes in good time",
         )
+        size = self.config.data.image_size
+        small = (
+            size <= _SMALL_IMAGE
+            and extensions.is_pretrained(self.config)
+            # An ensemble has its own layers, which may come later.
+            and model.learners < 2
+        )
+        layer = _SMALL_IMAGE_LAYERS.get(model.backbone, "") if small else ""
+        self._choose(
+            "model.layer",
+            layer,
+            f"later stages see too little of {size} pixels"
+            if layer
+            else "the last one",
+        )
         if not extensions.is_pretrained(self.config):
             self._choose(
                 "model.batch_norm", "train", "random weights have no statistics"
@@ -354,36 +339,9 @@ class _Recipe:
             self._choose(field, every, "some times in a training")
 
 
-def image_size_for(machine: Machine) -> int:
-    """Returns the side of the images that suits a machine, in pixels.
-
-    Args:
-        machine: The machine.
-
-    Example:
-
-    >>> from tf_triplet import builders
-    >>> builders.image_size_for(builders.Machine(gpus=0))
-    64
-    """
-    return 224 if machine.gpus else 64
-
-
 def _own_features(config: ml_collections.ConfigDict) -> tuple[int, bool]:
     """Returns the number of features of a network, and if it gives maps."""
     from tf_triplet.builders import model
 
     shape = model.build_backbone(config).output_shape
     return int(shape[-1] or _EMBEDDING_SIZE), len(shape) == 4
-
-
-def _has_bfloat16() -> bool:
-    """Tells whether the processor multiplies bfloat16."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = next(
-                (line for line in file if line.startswith("flags")), ""
-            )
-    except OSError:  # Another system than Linux does not tell.
-        return False
-    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))

@@ -92,11 +92,6 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
             "`model.backbone=imported` needs `model.path`: a .keras or .h5 "
             "file or a SavedModel folder. Received: ''"
         )
-    if model.layer and not imported:
-        raise ValueError(
-            "`model.layer` is a layer of an imported model, so it needs "
-            f"`model.backbone=imported`. Received: {model.backbone!r}"
-        )
     size, learners = model.embedding_size, model.learners
     with _as_fields(
         {"embedding_size": "model.embedding_size", "learners": "model.learners"}

@@ -75,7 +75,8 @@ def fit_to_time(
         larger = _largest(size, step, seconds, batch, images)
         if larger > size:
             values["data.image_size"] = larger
-            chosen = builders.with_fields(chosen, values)
+            larger_config = builders.with_fields(config, values)
+            chosen, _ = builders.resolve(larger_config, products)
             step = seconds_per_step(chosen)
     most = max(20, math.ceil(_MOST_EPOCHS * images / batch))
     steps = max(1, int(seconds / step))
