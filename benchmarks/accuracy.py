@@ -13,6 +13,10 @@ images, validation products and minibatches. The learning rate of a peer is
 the best of three on the validation products, by the first seed. The test
 images are scored once, by the chosen encoders alone.
 
+Where the default recipe pools an inner layer of the backbone (`model.layer`),
+the peers pool the last, as they do by themselves, and TensorFlow Similarity
+is also trained with the inner layer (--peers=similarity,similarity_layer).
+
 Every finished training is kept in the folder, so the same command goes on
 where it stopped. A table that is not complete says so.
 """
@@ -314,13 +318,23 @@ def _score_start(setup: Setup) -> dict:
 
 def _peers(setup: Setup, args: argparse.Namespace, folder: Path):
     """Yields name, training and scoring of each peer that can run."""
-    yield (
-        "TensorFlow Similarity",
-        lambda rate, file: train_similarity(setup, rate, file),
-        lambda file: score_similarity(setup, file),
+    whole = dataclasses.replace(
+        setup, config=builders.with_fields(setup.config, {"model.layer": ""})
     )
+    layer = setup.config.model.layer
+    similarity = {"similarity": ("TensorFlow Similarity", whole)}
+    if layer:
+        name = f"TensorFlow Similarity, {layer}"
+        similarity["similarity_layer"] = (name, setup)
+    for key, (name, its_setup) in similarity.items():
+        if key in args.peers:
+            yield (
+                name,
+                lambda rate, file, s=its_setup: train_similarity(s, rate, file),
+                lambda file, s=its_setup: score_similarity(s, file),
+            )
     if args.pml_python:
-        peer = TorchPeer(setup, args.pml_python, folder / "torch")
+        peer = TorchPeer(whole, args.pml_python, folder / "torch")
         yield "PyTorch Metric Learning", peer.train, peer.score
 
 
@@ -330,12 +344,11 @@ def _run_peer(results, who, seed, folder, rates, train, score) -> float:
     Returns:
         Recall@1 on the test images.
     """
-    slug = who.split()[0].lower()
+    slug = who.lower().replace(",", "").replace(" ", "-")
+    suffix = ".h5" if slug.startswith("tensorflow") else ".npz"
 
     def file_of(rate: float) -> Path:
-        return (folder / f"{slug}-{rate:g}").with_suffix(
-            ".h5" if slug == "tensorflow" else ".npz"
-        )
+        return folder / f"{slug}-{rate:g}{suffix}"
 
     found = {
         rate: results.get(
@@ -378,6 +391,12 @@ def main() -> None:
         help="separated by commas",
     )
     parser.add_argument("--steps", type=int, help="steps of the default recipe")
+    parser.add_argument(
+        "--peers",
+        type=lambda text: text.split(","),
+        default=["similarity", "similarity_layer"],
+        help="separated by commas: similarity, similarity_layer",
+    )
     parser.add_argument(
         "--pml_python", help="a Python with PyTorch Metric Learning"
     )
