@@ -49,10 +49,30 @@ def test_the_path_of_the_metrics_is_the_same_everywhere():
         assert path in (KIT / name).read_text()
 
 
-def test_batching_config_ends_at_its_largest_batch():
-    # TensorFlow Serving requires it, and so does the reader.
+def test_an_empty_batch_does_not_stop_the_server():
+    # TensorFlow Serving fails a check where it pads an empty batch.
     parameters = server_config.read_batching(KIT / "batching.config")
-    assert parameters.allowed_batch_sizes[-1] == parameters.max_batch_size == 32
+    assert parameters.allowed_batch_sizes == ()
+    assert parameters.max_batch_size == 32
+
+
+def _server_flags(name):
+    if name == "Dockerfile":
+        words = (KIT / name).read_text().split("ENTRYPOINT")[1]
+        return re.findall(r'"(--[^"]+)"', words)
+    services = yaml.safe_load((KIT / "compose.yaml").read_text())["services"]
+    return services[name]["command"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Dockerfile", "product_search", "product_search_scann"]
+)
+def test_the_server_takes_more_requests_than_it_has_processors(name):
+    flags = dict(flag[2:].split("=", 1) for flag in _server_flags(name))
+    assert int(flags["grpc_max_threads"]) >= 32
+    assert flags["enable_grpc_healthcheck_service"] == "true"
+    # It does not start with labels in models.config otherwise.
+    assert flags["allow_version_labels_for_unavailable_models"] == "true"
 
 
 @pytest.mark.parametrize(
